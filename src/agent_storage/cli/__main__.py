@@ -1,0 +1,5 @@
+"""`python -m agent_storage.cli` equals `storage`."""
+
+from . import main
+
+main()

@@ -1,0 +1,55 @@
+"""What the commands share: the storage they work on, and errors as one clear sentence with an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..sync import Storage
+
+Db = Annotated[str | None, typer.Option("--db", metavar="URL", help="The database; default: as set, else embedded.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+@contextmanager
+def errors() -> Generator[None]:
+    """Errors of the package become `error: …` on stderr and exit code 1; 2 for settings, 8 for an absent database."""
+    from ..errors import InvalidSettings, StorageError, Unavailable
+
+    try:
+        yield
+    except StorageError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 2 if isinstance(error, InvalidSettings) else 8 if isinstance(error, Unavailable) else 1
+        raise typer.Exit(code) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def opened(db: str | None) -> Generator[Storage]:
+    """The storage a command works on; says in one line when it falls back to the embedded server."""
+    from ..sync import Storage
+
+    with errors():
+        storage = Storage.open(db)
+        if storage.database.settings.embedded:
+            typer.echo("no database is set: using the embedded PostgreSQL", err=True)
+        with storage:
+            yield storage
+
+
+def to_json(value: Any) -> str:
+    """A value as indented JSON; records, dates and decimals included."""
+    import orjson
+    from pydantic import BaseModel
+
+    def default(item: object) -> Any:
+        return item.model_dump(mode="json") if isinstance(item, BaseModel) else str(item)
+
+    return orjson.dumps(value, default=default, option=orjson.OPT_INDENT_2).decode()

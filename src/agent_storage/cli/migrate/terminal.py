@@ -1,0 +1,198 @@
+"""What the commands share: options, the database, progress on stderr, results on stdout, errors and exit codes."""
+
+# Typer's option functions are partly untyped.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ...migrations.errors import MigrationFailure
+    from ...migrations.manager import Migrator
+    from ...migrations.results import Event
+    from ...migrations.shadow import ShadowServer
+
+Db = Annotated[str | None, typer.Option("--db", metavar="URL", help="The database; default: as set, else embedded.")]
+Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="The migrations; default: those of the package.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Every statement, and the server's notices.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Wait = Annotated[str, typer.Option(metavar="TIME", help="How long to wait for another migrator.")]
+LockTimeout = Annotated[str, typer.Option(metavar="TIME", help="How long a statement may wait for a lock.")]
+Retries = Annotated[int, typer.Option(min=0, help="How often to try again after a lock time-out.")]
+ShadowUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="Where shadow databases may be made; default: the database's server.")
+]
+Tables = Annotated[Path | None, typer.Option(metavar="DIR", help="The tables' folders; default: those of the package.")]
+
+_EVERY = 2.0
+
+
+@contextmanager
+def migration_conninfo(db: str | None) -> Generator[str]:
+    """The connection string for migrations: `--db`, else the settings' migrate_url or url, else the embedded server."""
+    from ...connection.settings import Settings
+
+    settings = Settings.load(url=db)
+    url = settings.url if db else settings.migrate_url or settings.url
+    if url is not None:
+        yield settings.conninfo(url.get_secret_value())
+        return
+    from ...connection.embedded import EmbeddedServer
+
+    typer.echo("no database is set: using the embedded PostgreSQL", err=True)
+    with EmbeddedServer(settings.data_dir, progress=lambda line: typer.echo(line, err=True)) as server:
+        yield server.conninfo()
+
+
+@dataclass
+class Terminal:
+    """Where a command's words go: progress and errors to stderr, the result to stdout."""
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    _last_progress: float = field(default=0.0, init=False)
+
+    def progress(self, event: Event) -> None:
+        """Show an event as a line; of many statements only one in two seconds."""
+        if self.quiet:
+            return
+        now = time.monotonic()
+        minor = event.kind in {"statement", "notice"} and not self.verbose
+        if minor and (event.kind == "notice" or now - self._last_progress < _EVERY):
+            return
+        if event.kind in {"start", "statement"}:
+            self._last_progress = now
+        self.note(event.message)
+
+    def note(self, line: str) -> None:
+        """A line on stderr."""
+        typer.echo(line, err=True)
+
+    def result(self, value: Any, lines: Iterable[str]) -> None:
+        """The command's answer: the value as JSON, or the lines."""
+        if self.as_json:
+            typer.echo(to_json(value))
+            return
+        for line in lines:
+            typer.echo(line)
+
+    def fail(self, error: MigrationFailure) -> None:
+        """One line `error: …`, what explains it, and a hint; as JSON on stdout if that was asked for."""
+        if self.as_json:
+            typer.echo(to_json({"error": error.as_json()}))
+        label = "error:" if os.environ.get("NO_COLOR") else typer.style("error:", fg=typer.colors.RED)
+        self.note(f"{label} {error.message}")
+        for line in error.lines:
+            self.note(line if line.startswith(" ") else f"  {line}")
+        if error.hint:
+            self.note(f"hint: {error.hint}")
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Ask, unless told not to; without a terminal to ask on, refuse."""
+        from ...migrations.errors import InvalidRequest
+
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            raise InvalidRequest(f"{question}: this needs a yes", hint="add --yes")
+        typer.confirm(question, abort=True, err=True)
+
+
+def to_json(value: Any) -> str:
+    """Results, which are dataclasses, as JSON."""
+    import orjson
+
+    return orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2).decode()
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as aligned columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+@contextmanager
+def terminal(*, as_json: bool = False, quiet: bool = False, verbose: int = 0) -> Generator[Terminal]:
+    """Run a command: errors become one line and an exit code, SIGINT and SIGTERM cancel, roll back and exit 130."""
+    from ...errors import StorageError
+    from ...migrations.errors import Interrupted, InvalidRequest, MigrationFailure
+
+    shown = Terminal(as_json, quiet, verbose)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield shown
+    except KeyboardInterrupt as signalled:
+        notes: list[str] = getattr(signalled, "__notes__", [])
+        failure: MigrationFailure = Interrupted("interrupted", lines=notes)
+        shown.fail(failure)
+        raise typer.Exit(failure.exit_code) from None
+    except MigrationFailure as error:
+        shown.fail(error)
+        raise typer.Exit(error.exit_code) from None
+    except StorageError as error:
+        shown.fail(InvalidRequest(str(error)))
+        raise typer.Exit(InvalidRequest.exit_code) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """SIGTERM as SIGINT. psycopg cancels the running statement, the transaction's block rolls back."""
+    # A second one must not cut the rolling back short.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def end(code: int) -> None:
+    """End the command with an exit code that is not an error of its own."""
+    if code:
+        raise typer.Exit(code)
+
+
+@contextmanager
+def shadowing(migrator: Migrator, url: str | None) -> Generator[ShadowServer]:
+    """Where the command may make shadow databases."""
+    from ...migrations.shadow import shadow_server
+
+    with shadow_server(migrator.conninfo, shadow_url=url, notify=migrator.notify) as server:
+        yield server
+
+
+@contextmanager
+def migrating(
+    shown: Terminal,
+    db: str | None,
+    folder: Path | None,
+    *,
+    wait: str = "60s",
+    lock_timeout: str = "5s",
+    retries: int = 10,
+) -> Generator[Migrator]:
+    """A `Migrator` that shows what it does."""
+    from ...migrations.files import duration_ms
+    from ...migrations.manager import Migrator
+
+    with migration_conninfo(db) as conninfo:
+        yield Migrator(
+            conninfo,
+            folder,
+            on_event=shown.progress,
+            wait=duration_ms(wait) / 1000,
+            retries=retries,
+            lock_timeout=duration_ms(lock_timeout) / 1000,
+        )

@@ -1,0 +1,72 @@
+"""`storage sql`: the declared statements, as they are sent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .context import AsJson, Db, errors, opened, to_json
+
+app = typer.Typer()
+
+
+@app.command()
+def sql(
+    name: Annotated[str | None, typer.Argument(help="A statement (messages.latest), or a table (messages).")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Ask PostgreSQL for the plan; nothing is run.")] = False,
+    as_json: AsJson = False,
+    db: Db = None,
+) -> None:
+    """List the declared statements, show one as it is sent, or explain its plan.
+
+    Examples: `storage sql`, `storage sql messages`, `storage sql messages.latest --explain`
+    """
+    with errors():
+        found = _find(name)
+    if explain:
+        if len(found) != 1:
+            typer.echo("error: --explain takes one statement, such as messages.latest", err=True)
+            raise typer.Exit(2)
+        typer.echo(_plan(db, *found.values()))
+    elif as_json:
+        typer.echo(to_json({key: statement.text for key, statement in found.items()}))
+    elif len(found) == 1:
+        typer.echo(next(iter(found.values())).text)
+    else:
+        _list(found)
+
+
+def _find(name: str | None) -> dict[str, Any]:
+    from ..errors import NotFound
+    from ..tables import REPOSITORIES
+
+    known = {item.name: item for repository in REPOSITORIES.values() for item in repository.statements().values()}
+    found = {key: item for key, item in known.items() if name in (None, key, item.table)}
+    if not found:
+        import difflib
+
+        near = difflib.get_close_matches(str(name), [*known, *REPOSITORIES], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise NotFound(f"no declared statement or table is named {name}{hint} (`storage sql` lists them)")
+    return found
+
+
+def _list(found: dict[str, Any]) -> None:
+    width = max(map(len, found))
+    for key, statement in found.items():
+        parameters = ", ".join(parameter.name for parameter in statement.parameters)
+        typer.echo(f"{key.ljust(width)}  {'write' if statement.writes else 'read ':5}  ({parameters})")
+
+
+def _plan(db: str | None, statement: Any) -> str:
+    """The generic plan: PostgreSQL 16 and newer plan with unknown parameters; before, a prepared statement does."""
+    with opened(db) as storage, storage.database.connection() as connection:
+        with connection.transaction(force_rollback=True):
+            connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+            connection.execute(b"PREPARE storage_explain AS " + statement.query, prepare=False)
+            nulls = ", ".join(["NULL"] * len(statement.parameters))
+            call = f"({nulls})" if nulls else ""
+            rows = connection.execute(f"EXPLAIN EXECUTE storage_explain{call}".encode(), prepare=False).fetchall()
+            connection.execute("DEALLOCATE storage_explain", prepare=False)
+    return "\n".join(str(row[0]) for row in rows)

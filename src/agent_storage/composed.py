@@ -1,0 +1,133 @@
+"""The statements that depend on the call: filters, pages and partial updates, composed once for each form and kept.
+
+Every function is cached by what shapes the text (fields, operators, order), never by values, so equal calls share one
+statement and PostgreSQL prepares it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from .connection.rows import Codec, check
+from .errors import StorageError
+from .pages import Found, after_sql, order_sql
+from .query import Condition, Fields, predicate
+from .records import Column, JsonObject, columns
+from .statement import Shape, Statement
+from .template import quoted
+
+_FORMS = 2048
+Order = tuple[tuple[str, bool], ...]
+Conditions = tuple[Condition, ...]
+
+_ID = Column("id", UUID, nullable=False, storage=None)
+
+
+class Counted(Statement[Found[Any]]):
+    """A select whose first column is the number of all matching rows, in the same snapshot."""
+
+    def result(
+        self, names: Sequence[str] | None, rows: Sequence[Sequence[Any]], affected: int, codec: Codec
+    ) -> Found[Any]:
+        """The rows, with their total. No match still gives one row, of nulls, that carries the total."""
+        if names is None:
+            raise StorageError(f"{self.name} gave no rows")
+        at = list(names).index("id", 1)
+        found = Found(self.rows.make(names[1:], [row[1:] for row in rows if row[at] is not None], codec))
+        found.total = rows[0][0]
+        return found
+
+
+@lru_cache(_FORMS)
+def select(
+    table: str,
+    record: Any,
+    conditions: Conditions,
+    order: Order,
+    *,
+    after: tuple[bool, ...] | None = None,
+    total: bool = False,
+    limited: bool = True,
+) -> Statement[Found[Any]]:
+    """Rows in order: those that match and, with `after`, lie behind the cursor (its items say which keys are null)."""
+    fields = Fields.of(table, record)
+    matching, number = predicate(conditions, fields.columns)
+    where = matching
+    if after is not None:
+        behind, number = after_sql(order, after, fields, number)
+        where = f"{matching} AND {behind}" if matching else behind
+    rows = f"SELECT {_list(record)}\n  FROM {quoted(table)}{_where(where)}\n ORDER BY {order_sql(order)}"
+    if limited:
+        rows += f"\n LIMIT ${number} OFFSET ${number + 1}"
+    if not total:
+        return Statement(f"{table}.find", rows, Shape("many", record), table=table)
+    counted = (
+        f"SELECT counted.total, found.*\n  FROM (SELECT count(*) AS total FROM {quoted(table)}{_where(matching)}) counted"
+        f"\n  LEFT JOIN LATERAL (\n{rows}\n) found ON true"
+    )
+    return Counted(f"{table}.find_and_count", counted, Shape("many", record), table=table)
+
+
+@lru_cache(_FORMS)
+def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
+    """How many rows match."""
+    where, _ = predicate(conditions, columns(record))
+    return Statement(f"{table}.count", f"SELECT count(*) FROM {quoted(table)}{_where(where)}", Shape("one", int), table=table)
+
+
+@lru_cache(_FORMS)
+def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
+    """Delete what matches."""
+    where, _ = predicate(conditions, columns(record))
+    return Statement(f"{table}.delete_where", f"DELETE FROM {quoted(table)}{_where(where)}", Shape("one", int), table=table)
+
+
+@lru_cache(_FORMS)
+def update(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
+    """Set `names` of the row whose id is the last parameter."""
+    text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
+    return Statement(f"{table}.update", text, Shape("one", record), table=table)
+
+
+@lru_cache(_FORMS)
+def update_many(table: str, names: tuple[str, ...]) -> Statement[int]:
+    """Set `names` of the rows whose ids are the last parameter."""
+    text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ANY(${len(names) + 1}::uuid[])"
+    return Statement(f"{table}.update_many", text, Shape("one", int), table=table)
+
+
+@lru_cache(_FORMS)
+def patch(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
+    """Merge documents into `names` of the row whose id is the last parameter."""
+    merged = ", ".join(
+        f"{quoted(name)} = jsonb_merge(coalesce({quoted(name)}, '{{}}'), ${number}::jsonb)"
+        for number, name in enumerate(names, start=1)
+    )
+    text = f"UPDATE {quoted(table)} SET {merged} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
+    return Statement(f"{table}.patch", text, Shape("one", record), table=table)
+
+
+def check_id(value: Any, table: str) -> UUID:
+    """`value` as an id. Raises `InvalidValue`."""
+    return check(_ID, value, table=table)
+
+
+@lru_cache(_FORMS)
+def document(name: str) -> Column:
+    """A column for what `patch` merges: any JSON object, whatever model the whole document has."""
+    return Column(name, JsonObject, nullable=False, storage="jsonb")
+
+
+def _list(record: Any) -> str:
+    return ", ".join(map(quoted, columns(record)))
+
+
+def _set(names: Sequence[str]) -> str:
+    return ", ".join(f"{quoted(name)} = ${number}" for number, name in enumerate(names, start=1))
+
+
+def _where(text: str) -> str:
+    return f"\n WHERE {text}" if text else ""

@@ -1,0 +1,110 @@
+"""What the pools of both faces share: where to connect, what each new connection gets, and when an idle one is dead."""
+
+from __future__ import annotations
+
+import select
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.abc import AdaptContext
+from psycopg.pq import ConnStatus
+from psycopg.pq.abc import PGconn
+
+from ..errors import StorageError, Unavailable
+from .settings import Settings
+from .text import adapters
+
+#: How long the pool keeps trying to replace a lost connection before its back-off grows no further, in seconds.
+#: psycopg_pool's own default keeps a pool down for many seconds after an outage has ended.
+RECONNECT_TIMEOUT = 5.0
+
+
+def locate(settings: Settings) -> str:
+    """The libpq connection string of the database. Without a URL this starts or joins the embedded server."""
+    if not settings.embedded:
+        return settings.conninfo()
+    from .embedded import shared_server
+
+    return settings.conninfo(shared_server(settings.data_dir).conninfo())
+
+
+def connection_arguments(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments for each connection of a pool: autocommit, our adapters, preparing from the second use."""
+    return {
+        "autocommit": True,
+        "context": _Context(adapters()),
+        # Behind a transaction pooler a prepared statement may meet another server connection: never prepare there.
+        "prepare_threshold": None if settings.pooler else 1,
+    }
+
+
+def pool_arguments(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments for the pool itself."""
+    return {
+        "min_size": min(settings.pool_min, settings.pool_max),
+        "max_size": settings.pool_max,
+        "timeout": settings.pool_timeout,
+        "max_waiting": 10 * settings.pool_max,
+        "reconnect_timeout": RECONNECT_TIMEOUT,
+        "name": settings.application_name,
+        "open": False,
+    }
+
+
+class _Context:
+    """An `AdaptContext` that carries adapters only."""
+
+    def __init__(self, adapters_: Any) -> None:
+        self.adapters = adapters_
+        self.connection = None
+
+
+def context() -> AdaptContext:
+    """Our adapters as a psycopg context."""
+    return _Context(adapters())
+
+
+def is_dead(pgconn: PGconn) -> bool:
+    """Whether an idle connection was closed by the other side. No round trip: an idle socket has nothing to read.
+
+    A readable one carries either a notice or the end of the connection; libpq tells which.
+    """
+    if pgconn.status != ConnStatus.OK:
+        return True
+    poll = select.poll()
+    poll.register(pgconn.socket, select.POLLIN)
+    if not poll.poll(0):
+        return False
+    try:
+        pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return pgconn.status != ConnStatus.OK
+
+
+def unreachable(error: Exception, conninfo: str) -> StorageError:
+    """One sentence for a database that cannot be reached, with the server's reason and no password."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    parts = conninfo_to_dict(conninfo)
+    host = parts.get("host") or parts.get("hostaddr") or "the local socket"
+    where = f"{host}:{parts['port']}" if parts.get("port") else f"{host}"
+    reason = _reason(error, parts.get("password"))
+    message = f"cannot reach PostgreSQL at {where}, database {parts.get('dbname') or 'default'}: {reason}"
+    if "unsupported startup parameter" in reason:
+        message += "; this looks like PgBouncer: set STORAGE_POOLER=1"
+    return Unavailable(message)
+
+
+def _reason(error: Exception, password: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[-1] if lines else type(error).__name__
+    return reason.replace(str(password), "***") if password else reason
+
+
+def default_data_dir() -> Path:
+    """Where the embedded server keeps its data unless told otherwise."""
+    from .embedded import default_data_dir as embedded_default
+
+    return embedded_default()

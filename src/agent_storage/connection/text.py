@@ -1,0 +1,229 @@
+"""What PostgreSQL's text and jsonb cannot hold, made to fit: a reversible escape, and JSON checked before it leaves.
+
+PostgreSQL refuses NUL in text and lone surrogates in UTF-8, yet model and tool output contains both. They are stored as
+the ASCII character SUBSTITUTE (U+001A, "stands for a character that cannot be represented") and four hexadecimal
+digits: NUL becomes ``\\x1a0000``, U+D800 becomes ``\\x1aD800``, and SUBSTITUTE itself ``\\x1a001A``. Nothing else ever
+changes. The dumpers and loaders of a connection do it on every parameter and every result, filters included, so both
+directions always agree; somebody who reads the table with psql sees the escaped form.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, cast
+from uuid import UUID
+
+import orjson
+import psycopg
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import AdaptersMap, Dumper, Loader
+from psycopg.pq import Format
+from psycopg.types.string import StrDumper
+
+from ..errors import InvalidValue
+
+#: JSON nested deeper than this is refused: PostgreSQL stores it, but Python's parsers cannot read it back.
+MAX_NESTING = 200
+
+_SUBSTITUTE = "\x1a"
+_UNSTORABLE = re.compile("[\x00\x1a\ud800-\udfff]")
+_ESCAPED = re.compile("\x1a(0000|001A|D[89ABCDEF][0-9A-F]{2})")
+_SCALARS = frozenset({str, int, bool, type(None)})
+#: What a typed document (a pydantic model) may hold beside JSON's own types; its model reads them back from text.
+_TYPED = (UUID, datetime, Decimal)
+
+
+def escape(text: str) -> str:
+    """`text` with NUL, lone surrogates and SUBSTITUTE escaped; the same object when there is none."""
+    return _UNSTORABLE.sub(lambda match: f"{_SUBSTITUTE}{ord(match[0]):04X}", text)
+
+
+def unescape(text: str) -> str:
+    """The inverse of `escape`."""
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text) if _SUBSTITUTE in text else text
+
+
+class JsonText(bytes):
+    """A JSON document as it is sent: checked, escaped and encoded."""
+
+
+def encode_json(value: object, *, limit: int, typed: bool = False) -> JsonText:
+    """The document to send for `value`.
+
+    Raises `InvalidValue`, with the place in `path`, for what would not come back equal: NaN and Infinity, integers
+    beyond 64 bits, keys that are no strings, nesting beyond `MAX_NESTING`, other types than JSON's (`typed` documents
+    may hold UUID, datetime and Decimal), and a document of more than `limit` bytes.
+    """
+    if not _storable(value, typed=typed):
+        _refuse(value, "$", typed=typed)
+    try:
+        raw = orjson.dumps(value, default=_dump_typed)
+    except TypeError:  # a lone surrogate, or an integer or a key that JSON cannot have
+        _refuse(value, "$", typed=typed)
+        raw = orjson.dumps(_escaped(value), default=_dump_typed)
+    else:
+        if b"\\u0000" in raw or b"\\u001a" in raw:
+            raw = orjson.dumps(_escaped(value), default=_dump_typed)
+    if len(raw) > limit:
+        raise InvalidValue(f"the JSON document has {len(raw):,} bytes; the limit is {limit:,} (setting json_limit)")
+    return JsonText(raw)
+
+
+def decode_json(data: Buffer) -> Any:
+    """The inverse of `encode_json`."""
+    raw = bytes(data)
+    value = orjson.loads(raw)
+    return _unescaped(value) if b"\\u001a" in raw else value
+
+
+def _storable(value: Any, *, typed: bool) -> bool:
+    """Whether every node is of a type that comes back equal; level by level, which gives the depth for nothing."""
+    level: list[Any] = [value]
+    for _ in range(MAX_NESTING + 1):
+        below: list[Any] = []
+        for node in level:
+            if type(node) in _SCALARS:
+                continue
+            if type(node) is dict:
+                below.extend(item for _, item in _items(node))
+            elif type(node) is list:
+                below.extend(cast(list[Any], node))
+            elif not _fits(node, typed=typed):
+                return False
+        if not below:
+            return True
+        level = below
+    return False
+
+
+def _fits(node: Any, *, typed: bool) -> bool:
+    if isinstance(node, float):
+        return node - node == 0.0  # neither NaN nor an infinity
+    return isinstance(node, (str, int)) or (typed and isinstance(node, _TYPED))
+
+
+def _refuse(node: Any, path: str, *, typed: bool, depth: int = 0) -> None:
+    """Raise `InvalidValue` for the first node that cannot be stored, with its path."""
+    fault: str | None = None
+    if depth > MAX_NESTING:
+        path, fault = "$", f"is nested deeper than {MAX_NESTING} levels"
+    elif isinstance(node, dict):
+        for key, item in _items(node):
+            if not isinstance(key, str):
+                _raise(path, f"has a key of type {type(key).__name__}; JSON keys are strings")
+            _refuse(item, f"{path}.{escape(key)}", typed=typed, depth=depth + 1)
+    elif isinstance(node, list):
+        for index, item in enumerate(cast(list[Any], node)):
+            _refuse(item, f"{path}[{index}]", typed=typed, depth=depth + 1)
+    elif isinstance(node, float) and not _fits(node, typed=typed):
+        fault = "is NaN or infinite, which JSON cannot hold"
+    elif isinstance(node, int) and not -(2**63) <= node < 2**64:
+        fault = "is an integer of more than 64 bits; store it as a string"
+    elif node is not None and not _fits(node, typed=typed):
+        fault = f"is of type {type(node).__name__}, which is not JSON"
+    if fault:
+        _raise(path, fault)
+
+
+def _items(node: Any) -> list[tuple[Any, Any]]:
+    return list(node.items())
+
+
+def _raise(path: str, fault: str) -> None:
+    error = InvalidValue(f"{path} {fault}")
+    error.path = path
+    raise error
+
+
+def _escaped(node: Any) -> Any:
+    if isinstance(node, str):
+        return escape(node)
+    if isinstance(node, dict):
+        return {escape(key): _escaped(item) for key, item in _items(node)}
+    if isinstance(node, list):
+        return [_escaped(item) for item in cast(list[Any], node)]
+    return node
+
+
+def _unescaped(node: Any) -> Any:
+    if isinstance(node, str):
+        return unescape(node)
+    if isinstance(node, dict):
+        return {unescape(key): _unescaped(item) for key, item in _items(node)}
+    if isinstance(node, list):
+        return [_unescaped(item) for item in cast(list[Any], node)]
+    return node
+
+
+def _dump_typed(node: object) -> str:
+    if isinstance(node, Decimal):
+        return str(node)
+    raise TypeError(type(node).__name__)
+
+
+class _TextDumper(StrDumper):
+    """Text, escaped. Sent with no type, so that PostgreSQL takes it for whatever the place wants (a date, a name)."""
+
+    oid = 0
+
+    def dump(self, obj: str) -> Buffer | None:
+        return escape(obj).encode()
+
+
+class _TextLoader(Loader):
+    format = Format.TEXT
+
+    def load(self, data: Buffer) -> str:
+        return unescape(bytes(data).decode())
+
+
+class _TextBinaryLoader(_TextLoader):
+    format = Format.BINARY
+
+
+class _JsonDumper(Dumper):
+    oid = psycopg.adapters.types["jsonb"].oid
+
+    def dump(self, obj: JsonText) -> Buffer | None:
+        return obj
+
+
+class _JsonLoader(Loader):
+    format = Format.TEXT
+
+    def load(self, data: Buffer) -> Any:
+        return decode_json(data)
+
+
+class _JsonBinaryLoader(_JsonLoader):
+    format = Format.BINARY
+
+
+class _JsonbBinaryLoader(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> Any:
+        return decode_json(bytes(data)[1:])  # the first byte is the version of jsonb's wire format
+
+
+def register(context: AdaptContext) -> None:
+    """Teach a connection (or an adapters map) to send and read text and JSON as this module describes."""
+    adapters = context.adapters
+    adapters.register_dumper(str, _TextDumper)
+    adapters.register_dumper(JsonText, _JsonDumper)
+    for name in ("text", "varchar", "bpchar"):
+        adapters.register_loader(name, _TextLoader)
+        adapters.register_loader(name, _TextBinaryLoader)
+    adapters.register_loader("json", _JsonLoader)
+    adapters.register_loader("json", _JsonBinaryLoader)
+    adapters.register_loader("jsonb", _JsonLoader)
+    adapters.register_loader("jsonb", _JsonbBinaryLoader)
+
+
+def adapters() -> AdaptersMap:
+    """psycopg's adapters with this module's on top, as a `context` for new connections."""
+    result = AdaptersMap(psycopg.adapters)
+    register(result)
+    return result

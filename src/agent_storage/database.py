@@ -1,0 +1,388 @@
+"""The database and its transactions: everything that implements `run(statement, values)`.
+
+A repository is bound to one runner: the pool (`Database`), one transaction (`Transaction`), or a connection that a
+service made itself (`Attached`). Reads and writes outside a transaction are one autocommit round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import psycopg
+import psycopg.errors
+import psycopg_pool
+
+from agent_storage.connection import pool as pools
+from agent_storage.connection.rows import Codec
+from agent_storage.connection.settings import Settings
+from agent_storage.connection.text import register
+from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, translate
+from agent_storage.secrets import Keyring
+from agent_storage.statement import Statement
+
+T = TypeVar("T")
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+
+logger = logging.getLogger("agent_storage")
+
+#: Rows that a stream fetches at a time: large enough to hide the round trip, small enough for flat memory.
+_CHUNK = 1000 if psycopg.capabilities.has_stream_chunked() else 1
+
+#: The database whose transaction the current task is in, so that its pool is not used there by mistake.
+_inside: ContextVar[object] = ContextVar("agent_storage_inside", default=None)
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """What a repository needs: run a declared statement, stream one, open a transaction."""
+
+    @property
+    def codec(self) -> Codec:
+        """How values are encoded."""
+        ...
+
+    async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        """The statement's result."""
+        ...
+
+    def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
+        """The statement's rows, one at a time, in bounded memory."""
+        ...
+
+    def begin(
+        self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
+    ) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction, or a savepoint inside one."""
+        ...
+
+
+async def _fetch(
+    connection: psycopg.AsyncConnection[Any], statement: Statement[T], values: Sequence[Any], codec: Codec
+) -> T:
+    """Run one statement on a connection and make its result."""
+    cursor = psycopg.AsyncRawCursor(connection)
+    await cursor.execute(statement.query, values, binary=True)
+    if cursor.description is None:
+        return statement.result(None, (), cursor.rowcount, codec)
+    names = [column.name for column in cursor.description]
+    return statement.result(names, await cursor.fetchall(), cursor.rowcount, codec)
+
+
+async def _rows(
+    connection: psycopg.AsyncConnection[Any], statement: Statement[Any], values: Sequence[Any], codec: Codec
+) -> AsyncIterator[Any]:
+    cursor = psycopg.AsyncRawCursor(connection)
+    names: list[str] = []
+    async for row in cursor.stream(statement.query, values, binary=True, size=_CHUNK):
+        names = names or [column.name for column in cursor.description or ()]
+        yield statement.rows.make(names, [row], codec)[0]
+
+
+class _OnConnection:
+    """What a transaction and an attached connection have in common: one connection, used by one task."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], codec: Codec) -> None:
+        self.connection = connection
+        self.codec = codec
+
+    async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        """The statement's result. Raises the package's error for the psycopg one."""
+        try:
+            return await _fetch(self.connection, statement, values, self.codec)
+        except psycopg.Error as error:
+            raise translate(error, statement=statement.name, table=statement.table) from error
+
+    async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
+        """The statement's rows; nothing else can run on this connection until the last one is read."""
+        try:
+            async for row in _rows(self.connection, statement, values, self.codec):
+                yield row
+        except psycopg.Error as error:
+            raise translate(error, statement=statement.name, table=statement.table) from error
+
+
+class Transaction(_OnConnection):
+    """One open transaction. Its repositories share its connection; an exception in its block rolls back."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], codec: Codec, name: str) -> None:
+        super().__init__(connection, codec)
+        self.name = name
+        self.callbacks: list[Callable[[], Awaitable[object]]] = []
+
+    def after_commit(self, callback: Callable[[], Awaitable[object]]) -> None:
+        """Call `callback` once the outermost transaction is committed; never when it rolls back."""
+        self.callbacks.append(callback)
+
+    @asynccontextmanager
+    async def begin(
+        self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
+    ) -> AsyncGenerator[Transaction, None]:
+        """A savepoint: an exception undoes the block alone, and its callbacks with it."""
+        if isolation or read_only:
+            raise StorageError("a nested transaction is a savepoint and keeps the isolation of the outer one")
+        before = len(self.callbacks)
+        try:
+            async with self.connection.transaction():
+                yield self
+        except psycopg.Error as error:
+            raise translate(error, statement=f"savepoint in {self.name}") from error
+        except BaseException:
+            del self.callbacks[before:]
+            raise
+
+
+class Attached(_OnConnection):
+    """A connection that the caller made and owns, for a repository that stands alone: `Messages(connection)`."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], codec: Codec | None = None) -> None:
+        register(connection)
+        super().__init__(connection, codec or Codec())
+
+    @asynccontextmanager
+    async def begin(
+        self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
+    ) -> AsyncGenerator[Transaction, None]:
+        """A transaction on this connection, or a savepoint when one is open."""
+        transaction = Transaction(self.connection, self.codec, name or "attached")
+        async with _transaction(transaction, isolation, read_only=read_only):
+            yield transaction
+
+
+@asynccontextmanager
+async def _transaction(
+    transaction: Transaction, isolation: Isolation | None, *, read_only: bool
+) -> AsyncGenerator[None, None]:
+    """BEGIN … COMMIT around the block; a connection that breaks at COMMIT leaves the outcome unknown."""
+    connection, finished, started = transaction.connection, False, time.perf_counter()
+    try:
+        async with connection.transaction():
+            if isolation or read_only:
+                mode = f"ISOLATION LEVEL {_ISOLATION[isolation]}" if isolation else ""
+                await connection.execute(f"SET TRANSACTION {mode} {'READ ONLY' if read_only else ''}".encode())
+            yield
+            finished = True
+    except psycopg.Error as error:
+        raise translate(error, statement=f"transaction {transaction.name}", writes=finished) from error
+    elapsed = (time.perf_counter() - started) * 1000
+    logger.debug("transaction %s committed in %.1f ms", transaction.name, elapsed)
+    for callback in transaction.callbacks:
+        await callback()
+
+
+_ISOLATION = {
+    "read committed": "READ COMMITTED",
+    "repeatable read": "REPEATABLE READ",
+    "serializable": "SERIALIZABLE",
+}
+
+
+class Database:
+    """A pool of connections to one PostgreSQL database."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.load()
+        self.codec = Codec(self.settings.json_limit, Keyring.from_setting(self.settings.secret_key))
+        self.conninfo = ""
+        self._pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
+        self._process = os.getpid()
+
+    @classmethod
+    def over(cls, pool: psycopg_pool.AsyncConnectionPool[Any], settings: Settings | None = None) -> Database:
+        """A database on a pool that the caller made, opens and closes."""
+        database = cls(settings or Settings.load())
+        database._pool = pool
+        database.conninfo = pool.conninfo if isinstance(pool.conninfo, str) else ""
+        return database
+
+    def __repr__(self) -> str:
+        return f"<Database {'open' if self._pool else 'closed'}>"
+
+    async def open(self) -> None:
+        """Connect. Raises `Unavailable` when the database cannot be reached, `InvalidSettings` for a bad address."""
+        if self._pool is not None:
+            return
+        self.conninfo = await asyncio.to_thread(pools.locate, self.settings)
+        await self._check_reachable()
+        pool = psycopg_pool.AsyncConnectionPool(
+            self.conninfo,
+            kwargs=pools.connection_arguments(self.settings),
+            configure=_configure,
+            check=self._check,
+            **pools.pool_arguments(self.settings),
+        )
+        await pool.open(wait=False)
+        self._pool = pool
+        self._process = os.getpid()
+
+    async def _check_reachable(self) -> None:
+        """One connection of our own, since the pool retries in the background and would hide the reason."""
+        try:
+            connection = await psycopg.AsyncConnection.connect(self.conninfo)
+        except psycopg.Error as error:
+            raise pools.unreachable(error, self.conninfo) from error
+        await connection.close()
+
+    async def close(self) -> None:
+        """Close every connection. May be called twice."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
+
+    async def _check(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Called for each connection that leaves the pool; the first dead one clears the others out at once."""
+        if pools.is_dead(connection.pgconn):
+            await self._opened().drain()
+            raise psycopg.OperationalError("the idle connection was closed by the server")
+
+    def _opened(self) -> psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
+        if self._pool is None:
+            raise StorageError("the storage is not open: use `async with Storage.open() as storage`")
+        if self._process != os.getpid():
+            raise StorageError("the storage was opened before fork(): open another one in the child process")
+        return self._pool
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any], None]:
+        """A connection of the pool, for SQL of your own; it goes back when the block ends."""
+        try:
+            async with self._opened().connection() as connection:
+                yield connection
+        except psycopg_pool.PoolTimeout as error:
+            raise PoolTimeout(
+                f"no connection became free within {self.settings.pool_timeout:g} s: the database is unreachable, "
+                f"or all {self.settings.pool_max} are in use (setting pool_max)"
+            ) from error
+        except psycopg_pool.TooManyRequests as error:
+            raise PoolTimeout("too many tasks wait for a connection; raise pool_max or start fewer") from error
+        except psycopg_pool.PoolClosed as error:
+            raise StorageError("the storage is closed") from error
+
+    def _not_inside(self, what: str) -> None:
+        if _inside.get() is self:
+            raise OutsideTransaction(
+                f"{what} was called on the storage inside a transaction() block: use the block's own repositories "
+                "(async with storage.transaction() as tx: tx…), or storage.outside if you mean another connection"
+            )
+
+    async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        """The statement's result, in one autocommit round trip.
+
+        A read whose connection turned out to be dead is run once more. Raises `OutsideTransaction` inside a
+        `transaction()` block.
+        """
+        self._not_inside(statement.name)
+        return await self.run_outside(statement, values)
+
+    async def run_outside(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        """`run`, also inside a transaction block: on another connection."""
+        try:
+            return await self._run_once(statement, values)
+        except ConnectionLost:
+            if statement.writes:
+                raise
+            return await self._run_once(statement, values)
+
+    async def _run_once(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        async with self.connection() as connection:
+            try:
+                return await self._replanned(connection, statement, values)
+            except psycopg.Error as error:
+                raise translate(
+                    error, statement=statement.name, table=statement.table, writes=statement.writes
+                ) from error
+
+    async def _replanned(
+        self, connection: psycopg.AsyncConnection[Any], statement: Statement[T], values: Sequence[Any]
+    ) -> T:
+        """Run; when a schema change made the prepared statement useless ("cached plan must not change"), run anew."""
+        try:
+            return await _fetch(connection, statement, values, self.codec)
+        except psycopg.errors.FeatureNotSupported:
+            await connection.execute("DEALLOCATE ALL")
+            return await _fetch(connection, statement, values, self.codec)
+
+    async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
+        """The statement's rows in bounded memory, on a connection that is held until the last one is read.
+
+        It has no statement time-out: a slow reader is no fault of the query. Close the iterator when you leave early.
+        """
+        self._not_inside(statement.name)
+        async with self.connection() as connection:
+            try:
+                async with connection.transaction():
+                    await connection.execute("SET LOCAL statement_timeout = 0")
+                    async for row in _rows(connection, statement, values, self.codec):
+                        yield row
+            except psycopg.Error as error:
+                raise translate(error, statement=statement.name, table=statement.table) from error
+
+    @asynccontextmanager
+    async def begin(
+        self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
+    ) -> AsyncGenerator[Transaction, None]:
+        """A transaction on a connection of its own. Raises `OutcomeUnknown` when the connection breaks at COMMIT."""
+        self._not_inside("transaction()")
+        async with self.connection() as connection:
+            transaction = Transaction(connection, self.codec, name or "unnamed")
+            token = _inside.set(self)
+            try:
+                async with _transaction(transaction, isolation, read_only=read_only):
+                    yield transaction
+            finally:
+                _inside.reset(token)
+
+    @property
+    def outside(self) -> Outside:
+        """This database, usable inside a transaction block on purpose."""
+        return Outside(self)
+
+
+class Outside:
+    """A database whose statements run on their own connection, whatever block the task is in."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.codec = database.codec
+
+    async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        """The statement's result, committed on its own."""
+        return await self._database.run_outside(statement, values)
+
+    async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
+        """The statement's rows."""
+        token = _inside.set(None)
+        try:
+            async for row in self._database.stream(statement, values):
+                yield row
+        finally:
+            _inside.reset(token)
+
+    @asynccontextmanager
+    async def begin(
+        self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
+    ) -> AsyncGenerator[Transaction, None]:
+        """A second transaction beside the one the task is in."""
+        token = _inside.set(None)
+        try:
+            async with self._database.begin(isolation, read_only=read_only, name=name) as transaction:
+                yield transaction
+        finally:
+            _inside.reset(token)
+
+
+async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    """A new connection: behind a pooler the server's process is not the one that libpq was told of; never prepare."""
+    if connection.prepare_threshold is None:
+        return
+    cursor = await connection.execute("SELECT pg_backend_pid()", prepare=False)
+    row = await cursor.fetchone()
+    if row is None or row[0] != connection.info.backend_pid:
+        connection.prepare_threshold = None
+        logger.warning("a connection pooler is in between: statements are not prepared (set STORAGE_POOLER=1)")

@@ -1,0 +1,245 @@
+"""Every error that leaves the package, and the table that makes one from a PostgreSQL SQLSTATE.
+
+No driver exception crosses the package's border: callers catch `StorageError` or one of its family, and the psycopg
+error stays chained as `__cause__`. Messages name table, field and constraint and end with what to do next; they never
+carry `message_detail` (PostgreSQL prints whole rows there) nor a value that was sent.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import psycopg
+
+
+class StorageError(Exception):
+    """The root of the family.
+
+    Attributes that are known are set, the others are `None`: `table`, `column`, `constraint`, `sqlstate`, and
+    `statement`, the name of the declared statement (`messages.latest`).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        table: str | None = None,
+        column: str | None = None,
+        constraint: str | None = None,
+        sqlstate: str | None = None,
+        statement: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.table = table
+        self.column = column
+        self.constraint = constraint
+        self.sqlstate = sqlstate
+        self.statement = statement
+
+
+class InvalidSettings(StorageError):
+    """A setting (URL, environment variable, keyword) cannot be used; the message says which and why."""
+
+
+class NotFound(StorageError):
+    """The row that was asked for does not exist."""
+
+
+class AmbiguousId(StorageError):
+    """A short id fits several rows; `candidates` holds up to ten of them."""
+
+    def __init__(self, message: str, *, candidates: Sequence[UUID], table: str | None = None) -> None:
+        super().__init__(message, table=table)
+        self.candidates = list(candidates)
+
+
+class InvalidValue(StorageError, ValueError):
+    """A value that the table cannot hold: wrong type, unknown choice, too large, not representable.
+
+    `column` names the field and, for a JSON document, `path` the place inside it (`$.parts[2].text`).
+    """
+
+    path: str | None = None
+
+
+class Conflict(StorageError):
+    """The change contradicts what is stored: a duplicate key, an illegal transition, a request already decided."""
+
+
+class MissingReference(StorageError):
+    """A foreign key points to a row that does not exist."""
+
+
+class StillReferenced(StorageError):
+    """The row cannot go because other rows refer to it."""
+
+
+class OutsideTransaction(StorageError):
+    """A repository of the pool was used inside a `transaction()` block, where the block's own was meant."""
+
+
+class PermissionDenied(StorageError):
+    """The database role lacks a privilege."""
+
+
+class SecretUnavailable(StorageError):
+    """A secret cannot be stored or read: no key, an unknown key, or a ciphertext that does not belong to its row."""
+
+
+class SchemaMismatch(StorageError):
+    """The database's schema is not the one that this code was written for; usually a migration is pending."""
+
+
+class StatementTimeout(StorageError):
+    """The statement ran longer than `statement_timeout` and was cancelled by the server."""
+
+
+class Retryable(StorageError):
+    """Serialization failure, deadlock or lock timeout: the whole transaction may be run again."""
+
+
+class Unavailable(StorageError):
+    """The database cannot be reached or cannot serve now."""
+
+
+class PoolTimeout(Unavailable):
+    """No connection of the pool became free in time."""
+
+
+class ConnectionLost(Unavailable):
+    """The connection broke while it was in use; nothing that the statement did was kept."""
+
+
+class OutcomeUnknown(ConnectionLost):
+    """The connection broke after a write was sent: it may or may not have been committed.
+
+    Safe to repeat only with an id that the caller chose; otherwise read back first.
+    """
+
+
+class MigrationError(StorageError):
+    """A migration command could not do what was asked; subclasses carry the exit code of `storage migrate`."""
+
+    exit_code = 1
+
+
+# Exact codes first, then classes. Only the error's kind stands here; the sentences are below.
+_BY_SQLSTATE: dict[str, type[StorageError]] = {
+    "23505": Conflict,
+    "23P01": Conflict,
+    "23001": StillReferenced,
+    "40001": Retryable,
+    "40P01": Retryable,
+    "55P03": Retryable,
+    "57014": StatementTimeout,
+    "42501": PermissionDenied,
+    "42P01": SchemaMismatch,
+    "42703": SchemaMismatch,
+    "42883": SchemaMismatch,
+    "3F000": SchemaMismatch,
+    "25006": Unavailable,
+}
+_BY_CLASS: dict[str, type[StorageError]] = {
+    "22": InvalidValue,
+    "23": InvalidValue,
+    "08": ConnectionLost,
+    "28": Unavailable,
+    "3D": Unavailable,
+    "53": Unavailable,
+    "57": ConnectionLost,
+}
+
+
+def translate(
+    error: psycopg.Error, *, statement: str | None = None, table: str | None = None, writes: bool = False
+) -> StorageError:
+    """The package's error for a psycopg error.
+
+    `statement` and `table` name what was run; `writes` says that it may have changed something, so a connection that
+    broke under it leaves the outcome unknown. Raise the result `from` the psycopg error.
+    """
+    state = error.sqlstate
+    diag = error.diag
+    kind = _kind(error, writes=writes)
+    where = diag.table_name or table
+    column = diag.column_name
+    return kind(
+        _sentence(kind, error, where=where, table=table, statement=statement),
+        table=where,
+        column=column,
+        constraint=diag.constraint_name,
+        sqlstate=state,
+        statement=statement,
+    )
+
+
+def _kind(error: psycopg.Error, *, writes: bool) -> type[StorageError]:
+    state = error.sqlstate
+    if state is None:
+        # libpq reports a dead socket without a code.
+        import psycopg
+
+        if isinstance(error, psycopg.OperationalError):
+            return OutcomeUnknown if writes else ConnectionLost
+        return InvalidValue if isinstance(error, psycopg.DataError) else StorageError
+    if state == "23503":
+        # PostgreSQL has one code for both directions; its (English) message tells them apart.
+        primary = error.diag.message_primary or ""
+        return StillReferenced if primary.startswith("update or delete") else MissingReference
+    return _BY_SQLSTATE.get(state) or _BY_CLASS.get(state[:2], StorageError)
+
+
+_KEY = re.compile(r"^Key \(([^=]*)\)=")
+
+
+def _sentence(
+    kind: type[StorageError], error: psycopg.Error, *, where: str | None, table: str | None, statement: str | None
+) -> str:
+    diag = error.diag
+    constraint = diag.constraint_name
+    subject = where or "the database"
+    at = f" (statement {statement})" if statement else ""
+    if kind is Conflict:
+        key = _KEY.match(diag.message_detail or "")
+        fields = f" with the same {key[1]}" if key else ""
+        return f"{subject} already has a row{fields} (constraint {constraint}); change the value or update that row{at}"
+    if kind is MissingReference:
+        key = _KEY.match(diag.message_detail or "")
+        fields = f".{key[1]}" if key else ""
+        return f"{subject}{fields} refers to a row that does not exist (constraint {constraint}); create it first{at}"
+    if kind is StillReferenced:
+        return (
+            f"the row in {table or 'its table'} is still referred to by {subject} (constraint {constraint}); "
+            f"remove or detach those rows first{at}"
+        )
+    if kind is InvalidValue and diag.column_name:
+        return f"{subject}.{diag.column_name} must have a value{at}"
+    if kind is InvalidValue and constraint:
+        return f"{subject} refuses the value: it breaks the rule {constraint}{at}"
+    if kind is InvalidValue:
+        return f"{subject} cannot hold a value that was given [SQLSTATE {error.sqlstate or 'none'}]{at}"
+    if kind is SchemaMismatch:
+        return (
+            f"{diag.message_primary or 'the schema differs from what this code expects'}{at}; "
+            "run `storage migrate status`, then `storage migrate up`"
+        )
+    if kind is StatementTimeout:
+        return f"cancelled by the server{at}: it ran longer than statement_timeout or somebody cancelled it"
+    if kind is OutcomeUnknown:
+        return (
+            f"the connection broke after a write was sent{at}: it may or may not have been committed; "
+            "read back before repeating, or repeat with an id of your own"
+        )
+    if kind is ConnectionLost:
+        return f"the connection to PostgreSQL broke{at}; try again"
+    if kind is Retryable:
+        return f"{diag.message_primary or 'the transaction was chosen as a victim'}{at}; run the transaction again"
+    if kind is PermissionDenied:
+        return f"{diag.message_primary or 'permission denied'}{at}; grant the privilege or use another role"
+    primary = diag.message_primary or type(error).__name__
+    return f"{primary} [SQLSTATE {error.sqlstate or 'none'}]{at}"

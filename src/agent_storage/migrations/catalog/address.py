@@ -1,0 +1,24 @@
+"""The oids of the system catalogs themselves: fixed in PostgreSQL's sources, the same in every version and database."""
+
+from __future__ import annotations
+
+TYPE = 1247
+PROC = 1255
+CLASS = 1259
+SERVER = 1417
+ATTRDEF = 2604
+CAST = 2605
+CONSTRAINT = 2606
+NAMESPACE = 2615
+OPERATOR = 2617
+REWRITE = 2618
+TRIGGER = 2620
+EXTENSION = 3079
+POLICY = 3256
+STATISTICS = 3381
+COLLATION = 3456
+EVENT_TRIGGER = 3466
+TS_DICTIONARY = 3600
+TS_CONFIGURATION = 3602
+PUBLICATION = 6104
+DEFAULT_ACL = 826

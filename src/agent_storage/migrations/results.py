@@ -1,0 +1,109 @@
+"""What the manager answers with: small frozen objects, ready for `--json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+Direction = Literal["up", "down"]
+State = Literal["applied", "pending", "running", "failed", "missing"]
+ProblemKind = Literal["edited", "missing", "renamed", "out-of-order", "running", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened while a command runs; `message` is the line that the terminal shows.
+
+    `kind` is one of: waiting, blocked, retry, start, statement, progress, notice, done, skipped, note.
+    """
+
+    kind: str
+    message: str
+    migration: str | None = None
+    statement: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A migration that this run applied or rolled back."""
+
+    id: str
+    direction: Direction
+    statements: int
+    duration_ms: int
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What `up`, `down`, `redo` or `sync` did, in order; `pending` is what remains."""
+
+    done: list[Done]
+    pending: list[str]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was done."""
+        return bool(self.done)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A contradiction between the database's history and the folder."""
+
+    id: str
+    kind: ProblemKind
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """One line of `status`."""
+
+    id: str
+    state: State
+    applied_at: datetime | None = None
+    applied_by: str | None = None
+    duration_ms: int | None = None
+    reversible: bool = True
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where the database stands against the folder."""
+
+    database: str
+    folder: str
+    migrations: list[MigrationStatus]
+    problems: list[Problem] = field(default_factory=list[Problem])
+
+    @property
+    def applied(self) -> list[str]:
+        """Ids that are applied."""
+        return [migration.id for migration in self.migrations if migration.state in {"applied", "missing"}]
+
+    @property
+    def pending(self) -> list[str]:
+        """Ids that are waiting, in the order in which they would run."""
+        return [migration.id for migration in self.migrations if migration.state == "pending"]
+
+    @property
+    def at_head(self) -> bool:
+        """Whether nothing is pending and nothing is wrong."""
+        return not self.pending and not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One entry of yoyo's log."""
+
+    at: datetime
+    operation: str
+    id: str
+    user: str | None
+    host: str | None
+    comment: str | None

@@ -1,0 +1,129 @@
+"""SQL text into tokens, and tokens into statements, by PostgreSQL's own lexical rules.
+
+One scanner serves two purposes: statements are sent one by one, so that an error has a place and progress can be shown,
+and the token stream (without comments and white space) is what a migration's checksum is made of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+
+class Token(NamedTuple):
+    """A lexical unit; `kind` is word, quoted, string, dollar, number, parameter, operator, punctuation or meta."""
+
+    kind: str
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement of a file: its text without the semicolon, and where it stands (`offset` in characters)."""
+
+    number: int
+    text: str
+    offset: int
+    words: tuple[str, ...]
+
+    def starts_with(self, *words: str) -> bool:
+        """Whether these keywords begin the statement."""
+        return self.words[: len(words)] == words
+
+
+# Order matters: a prefixed string before a word, a number before punctuation. `unclosed` takes the rest of a text whose
+# quote never ends, so that the server, which words it best, gets to refuse it.
+_TOKEN = re.compile(
+    r"""
+      (?P<space>\s+)
+    | (?P<comment>--[^\n]*)
+    | (?P<nested>/\*)
+    | (?P<string>[eE]'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+' | (?:[uU]&|[bBxXnN])?'[^']*+(?:''[^']*+)*+')
+    | (?P<quoted>(?:[uU]&)?"[^"]*+(?:""[^"]*+)*+")
+    | (?P<dollar>\$(?P<tag>(?:[^\W\d][^\W]*)?)\$ .*? \$(?P=tag)\$)
+    | (?P<parameter>\$\d+)
+    | (?P<number>0[xXoObB][0-9a-fA-F_]+ | (?:\d[\d_]*(?:\.(?!\.)[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)?)
+    | (?P<word>[^\W\d][\w$]*)
+    | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])+)
+    | (?P<meta>\\[^\n]*)
+    | (?P<unclosed>['"].*|\$\w*\$.*)
+    | (?P<punctuation>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+_SPECIAL = re.compile(r"[~!@#%^&|`?]")
+
+
+def tokens(text: str) -> Iterator[Token]:
+    """The tokens of `text`, without comments and white space."""
+    position = 0
+    while position < len(text):
+        found = cast("re.Match[str]", _TOKEN.match(text, position))  # the last alternative takes any character
+        kind = str(found.lastgroup)
+        end = found.end()
+        if kind == "nested":
+            end = _comment_end(text, position)
+        elif kind == "operator":
+            end = _operator_end(text, position, end)
+        if kind not in {"space", "comment", "nested"}:
+            yield Token("string" if kind == "unclosed" else kind, text[position:end], position)
+        position = end
+
+
+def _comment_end(text: str, start: int) -> int:
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(text, start):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    return len(text)
+
+
+def _operator_end(text: str, start: int, end: int) -> int:
+    """PostgreSQL's rule: an operator ends in + or - only if it contains a special character (`=-1` is `=` and `-`)."""
+    if not _SPECIAL.search(text, start, end):
+        while end - start > 1 and text[end - 1] in "+-":
+            end -= 1
+    return end
+
+
+def split(text: str) -> list[Statement]:
+    """The statements of `text`; empty ones are left out."""
+    statements: list[Statement] = []
+    for first, end, words in _spans(text):
+        statements.append(Statement(len(statements) + 1, text[first:end], first, words))
+    return statements
+
+
+def _spans(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """Start, end and keywords of each statement."""
+    first, end, parentheses, atomic = -1, 0, 0, 0
+    words: list[str] = []
+    for token in tokens(text):
+        if token.text == ";" and parentheses == 0 and atomic == 0:
+            if first >= 0:
+                yield first, end, tuple(words)
+            first, words = -1, []
+            continue
+        first = token.start if first < 0 else first
+        end = token.start + len(token.text)
+        if token.kind == "word":
+            words.append(token.text.upper())
+            atomic = _atomic_depth(words, atomic)
+        elif token.text in "()":
+            parentheses = max(0, parentheses + (1 if token.text == "(" else -1))
+    if first >= 0:
+        yield first, end, tuple(words)
+
+
+def _atomic_depth(words: list[str], depth: int) -> int:
+    """How deep in a `BEGIN ATOMIC … END` body the last word leaves us; its semicolons do not end the statement."""
+    if depth == 0:
+        return 1 if words[-2:] == ["BEGIN", "ATOMIC"] and words[0] == "CREATE" else 0
+    if words[-1] == "CASE":
+        return depth + 1
+    return depth - 1 if words[-1] == "END" else depth

@@ -1,0 +1,366 @@
+"""`@sql` and `Repository`: the methods that every table has, themselves declared statements.
+
+A repository is a class with a table's name and declared methods. The annotation of a method is its contract: parameters
+bind by name, and the return annotation gives the shape of the result (`list[R]`, `R | None`, `R`, a scalar,
+`AsyncIterator[R]`, `None`; `int` and `bool` count the rows affected where the statement returns none).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, Generic, LiteralString, Self, TypeVar, cast, get_args, get_origin
+from uuid import UUID
+
+import psycopg
+import psycopg_pool
+
+from agent_storage import composed
+from agent_storage.connection.rows import check, encode
+from agent_storage.errors import AmbiguousId, InvalidValue, NotFound
+from agent_storage.ids import prefix_range, shortest_prefix
+from agent_storage.pages import Found, Page, check_limit, read_cursor, write_cursor
+from agent_storage.query import Condition, Fields, Order, Where
+from agent_storage.records import Input, JsonObject, Record, columns
+from agent_storage.statement import Statement
+from agent_storage.template import Owner, Template
+
+from .database import Attached, Database, Isolation, Runner
+
+R = TypeVar("R", bound=Record)
+N = TypeVar("N", bound=Input)
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+
+def sql(text: LiteralString) -> Callable[[F], F]:
+    """Declare a method by its SQL; the method's body is `...`. See `template.py` for slots and placeholders."""
+
+    def declare(function: F) -> F:
+        return cast(F, Declared(Template(function, text)))
+
+    return declare
+
+
+class Declared:
+    """What `@sql` leaves in a class body until the class is made."""
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+
+
+def _method(template: Template, repository: type[Repository[Any, Any]]) -> Callable[..., Any]:
+    """The method that runs `template` for one repository; its statement is compiled when first wanted."""
+
+    @functools.cache
+    def statement() -> Statement[Any]:
+        return template.compile(repository.owner())
+
+    if template.streams:
+
+        def stream(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            values = statement().encode(template.arguments(args, kwargs), self.runner.codec)
+            return self.runner.stream(statement(), values)
+
+        method: Callable[..., Any] = stream
+    else:
+
+        async def run(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
+            runner, declared = self.runner, statement()
+            return await runner.run(declared, declared.encode(template.arguments(args, kwargs), runner.codec))
+
+        method = run
+    functools.update_wrapper(method, template.function)
+    setattr(method, "statement", statement)  # noqa: B010  # functions have no such attribute to the type checker
+    return method
+
+
+class Repository(Generic[R, N]):
+    """A table's rows, typed. `R` is its record, `N` what a caller gives to make one."""
+
+    table: ClassVar[str]
+    #: The columns of a unique key other than the id; declares `upsert`.
+    natural_key: ClassVar[tuple[str, ...]] = ()
+    #: A nullable timestamp column; rows that have it set are left out of every list unless a filter names it.
+    soft_delete: ClassVar[str | None] = None
+    record: ClassVar[type[Any]]
+    new: ClassVar[type[Input]]
+
+    def __init__(
+        self,
+        runner: Runner | psycopg_pool.AsyncConnectionPool[Any] | psycopg.AsyncConnection[Any],
+    ) -> None:
+        if isinstance(runner, psycopg_pool.AsyncConnectionPool):
+            self.runner: Runner = Database.over(runner)
+        elif isinstance(runner, psycopg.AsyncConnection):
+            self.runner = Attached(runner)
+        else:
+            self.runner = runner
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        base = next((base for base in getattr(cls, "__orig_bases__", ()) if get_origin(base) is Repository), None)
+        if base is None:
+            return
+        cls.record, cls.new = get_args(base)
+        _check_names(cls)
+        own = {name: item.template for name, item in vars(cls).items() if isinstance(item, Declared)}
+        for name, template in {**_inherited(cls), **own}.items():
+            setattr(cls, name, _method(template, cls))
+            if name in own:
+                template.compile(cls.owner())  # a wrong declaration fails here, when the class is made
+
+    @classmethod
+    def owner(cls) -> Owner:
+        """What the compiler must know of this class."""
+        return Owner(cls.table, cls.record, cls.new, cls.natural_key, {R: cls.record, N: cls.new})
+
+    @classmethod
+    def statements(cls) -> dict[str, Statement[Any]]:
+        """Every declared statement of this repository by method name, its own first."""
+        return {name: item.statement() for name, item in vars(cls).items() if hasattr(item, "statement")}
+
+    @classmethod
+    def fields(cls) -> Fields:
+        """The fields that filters may name."""
+        return Fields.of(cls.table, cls.record)
+
+    @asynccontextmanager
+    async def transaction(self, isolation: Isolation | None = None) -> AsyncGenerator[Self, None]:
+        """This repository on one transaction (a savepoint inside one), for logic of several statements."""
+        async with self.runner.begin(isolation, name=self.table) as transaction:
+            yield type(self)(transaction)
+
+    # ---- create ----------------------------------------------------------------------------------------------------
+
+    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}")
+    async def create(self, new: N) -> R:
+        """The new row. Raises `Conflict` for a duplicate, `MissingReference` for a foreign key that points nowhere."""
+        ...
+
+    @sql("""
+        INSERT INTO {table} ({new.columns})
+        SELECT {new.rows}
+          FROM jsonb_populate_recordset(NULL::{table}, %(new)s)
+        RETURNING {columns}
+    """)
+    async def create_many(self, new: Sequence[N]) -> list[R]:
+        """The new rows in the order given; all or none, one round trip."""
+        ...
+
+    @sql("""
+        INSERT INTO {table} ({new.columns}) VALUES ({new.values})
+        ON CONFLICT ({key}) DO UPDATE SET {new.updates}
+        RETURNING {columns}
+    """)
+    async def upsert(self, new: N) -> R:
+        """The row with this natural key, made or brought up to date; its id and creation time stay."""
+        ...
+
+    # ---- read ------------------------------------------------------------------------------------------------------
+
+    @sql("SELECT {columns} FROM {table} WHERE id = %(id)s")
+    async def get(self, id: UUID) -> R | None:
+        """The row, or None."""
+        ...
+
+    @sql("SELECT {columns} FROM {table} WHERE id = %(id)s")
+    async def require(self, id: UUID) -> R:
+        """The row. Raises `NotFound`."""
+        ...
+
+    @sql("SELECT EXISTS (SELECT FROM {table} WHERE id = %(id)s)")
+    async def exists(self, id: UUID) -> bool:
+        """Whether there is such a row."""
+        ...
+
+    @sql("SELECT {columns} FROM {table} WHERE id BETWEEN %(low)s AND %(high)s ORDER BY id LIMIT 11")
+    async def between_ids(self, low: UUID, high: UUID) -> list[R]:
+        """Up to eleven rows whose ids lie in a range, in order: one index range scan."""
+        ...
+
+    @sql("""
+        SELECT (SELECT id FROM {table} WHERE id < %(id)s ORDER BY id DESC LIMIT 1) AS id
+         UNION ALL
+        SELECT (SELECT id FROM {table} WHERE id > %(id)s ORDER BY id LIMIT 1)
+    """)
+    async def neighbours(self, id: UUID) -> list[UUID | None]:
+        """The ids next to this one in key order; None at an end."""
+        ...
+
+    async def resolve(self, short_id: str | UUID) -> R:
+        """The row that a person means by a full id or a prefix of it (4 digits and more, any case, dashes or not).
+
+        Raises `NotFound`, `AmbiguousId` with up to ten candidates, or `InvalidValue`. One round trip.
+        """
+        if isinstance(short_id, UUID):
+            return await self.require(short_id)
+        found = await self.between_ids(*prefix_range(short_id))
+        if not found:
+            raise NotFound(f"{self.table} has no row whose id begins with {short_id}", table=self.table)
+        if len(found) > 1:
+            ids = [row.id for row in found[:10]]
+            listed = ", ".join(map(str, ids)) + (", …" if len(found) > len(ids) else "")
+            raise AmbiguousId(f"{short_id} fits several {self.table}: {listed}", candidates=ids, table=self.table)
+        return found[0]
+
+    async def short_id(self, id: UUID) -> str:
+        """The shortest prefix of at least 8 digits that no other row's id shares now."""
+        return shortest_prefix(id, *await self.neighbours(id))
+
+    async def find(
+        self,
+        where: Where | None = None,
+        order_by: Order = "id",
+        limit: int = 100,
+        offset: int = 0,
+        *,
+        total: bool = False,
+    ) -> Found[R]:
+        """The rows that match, at most `limit`; with `total=True` also how many match in all, from the same snapshot.
+
+        Raises `InvalidValue` for an unknown field or operator (the known ones are listed) before any SQL exists.
+        """
+        order = self.fields().order(order_by)
+        conditions, values = self._where(where)
+        check_limit(limit, self.table, least=0)
+        if offset < 0:
+            raise InvalidValue(f"{self.table}: offset must not be negative", table=self.table, column="offset")
+        statement = composed.select(self.table, self.record, conditions, order, total=total)
+        return await self._found(statement, [*values, limit, offset])
+
+    async def page(
+        self,
+        where: Where | None = None,
+        order_by: Order = "id",
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        total: bool = False,
+    ) -> Page[R]:
+        """One page by keyset: page 10,000 costs what page 1 does. Pass `next_cursor` back for the next one.
+
+        Raises `InvalidValue` for a cursor that is damaged or was made for another table or order.
+        """
+        fields = self.fields()
+        order = fields.order(order_by)
+        conditions, values = self._where(where)
+        check_limit(limit, self.table)
+        keys = [] if cursor is None else read_cursor(cursor, order, fields)
+        after = None if cursor is None else tuple(key is None for key in keys)
+        statement = composed.select(self.table, self.record, conditions, order, after=after, total=total)
+        found = await self._found(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
+        items = list(found[:limit])
+        more = write_cursor(order, items[-1], self.table) if len(found) > limit else None
+        return Page(items, more, found.total)
+
+    async def _found(self, statement: Statement[Found[Any]], values: Sequence[Any]) -> Found[R]:
+        rows = await self.runner.run(statement, values)
+        return rows if isinstance(rows, Found) else Found(rows)
+
+    def stream(self, where: Where | None = None, order_by: Order = "id") -> AsyncIterator[R]:
+        """Every row that matches, in bounded memory, over a connection of its own until the last one is read."""
+        conditions, values = self._where(where)
+        order = self.fields().order(order_by)
+        return self.runner.stream(composed.select(self.table, self.record, conditions, order, limited=False), values)
+
+    async def count(self, where: Where | None = None) -> int:
+        """How many rows match."""
+        conditions, values = self._where(where)
+        return await self.runner.run(composed.count(self.table, self.record, conditions), values)
+
+    # ---- change ----------------------------------------------------------------------------------------------------
+
+    async def update(self, id: UUID, /, **changes: Any) -> R:
+        """The row with the given fields changed, the others as they were; one statement.
+
+        Raises `NotFound`, or `InvalidValue` for a field that is not of the `New…` record or a value it refuses.
+        """
+        names, values = self._changes(changes, id)
+        statement = composed.update(self.table, self.record, names)
+        return await self.runner.run(statement, [*values, composed.check_id(id, self.table)])
+
+    async def update_many(self, ids: Sequence[UUID], changes: Mapping[str, Any]) -> int:
+        """Change the same fields of several rows; how many there were. One statement."""
+        names, values = self._changes(changes, None)
+        checked = [composed.check_id(item, self.table) for item in ids]
+        return await self.runner.run(composed.update_many(self.table, names), [*values, checked])
+
+    async def patch(self, id: UUID, /, **documents: JsonObject) -> R:
+        """Merge into JSON columns on the server: objects merge to any depth, arrays and scalars replace, None is null.
+
+        What is not named stays, so two patches of different keys at the same time both survive. Raises `NotFound`.
+        """
+        fields = self.fields()
+        values: list[Any] = []
+        for name in sorted(documents):
+            if not fields.column(name).json:
+                raise InvalidValue(f"{self.table}.{name} is no JSON document; use update()", table=self.table)
+            value = check(composed.document(name), documents[name], table=self.table)
+            values.append(encode(composed.document(name), value, self.runner.codec, table=self.table))
+        if not values:
+            raise InvalidValue(f"{self.table}: nothing to patch", table=self.table)
+        statement = composed.patch(self.table, self.record, tuple(sorted(documents)))
+        return await self.runner.run(statement, [*values, composed.check_id(id, self.table)])
+
+    @sql("DELETE FROM {table} WHERE id = %(id)s")
+    async def delete(self, id: UUID) -> bool:
+        """Whether there was such a row. Raises `StillReferenced` when others refer to it."""
+        ...
+
+    @sql("DELETE FROM {table} WHERE id = ANY(%(ids)s)")
+    async def delete_many(self, ids: list[UUID]) -> int:
+        """How many of these rows there were; all or none go."""
+        ...
+
+    async def delete_where(self, where: Where) -> int:
+        """Delete what matches; how many there were. An empty filter is refused, since it would empty the table."""
+        if not where:
+            raise InvalidValue(f"{self.table}: delete_where needs a filter", table=self.table)
+        conditions, values = self._where(where)
+        return await self.runner.run(composed.delete(self.table, self.record, conditions), values)
+
+    # ---- composition -----------------------------------------------------------------------------------------------
+
+    def _where(self, where: Where | None) -> tuple[tuple[Condition, ...], list[Any]]:
+        pairs = self.fields().conditions(where or {}, self.runner.codec)
+        if self.soft_delete and not any(condition.column == self.soft_delete for condition, _ in pairs):
+            pairs.append((Condition(self.soft_delete, (), "is_null"), []))
+        return tuple(condition for condition, _ in pairs), [value for _, values in pairs for value in values]
+
+    def _changes(self, changes: Mapping[str, Any], id_: UUID | None) -> tuple[tuple[str, ...], list[Any]]:
+        """The names to set, sorted, and their parameters, each checked as the `New…` record would."""
+        if not changes:
+            raise InvalidValue(f"{self.table}: nothing to change", table=self.table)
+        known = {name: column for name, column in columns(self.new).items() if name != "id"}
+        values: list[Any] = []
+        for name in sorted(changes):
+            if name not in known:
+                raise InvalidValue(
+                    f"{self.table}.{name[:60]} cannot be changed; fields are: {', '.join(known)}", table=self.table
+                )
+            value = check(known[name], changes[name], table=self.table)
+            values.append(encode(known[name], value, self.runner.codec, table=self.table, id_=id_))
+        return tuple(sorted(changes)), values
+
+
+def _inherited(repository: type[Repository[Any, Any]]) -> dict[str, Template]:
+    """The templates of `Repository` that this class does not define itself."""
+    names = vars(repository)
+    return {
+        name: item.template
+        for name, item in vars(Repository).items()
+        if isinstance(item, Declared) and name not in names and (name != "upsert" or repository.natural_key)
+    }
+
+
+def _check_names(repository: type[Repository[Any, Any]]) -> None:
+    """Table and column names stand in SQL text, quoted: they must be plain lower-case names."""
+    names = [repository.table, *columns(repository.record), *repository.natural_key]
+    if bad := [name for name in names if not _NAME.fullmatch(name)]:
+        raise TypeError(f"{repository.__name__}: {bad[0]!r} is not a plain lower-case name")
+    if missing := set(columns(repository.new)) - set(columns(repository.record)):
+        raise TypeError(f"{repository.__name__}: {repository.record.__name__} lacks {', '.join(sorted(missing))}")

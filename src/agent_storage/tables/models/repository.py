@@ -1,0 +1,37 @@
+"""Models and their prices."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from agent_storage.tables.models.record import Model, ModelWithProvider, NewModel
+
+from ...repository import Repository, sql
+
+
+class Models(Repository[Model, NewModel]):
+    """What a provider offers, with its context window and prices."""
+
+    table = "models"
+    natural_key = ("provider_id", "name")
+
+    @sql("""
+        SELECT {m.columns}, p.name AS provider_name, p.kind AS provider_kind, p.base_url
+          FROM models m
+          JOIN providers p ON p.id = m.provider_id
+         WHERE m.id = %(id)s
+    """)
+    async def with_provider(self, id: UUID) -> ModelWithProvider:
+        """A model and who serves it, in one round trip. Raises `NotFound`."""
+        ...
+
+    @sql("""
+        SELECT {m.columns}, p.name AS provider_name, p.kind AS provider_kind, p.base_url
+          FROM models m
+          JOIN providers p ON p.id = m.provider_id
+         WHERE m.enabled AND p.enabled
+         ORDER BY p.name, m.name
+    """)
+    async def enabled(self) -> list[ModelWithProvider]:
+        """The models that can be used now, by provider and name."""
+        ...

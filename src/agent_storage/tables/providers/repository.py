@@ -1,0 +1,19 @@
+"""Model providers."""
+
+from __future__ import annotations
+
+from agent_storage.tables.providers.record import NewProvider, Provider
+
+from ...repository import Repository, sql
+
+
+class Providers(Repository[Provider, NewProvider]):
+    """Who serves models: an API and its key."""
+
+    table = "providers"
+    natural_key = ("name",)
+
+    @sql("SELECT {columns} FROM {table} WHERE name = %(name)s")
+    async def named(self, name: str) -> Provider | None:
+        """The provider of this name, or None."""
+        ...

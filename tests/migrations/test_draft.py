@@ -1,0 +1,102 @@
+"""`new --draft`: both directions drafted and proved, and nothing left out in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from agent_storage.migrations.draft import draft
+from agent_storage.migrations.errors import InvalidRequest
+from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.shadow import ShadowServer
+
+from .conftest import Command, Folder
+
+A = "20260101000000_a"
+BEFORE = "CREATE TABLE a (id int PRIMARY KEY, x int, gone text);"
+
+CHANGES = {
+    "a column": "CREATE TABLE a (id int PRIMARY KEY, x int, gone text, y text NOT NULL DEFAULT '');",
+    "a type": "CREATE TABLE a (id int PRIMARY KEY, x bigint, gone text);",
+    "a table with a foreign key": f"{BEFORE} CREATE TABLE b (a_id int REFERENCES a ON DELETE CASCADE);",
+    "an index and a comment": f"{BEFORE} CREATE INDEX a_x ON a (x) WHERE x > 0; COMMENT ON COLUMN a.x IS 'y';",
+    "a trigger": f"""{BEFORE}
+        CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END; $$;
+        CREATE TRIGGER t BEFORE UPDATE ON a FOR EACH ROW EXECUTE FUNCTION f();""",
+    "storage options and row security": f"""{BEFORE}
+        ALTER TABLE a SET (fillfactor = 80); ALTER TABLE a ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY p ON a USING (x > 0);""",
+}
+
+
+@pytest.fixture
+def declared(tmp_path: Path) -> Path:
+    path = tmp_path / "tables" / "a" / "schema.sql"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_drafted_and_proved_in_both_directions(
+    change: str, database: str, server_conninfo: str, folder: Folder, declared: Path
+) -> None:
+    folder.write(A, BEFORE, "DROP TABLE a;")
+    declared.write_text(CHANGES[change])
+    found = draft(Migrator(database, folder.path), ShadowServer(server_conninfo, like=None), declared.parent.parent)
+    assert found.complete, (found.up.missing, found.down.missing)
+
+
+def test_the_drafted_files_run(migrate: Command, folder: Folder, declared: Path) -> None:
+    folder.write(A, BEFORE, "DROP TABLE a;")
+    declared.write_text(CHANGES["a column"])
+    made = migrate("new", "add y", "--draft", "--tables", str(declared.parent.parent))
+    assert made.returncode == 0, made.stderr
+    assert migrate("up").returncode == 0
+    assert migrate("test").returncode == 0
+    assert migrate("diff", "db", "schema", "--tables", str(declared.parent.parent)).returncode == 0
+
+
+def test_what_throws_data_away_is_left_to_you_and_exit_7(migrate: Command, folder: Folder, declared: Path) -> None:
+    folder.write(A, BEFORE, "DROP TABLE a;")
+    declared.write_text("CREATE TABLE a (id int PRIMARY KEY, x int);")
+    made = migrate("new", "drop gone", "--draft", "--tables", str(declared.parent.parent))
+    assert made.returncode == 7
+    text = Path(made.stdout.splitlines()[0]).read_text()
+    assert "-- TODO this throws data away" in text
+    assert '-- ALTER TABLE "public"."a" DROP COLUMN "gone";' in text
+
+
+def test_the_first_migration_can_be_drafted_from_nothing(
+    migrate: Command, folder: Folder, declared: Path, connection: psycopg.Connection
+) -> None:
+    declared.write_text(BEFORE)
+    made = migrate("new", "first", "--draft", "--tables", str(declared.parent.parent))
+    assert made.returncode == 0, made.stderr
+    assert migrate("up").returncode == 0
+    assert migrate("down").returncode == 0
+
+
+def test_without_pgmig_the_comparison_drafts_alone(
+    database: str,
+    server_conninfo: str,
+    folder: Folder,
+    declared: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from agent_storage.migrations import draft as module
+
+    found_spec = module.find_spec
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "pgmig" else found_spec(name))
+    folder.write(A, BEFORE, "DROP TABLE a;")
+    declared.write_text(CHANGES["a trigger"])
+    found = draft(Migrator(database, folder.path), ShadowServer(server_conninfo, like=None), declared.parent.parent)
+    assert found.complete, (found.up.missing, found.down.missing)
+
+
+def test_there_must_be_something_to_draft(database: str, server_conninfo: str, folder: Folder, declared: Path) -> None:
+    folder.write(A, BEFORE, "DROP TABLE a;")
+    declared.write_text(BEFORE)
+    with pytest.raises(InvalidRequest, match="already make the declared schema"):
+        draft(Migrator(database, folder.path), ShadowServer(server_conninfo, like=None), declared.parent.parent)

