@@ -14,7 +14,6 @@ import ast
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -183,21 +182,10 @@ def _sync(tables: list[str], registry: str) -> dict[Path, str]:
 
 
 def _unasynced(names: list[str]) -> dict[str, str]:
-    with tempfile.TemporaryDirectory() as folder:
-        files = "\n".join(f"{_quoted(str(PACKAGE / name))} = {_quoted(str(Path(folder) / name))}" for name in names)
-        replacements = "\n".join(f"{_quoted(old)} = {_quoted(new)}" for old, new in REPLACEMENTS.items())
-        config = Path(folder) / "unasyncd.toml"
-        config.write_text(
-            "[tool.unasyncd]\ntransform_docstrings = true\ncache = false\nforce_regen = true\n"
-            f"[tool.unasyncd.files]\n{files}\n[tool.unasyncd.add_replacements]\n{replacements}\n",
-            encoding="utf-8",
-        )
-        command = [sys.executable, "-m", "unasyncd.cli", "--config", str(config)]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if any(not (Path(folder) / name).exists() for name in names):
-            raise SystemExit(f"unasyncd failed:\n{done.stdout}{done.stderr}")
-        texts = {name: (Path(folder) / name).read_text(encoding="utf-8") for name in names}
-    return {name: _formatted(NOTE + _finished(text)) for name, text in texts.items()}
+    from unasyncd.transformers import TreeTransformer
+
+    transform = TreeTransformer(exclude=[], transform_docstrings=True, extra_name_replacements=REPLACEMENTS)
+    return {name: _formatted(NOTE + _finished(transform((PACKAGE / name).read_text("utf-8")))) for name in names}
 
 
 def _finished(text: str) -> str:
@@ -206,10 +194,6 @@ def _finished(text: str) -> str:
     if "asyncio." not in text:
         text = re.sub(r"^import asyncio\n", "", text, flags=re.MULTILINE)
     return text
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _formatted(text: str) -> str:

@@ -110,7 +110,7 @@ def test_bookkeeping_and_temporary_tables_are_no_part_of_the_schema(database: st
                 f"CREATE TABLE {name} (id serial PRIMARY KEY, at date DEFAULT now() CHECK (at > '-infinity'))"
             )
             connection.execute(f"CREATE INDEX ON {name} (at); COMMENT ON COLUMN {name}.at IS 'when'")
-            connection.execute(f"CREATE STATISTICS ON id, at FROM {name}; GRANT SELECT ON {name} TO PUBLIC")
+            connection.execute(f"CREATE STATISTICS {name}_s ON id, at FROM {name}; GRANT SELECT ON {name} TO PUBLIC")
         connection.execute("CREATE TEMPORARY TABLE passing (id serial PRIMARY KEY)")
         assert snapshot(connection) == before
         connection.execute("CREATE TABLE yoyo_locks (id integer)")
@@ -142,7 +142,9 @@ def test_the_version_of_an_extension_counts_and_is_updated(connection: psycopg.C
         "SELECT default_version FROM pg_available_extensions WHERE name = %s", [name]
     ).fetchone()
     assert newest
-    old = next(v for v in versions if v != newest[0] and _installs(connection, name, v))
+    old = next((v for v in versions if v != newest[0] and _installs(connection, name, v)), None)
+    if old is None:
+        pytest.skip(f"only one version of {name} can be installed")
     found = both(f"CREATE EXTENSION {name}", f"CREATE EXTENSION {name} VERSION '{old}'", connection)
     assert told(found) == [("extension", name, "version", newest[0], old)]
     assert found[0].sql == f"ALTER EXTENSION {name} UPDATE TO '{newest[0]}';"

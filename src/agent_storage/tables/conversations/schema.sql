@@ -1,0 +1,19 @@
+-- message_count is also the position of the last message: both move together, under the row's lock.
+-- fillfactor 90: each message updates its conversation, and room on the page keeps those updates HOT where they can be.
+CREATE TABLE conversations (
+    id              uuid        PRIMARY KEY DEFAULT uuid_v7(),
+    title           text,
+    project_id      uuid,                           -- the projects' migration adds the reference
+    model_id        uuid        REFERENCES models (id) ON DELETE SET NULL,
+    message_count   integer     NOT NULL DEFAULT 0 CHECK (message_count >= 0),
+    last_message_at timestamptz NOT NULL DEFAULT now(),     -- never null, so that one index serves `recent`
+    archived_at     timestamptz,
+    metadata        jsonb       NOT NULL DEFAULT '{}',
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    updated_at      timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 90);
+CREATE INDEX conversations_recent_idx ON conversations (last_message_at, id) WHERE archived_at IS NULL;
+CREATE INDEX conversations_archived_idx ON conversations (last_message_at, id) WHERE archived_at IS NOT NULL;
+CREATE INDEX conversations_project_id_idx ON conversations (project_id, last_message_at, id);
+CREATE INDEX conversations_model_id_idx ON conversations (model_id);
+CREATE TRIGGER set_timestamp BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();

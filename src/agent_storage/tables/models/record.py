@@ -1,0 +1,35 @@
+"""A model's record, alone and with its provider."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from ...records import Input, Jsonb, JsonObject, Key, Money, Record
+
+
+class NewModel(Input):
+    """What makes a model. Prices are per million tokens."""
+
+    provider_id: UUID
+    name: Key
+    display_name: str | None = None
+    context_window: Annotated[int, Field(gt=0, lt=2**31)] | None = None
+    input_price: Money | None = None
+    output_price: Money | None = None
+    capabilities: Jsonb[JsonObject] = {}
+    enabled: bool = True
+
+
+class Model(Record, NewModel):
+    """A model."""
+
+
+class ModelWithProvider(Model):
+    """A model and who serves it; the provider's key is not part of it."""
+
+    provider_name: str
+    provider_kind: str
+    base_url: str | None
