@@ -198,7 +198,7 @@ def _field(value: Any) -> Any:
 
 def _dump_field(value: object) -> Any:
     if isinstance(value, JsonText):
-        return orjson.Fragment(value)
+        return orjson.Fragment(bytes(value))
     if isinstance(value, Decimal):
         return str(value)
     raise TypeError(type(value).__name__)

@@ -1,7 +1,7 @@
 """From a method that `@sql` declares to a `Statement`: slots filled, placeholders numbered, both checked.
 
 Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
-`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.updates}` (for ON CONFLICT) and `{new.rows}`, the select list
+`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.updates}` (for ON CONFLICT), `{new.key}` and `{new.rows}`, the select list
 over rows that travel as one JSON array. Other braces are left alone: `'{}'::jsonb` is no slot.
 
 Placeholders are `%(name)s` for a parameter and `%(new.title)s` for a field of an `Input`; `%%` is a per cent sign.
@@ -114,6 +114,8 @@ class _Compiler:
             return ", ".join(map(quoted, names))
         if what == "values":
             return ", ".join(_or_default(name, f"%({of}.{name})s") for name in names)
+        if what == "key":
+            return ", ".join(f"%({of}.{name})s" for name in self.owner.natural_key)
         if what == "rows":
             return ", ".join(_or_default(name, quoted(name)) for name in names)
         if what == "updates":

@@ -24,8 +24,10 @@ def errors() -> Generator[None]:
         yield
     except StorageError as error:
         typer.echo(f"error: {error}", err=True)
+        if hint := getattr(error, "hint", None):
+            typer.echo(f"hint: {hint}", err=True)
         code = 2 if isinstance(error, InvalidSettings) else 8 if isinstance(error, Unavailable) else 1
-        raise typer.Exit(code) from None
+        raise typer.Exit(getattr(error, "exit_code", code)) from None
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(130) from None
@@ -33,14 +35,11 @@ def errors() -> Generator[None]:
 
 @contextmanager
 def opened(db: str | None) -> Generator[Storage]:
-    """The storage a command works on; says in one line when it falls back to the embedded server."""
+    """The storage a command works on."""
     from ..sync import Storage
 
     with errors():
-        storage = Storage.open(db)
-        if storage.database.settings.embedded:
-            typer.echo("no database is set: using the embedded PostgreSQL", err=True)
-        with storage:
+        with Storage.open(db) as storage:
             yield storage
 
 

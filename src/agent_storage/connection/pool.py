@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import select
-from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.abc import AdaptContext
 from psycopg.pq import ConnStatus
 from psycopg.pq.abc import PGconn
 
 from ..errors import StorageError, Unavailable
 from .settings import Settings
 from .text import adapters
+
+logger = logging.getLogger("agent_storage")
 
 #: How long the pool keeps trying to replace a lost connection before its back-off grows no further, in seconds.
 #: psycopg_pool's own default keeps a pool down for many seconds after an outage has ended.
@@ -26,6 +27,7 @@ def locate(settings: Settings) -> str:
         return settings.conninfo()
     from .embedded import shared_server
 
+    logger.warning("no database is set (STORAGE_DATABASE_URL): using the embedded PostgreSQL")
     return settings.conninfo(shared_server(settings.data_dir).conninfo())
 
 
@@ -58,11 +60,6 @@ class _Context:
     def __init__(self, adapters_: Any) -> None:
         self.adapters = adapters_
         self.connection = None
-
-
-def context() -> AdaptContext:
-    """Our adapters as a psycopg context."""
-    return _Context(adapters())
 
 
 def is_dead(pgconn: PGconn) -> bool:
@@ -101,10 +98,3 @@ def _reason(error: Exception, password: Any) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[-1] if lines else type(error).__name__
     return reason.replace(str(password), "***") if password else reason
-
-
-def default_data_dir() -> Path:
-    """Where the embedded server keeps its data unless told otherwise."""
-    from .embedded import default_data_dir as embedded_default
-
-    return embedded_default()

@@ -32,7 +32,7 @@ def encode(column: Column, value: Any, codec: Codec, *, table: str, id_: UUID | 
         return value
     if column.encrypted:
         if id_ is None:
-            raise InvalidValue(f"{table}.{column.name} is encrypted and cannot be compared", table=table)
+            raise InvalidValue(f"{table}.{column.name} is encrypted for one row: set it row by row", table=table)
         return codec.keyring.encrypt(_secret_text(value), Place(table, id_, column.name))
     document = column.adapter.dump_python(value) if column.typed else value
     try:

@@ -20,7 +20,7 @@ import psycopg_pool
 
 from agent_storage import composed
 from agent_storage.connection.rows import check, encode
-from agent_storage.errors import AmbiguousId, InvalidValue, NotFound
+from agent_storage.errors import AmbiguousId, InvalidValue, NotFound, SecretUnavailable, StorageError
 from agent_storage.ids import prefix_range, shortest_prefix
 from agent_storage.pages import Found, Page, check_limit, read_cursor, write_cursor
 from agent_storage.query import Condition, Fields, Order, Where
@@ -34,6 +34,8 @@ R = TypeVar("R", bound=Record)
 N = TypeVar("N", bound=Input)
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: The methods that only a table with a natural key has.
+_WITH_KEY = frozenset({"insert_or_update", "id_of"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -157,9 +159,33 @@ class Repository(Generic[R, N]):
         ON CONFLICT ({key}) DO UPDATE SET {new.updates}
         RETURNING {columns}
     """)
-    def upsert(self, new: N) -> R:
-        """The row with this natural key, made or brought up to date; its id and creation time stay."""
+    def insert_or_update(self, new: N) -> R:
+        """The row with this natural key, made or brought up to date, in one statement."""
         ...
+
+    @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})")
+    def id_of(self, new: N) -> UUID | None:
+        """The id of the row with this natural key, or None."""
+        ...
+
+    def upsert(self, new: N) -> R:
+        """The row with this natural key, made or brought up to date; its id and creation time stay.
+
+        One round trip; with secrets, which are encrypted for their row's id, a transaction that looks for it first.
+        """
+        if not self.natural_key:
+            raise StorageError(f"{self.table} has no natural key: use create() or update()", table=self.table)
+        if not any(column.encrypted for column in columns(self.new).values()):
+            return self.insert_or_update(new)
+        try:
+            return self._upsert_secrets(new)
+        except SecretUnavailable:  # somebody made the row meanwhile, so its id is another one: now it can be found
+            return self._upsert_secrets(new)
+
+    def _upsert_secrets(self, new: N) -> R:
+        with self.transaction() as rows:
+            existing = rows.id_of(new)
+            return rows.insert_or_update(new.model_copy(update={"id": existing}) if existing else new)
 
     # ---- read ------------------------------------------------------------------------------------------------------
 
@@ -354,7 +380,7 @@ def _inherited(repository: type[Repository[Any, Any]]) -> dict[str, Template]:
     return {
         name: item.template
         for name, item in vars(Repository).items()
-        if isinstance(item, Declared) and name not in names and (name != "upsert" or repository.natural_key)
+        if isinstance(item, Declared) and name not in names and (repository.natural_key or name not in _WITH_KEY)
     }
 
 

@@ -28,7 +28,8 @@ class Conversations(Repository[Conversation, NewConversation]):
         SELECT count(m.id) AS messages,
                coalesce(sum(m.input_tokens), 0) AS input_tokens,
                coalesce(sum(m.output_tokens), 0) AS output_tokens,
-               coalesce(sum(m.input_tokens * p.input_price + m.output_tokens * p.output_price) / 1000000, 0) AS cost
+               (coalesce(sum(m.input_tokens * p.input_price), 0)
+                + coalesce(sum(m.output_tokens * p.output_price), 0)) / 1000000 AS cost
           FROM conversations c
           LEFT JOIN messages m ON m.conversation_id = c.id
           LEFT JOIN models p ON p.id = coalesce(m.model_id, c.model_id)

@@ -1,0 +1,179 @@
+"""`storage demo`: a real conversation, stored, read back and shown."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .context import AsJson, Db, opened, to_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..sync import Storage
+    from ..types import Conversation, Message, Model, ToolStats, Usage
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    file: Annotated[Path | None, typer.Option("--file", help="A conversation of your own, in the same form.")] = None,
+    as_json: AsJson = False,
+    db: Db = None,
+) -> None:
+    """Store a conversation with a tool call, read it back and show it: transcript, tokens, cost, where the data lies.
+
+    Each run stores another conversation. Examples: `storage demo`, `storage demo --file talk.json`
+    """
+    talk = _read(file)
+    with opened(db) as storage:
+        _require_schema(storage)
+        conversation, model = _store(storage, talk)
+        messages = storage.messages.page(conversation.id, limit=1000).items
+        usage = storage.conversations.usage(conversation.id)
+        tools = storage.tool_results.stats(datetime.now(UTC) - timedelta(days=1))
+        if as_json:
+            typer.echo(to_json({"conversation": conversation, "messages": messages, "usage": usage, "tools": tools}))
+            return
+        _show(conversation, model, messages, usage, tools)
+        _where(storage, conversation)
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    import orjson
+
+    source = file or resources.files("agent_storage").joinpath("cli", "conversation.json")
+    try:
+        talk = orjson.loads(source.read_bytes())
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {file}: {error.strerror}", param_hint="--file") from None
+    except orjson.JSONDecodeError as error:
+        raise typer.BadParameter(f"{file} is not JSON: {error}", param_hint="--file") from None
+    if not isinstance(talk, dict) or not {"title", "provider", "model", "tool", "messages"} <= talk.keys():
+        raise typer.BadParameter(
+            "the file needs title, provider, model, tool and messages; copy examples/conversation.json",
+            param_hint="--file",
+        )
+    return talk  # pyright: ignore[reportUnknownVariableType]
+
+
+def _require_schema(storage: Storage) -> None:
+    from ..migrations.manager import Migrator
+
+    Migrator(storage.database.conninfo).require_current()
+
+
+def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]:
+    """Everything in one transaction: a demo that is interrupted leaves nothing behind."""
+    from ..types import NewConversation, NewMessage, NewModel, NewProvider, NewToolConfig
+
+    with storage.transaction() as tx:
+        provider = tx.providers.upsert(NewProvider(**talk["provider"]))
+        model = tx.models.upsert(NewModel(provider_id=provider.id, **talk["model"]))
+        tool = tx.tool_configs.upsert(NewToolConfig(**talk["tool"]))
+        conversation = tx.conversations.create(NewConversation(title=talk["title"], model_id=model.id))
+        messages = tx.messages.append_many(
+            conversation.id, [NewMessage(conversation_id=conversation.id, **item) for item in talk["messages"]]
+        )
+        for message in messages:
+            for part in message.content if isinstance(message.content, list) else []:
+                if part.type == "tool_call":
+                    call = tx.tool_results.start(
+                        conversation.id,
+                        part.id,  # type: ignore[union-attr]
+                        part.name,  # type: ignore[union-attr]
+                        part.arguments,  # type: ignore[union-attr]
+                        message_id=message.id,
+                        tool_config_id=tool.id,
+                    )
+                    tx.tool_results.finish(call.id, _answer(messages, call.call_id))
+    return storage.conversations.require(conversation.id), model
+
+
+def _answer(messages: list[Message], call_id: str) -> Any:
+    for message in messages:
+        for part in message.content if isinstance(message.content, list) else []:
+            if part.type == "tool_result" and getattr(part, "tool_call_id", None) == call_id:
+                return getattr(part, "result", None)
+    return None
+
+
+_COLOURS = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
+
+
+def _show(
+    conversation: Conversation, model: Model, messages: list[Message], usage: Usage, tools: list[ToolStats]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    console.rule(Text(_plain(conversation.title or "untitled"), style="bold"))
+    for message in messages:
+        head = Text(f"{message.position:>3} {message.role:<9} ", style=_COLOURS[message.role])
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=13, no_wrap=True)
+        grid.add_column()
+        grid.add_row(head, Text(_plain(_text(message))))
+        console.print(grid)
+    console.rule()
+    _totals(console, model, usage, tools)
+
+
+def _totals(console: Console, model: Model, usage: Usage, tools: list[ToolStats]) -> None:
+    console.print(
+        f"{usage.messages} messages, {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, "
+        f"cost {usage.cost:.6f} at the prices of {model.name}",
+        highlight=False,
+    )
+    for tool in tools:
+        console.print(
+            f"tool {tool.tool_name}: {tool.calls} calls, {tool.errors} errors, p95 {tool.p95_ms or 0:.0f} ms (last day)",
+            highlight=False,
+        )
+
+
+def _text(message: Message) -> str:
+    """A message's content as a person reads it."""
+    if isinstance(message.content, str):
+        return message.content
+    lines: list[str] = []
+    for part in message.content:
+        fields = part.model_dump()
+        match part.type:
+            case "text":
+                lines.append(fields["text"])
+            case "tool_call":
+                lines.append(f"→ {fields['name']}({fields['arguments']})")
+            case "tool_result":
+                lines.append(f"← {fields['result']}")
+            case kind:
+                lines.append(f"[{kind}]")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """What a terminal can show: control characters and lone surrogates as escapes."""
+    return "".join(
+        character if character in "\n\t" or (character.isprintable() and not "\ud800" <= character <= "\udfff")
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
+
+
+def _where(storage: Storage, conversation: Conversation) -> None:
+    settings = storage.database.settings
+    if settings.embedded:
+        from ..connection.embedded import default_data_dir
+
+        typer.echo(f"stored in the embedded PostgreSQL, data in {settings.data_dir or default_data_dir()}")
+    else:
+        typer.echo("stored in the PostgreSQL that is set")
+    typer.echo(f"conversation {conversation.id}")
+    typer.echo("next: storage status · storage sql messages · storage check · storage migrate --help")
