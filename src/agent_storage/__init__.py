@@ -7,7 +7,8 @@
 The same without `await` is `agent_storage.sync.Storage`; every record is in `agent_storage.types`.
 """
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .errors import (
     AmbiguousId,
@@ -30,9 +31,31 @@ from .errors import (
     StorageError,
     Unavailable,
 )
-from .pages import Page
-from .repository import Repository, sql
-from .storage import Storage, StorageTransaction
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .pages import Page
+    from .repository import Repository, sql
+    from .storage import Storage, StorageTransaction
+
+_LAZY = {
+    "Page": "pages",
+    "Repository": "repository",
+    "sql": "repository",
+    "Storage": "storage",
+    "StorageTransaction": "storage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what touches the driver when it is first used: `storage --help` and type checkers need none of it."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
 
 __all__ = [
     "AmbiguousId",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import psycopg
@@ -10,7 +11,7 @@ from psycopg.pq import TransactionStatus
 
 from agent_storage.migrations.catalog import Catalog, Entry, Finding, Property, compare, snapshot
 
-from .test_catalog_schema import create_roles, load
+from .test_catalog_schema import fresh, load, roles  # noqa: F401
 
 ORDERS = """
     CREATE TABLE orders (
@@ -38,8 +39,13 @@ def told(findings: list[Finding]) -> list[tuple[str, str, str, str | None, str |
 
 
 @pytest.fixture
-def rich(database: str, server_conninfo: str) -> str:
-    create_roles(server_conninfo)
+def connection(database: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(database, autocommit=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def rich(database: str) -> str:
     load(database)
     return database
 
@@ -226,17 +232,12 @@ def test_what_is_wrong_is_told_though_both_sides_agree(
 
 
 @pytest.fixture(scope="module")
-def everything(server_conninfo: str) -> Catalog:
+def everything(server_conninfo: str, roles: None) -> Catalog:  # noqa: F811
     """A catalog with something of everything."""
-    create_roles(server_conninfo)
-    with psycopg.connect(server_conninfo, autocommit=True) as server:
-        server.execute("CREATE DATABASE catalog_everything TEMPLATE template0")
-        conninfo = psycopg.conninfo.make_conninfo(server_conninfo, dbname="catalog_everything")
+    with fresh(server_conninfo) as conninfo:
         load(conninfo)
         with psycopg.connect(conninfo, autocommit=True) as connection:
-            catalog = snapshot(connection)
-        server.execute("DROP DATABASE catalog_everything WITH (FORCE)")
-    return catalog
+            return snapshot(connection)
 
 
 def without(catalog: Catalog, entry: Entry) -> Catalog:
@@ -343,14 +344,9 @@ def test_two_tables_that_look_alike_are_not_taken_for_renamed(connection: psycop
 def test_owners_are_information_told_once(connection: psycopg.Connection) -> None:
     make = "CREATE TABLE a (id integer); CREATE TABLE b (id integer); CREATE VIEW c AS SELECT 1 AS x;"
     owned = f"{make} ALTER TABLE a OWNER TO catalog_reader; ALTER TABLE b OWNER TO catalog_reader"
-    connection.execute("CREATE ROLE catalog_reader") if not _has_role(connection) else None
     (finding,) = both(make, owned, connection)
     assert (finding.property, finding.actual, finding.severity) == ("owner", "catalog_reader", "info")
     assert (finding.sql or "").count("OWNER TO") == 2
-
-
-def _has_role(connection: psycopg.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'catalog_reader'").fetchone() is not None
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 
 import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from agent_storage.migrations.catalog import Catalog, Finding, compare, snapshot
 
-from .test_catalog_schema import create_roles, load
+from .test_catalog_schema import fresh, load, roles  # noqa: F401
 
 
 @dataclass(frozen=True)
@@ -564,17 +562,12 @@ CHANGES = [
 
 
 @pytest.fixture(scope="module")
-def connection(server_conninfo: str) -> Iterator[psycopg.Connection]:
+def connection(server_conninfo: str, roles: None) -> Iterator[psycopg.Connection]:  # noqa: F811
     """One database for all changes: each is made in a transaction that is rolled back."""
-    create_roles(server_conninfo)
-    name = "catalog_changes"
-    with psycopg.connect(server_conninfo, autocommit=True) as server:
-        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-        conninfo = make_conninfo(server_conninfo, dbname=name)
+    with fresh(server_conninfo) as conninfo:
         load(conninfo)
         with psycopg.connect(conninfo) as opened:
             yield opened
-        server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from agent_storage.migrations.catalog import Catalog, compare, snapshot
 
@@ -286,27 +288,37 @@ def _loaded(connection: psycopg.Connection, group: str) -> bool:
     return True
 
 
-def create_roles(server_conninfo: str) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def roles(server_conninfo: str) -> Iterator[None]:
     """The roles that the schema grants to."""
     with psycopg.connect(server_conninfo, autocommit=True) as connection:
         for role in ROLES:
             if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
                 connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+        yield
+        for role in ROLES:
+            # A database of another run may still grant to it.
+            with suppress(psycopg.errors.DependentObjectsStillExist):
+                connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def roles(server_conninfo: str) -> None:
-    create_roles(server_conninfo)
+@contextmanager
+def fresh(server_conninfo: str) -> Iterator[str]:
+    """An empty database for a while."""
+    name = sql.Identifier(f"catalog_{uuid4().hex[:12]}")
+    with psycopg.connect(server_conninfo, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
+        try:
+            yield make_conninfo(server_conninfo, dbname=name.as_string().strip('"'))
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
 
 @pytest.fixture
-def other(server_conninfo: str, database: str) -> Iterator[str]:
+def other(server_conninfo: str) -> Iterator[str]:
     """A second empty database."""
-    name = f"{conninfo_to_dict(database)['dbname']}_other"
-    with psycopg.connect(server_conninfo, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-        yield make_conninfo(server_conninfo, dbname=name)
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with fresh(server_conninfo) as conninfo:
+        yield conninfo
 
 
 def read(conninfo: str) -> Catalog:

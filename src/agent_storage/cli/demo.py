@@ -119,7 +119,7 @@ def _show(
         head = Text(f"{message.position:>3} {message.role:<9} ", style=_COLOURS[message.role])
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=13, no_wrap=True)
-        grid.add_column()
+        grid.add_column(overflow="fold")
         grid.add_row(head, Text(_plain(_text(message))))
         console.print(grid)
     console.rule()

@@ -96,5 +96,5 @@ def unreachable(error: Exception, conninfo: str) -> StorageError:
 
 def _reason(error: Exception, password: Any) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1] if lines else type(error).__name__
+    reason = lines[0].removeprefix("connection failed: ") if lines else type(error).__name__
     return reason.replace(str(password), "***") if password else reason

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ...errors import StorageError
     from ...migrations.errors import MigrationFailure
     from ...migrations.manager import Migrator
     from ...migrations.results import Event
@@ -130,7 +131,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 def terminal(*, as_json: bool = False, quiet: bool = False, verbose: int = 0) -> Generator[Terminal]:
     """Run a command: errors become one line and an exit code, SIGINT and SIGTERM cancel, roll back and exit 130."""
     from ...errors import StorageError
-    from ...migrations.errors import Interrupted, InvalidRequest, MigrationFailure
+    from ...migrations.errors import Interrupted, MigrationFailure
 
     shown = Terminal(as_json, quiet, verbose)
     previous = signal.signal(signal.SIGTERM, _interrupt)
@@ -145,10 +146,21 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: int = 0) ->
         shown.fail(error)
         raise typer.Exit(error.exit_code) from None
     except StorageError as error:
-        shown.fail(InvalidRequest(str(error)))
-        raise typer.Exit(InvalidRequest.exit_code) from None
+        failure = _failure(error)
+        shown.fail(failure)
+        raise typer.Exit(failure.exit_code) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _failure(error: StorageError) -> MigrationFailure:
+    """An error of the settings or the embedded server, with the exit code that it has here."""
+    from ...errors import InvalidSettings, Unavailable
+    from ...migrations.errors import CannotConnect, InvalidRequest, MigrationFailure
+
+    kinds = {InvalidSettings: InvalidRequest, Unavailable: CannotConnect}
+    kind = next((ours for theirs, ours in kinds.items() if isinstance(error, theirs)), MigrationFailure)
+    return kind(str(error))
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

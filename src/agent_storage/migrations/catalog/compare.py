@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from agent_storage.migrations.catalog.model import INFORMATION, Catalog, Entry, Finding, Severity
 from agent_storage.migrations.catalog.renames import align
-from agent_storage.migrations.catalog.repair import Repair
+from agent_storage.migrations.catalog.repair import HOLDS_DATA, Repair
 
 # What an absent property means, where that has a name.
 _ABSENT = {
@@ -36,6 +37,8 @@ _LIGHT = frozenset(
 )
 # ALTER TABLE does these to all that inherit the column.
 _RECURSING = frozenset({"type", "collation", "not null", "generated", "default"})
+_MAKES_DATA = re.compile(r"^(CREATE SEQUENCE |ALTER TABLE .*? ADD COLUMN )", re.MULTILINE)
+_INHERITING = ("partition of ", "inherits ")
 _FIRST_WITH_NAMED_NOT_NULL = 180000
 
 # Phases of the list: light removals, changes and creations, other removals, information. Renames go before all.
@@ -76,6 +79,8 @@ class _Comparison:
         key = f"{finding.kind} {finding.object}"
         if finding.property != "missing" or key not in self.repair.remade:
             return finding
+        if finding.kind in HOLDS_DATA:
+            return replace(finding, sql=_unless_there(finding.sql))
         return replace(finding, sql=f"{self.expected.by_key[key].drop}\n{finding.sql}")
 
     def _findings(self) -> Iterator[_Ordered]:
@@ -130,7 +135,7 @@ class _Comparison:
     def _moves(self, entry: Entry) -> bool:
         """Whether its table becomes or ceases to be a partition or heir: that settles what is inherited."""
         names = self.changed.get(f"table {entry.table}", ())
-        return any(name.startswith(("partition of ", "inherits ")) for name in names)
+        return any(name.startswith(_INHERITING) for name in names)
 
     def _changes(self, wanted: Entry, present: Entry, place: int) -> Iterator[_Ordered]:
         names = dict.fromkeys((*wanted.properties, *present.properties))
@@ -140,9 +145,7 @@ class _Comparison:
             if before != after:
                 if not self._settled(wanted, name):
                     finding = self._change(wanted, present, name)
-                    # A column of a primary key cannot be without NOT NULL: the key goes first.
-                    freed = name == "not null" and after is None
-                    yield (_REMOVAL, _LAST, finding) if freed else (_CHANGE, place, finding)
+                    yield (_REMOVAL, _LAST, finding) if _comes_last(finding) else (_CHANGE, place, finding)
             elif before in _WRONG.get(name, ()):
                 sql = present.properties[name].reset
                 yield _WRONG_ANYWAY, place, _finding(wanted, name, _ABSENT[name], before, "info", sql)
@@ -174,8 +177,8 @@ class _Comparison:
 
     def _same_change(self, wanted: Entry, parent: str, name: str) -> bool:
         """Whether the parent's column has to change in the same way; ALTER TABLE then changes its heirs too."""
-        column = self.expected.by_key.get(parent)
-        same = column is not None and _value(column, name) == _value(wanted, name)
+        column, present = self.expected.by_key.get(parent), self.actual.by_key.get(wanted.key, wanted)
+        same = column is not None and parent in present.parents and _value(column, name) == _value(wanted, name)
         return same and name in self.changed.get(parent, ())
 
     def _order(self) -> Iterator[_Ordered]:
@@ -191,6 +194,16 @@ class _Comparison:
             if wanted != present and "definition" not in self.changed[key]:
                 whole = self.expected.by_key[key]
                 yield _TOLD, 0, _finding(whole, "column order", ", ".join(wanted), ", ".join(present), "info")
+
+
+def _unless_there(sql: str | None) -> str | None:
+    return sql and _MAKES_DATA.sub(r"\g<0>IF NOT EXISTS ", sql, count=1)
+
+
+def _comes_last(finding: Finding) -> bool:
+    """A primary key goes before its columns' NOT NULL; a table becomes an heir when it has what the parent has."""
+    freed = finding.property == "not null" and finding.expected == _ABSENT["not null"]
+    return freed or finding.property.startswith(_INHERITING)
 
 
 def _value(entry: Entry, name: str) -> str | None:

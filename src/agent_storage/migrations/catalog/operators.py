@@ -80,7 +80,7 @@ _COLLATIONS: LiteralString = f"""
            concat_ws(', ',
                'PROVIDER = ' || CASE c.collprovider WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
                'LOCALE = ' || quote_literal(coalesce(j ->> 'colllocale', j ->> 'colliculocale',
-                   CASE WHEN c.collcollate = c.collctype THEN c.collcollate END)),
+                   CASE WHEN c.collcollate = c.collctype THEN c.collcollate::text END)),
                CASE WHEN c.collcollate <> c.collctype THEN
                    format('LC_COLLATE = %%L, LC_CTYPE = %%L', c.collcollate, c.collctype) END,
                CASE WHEN NOT c.collisdeterministic THEN 'DETERMINISTIC = false' END,
@@ -139,11 +139,10 @@ def _configurations(rows: Iterable[Row]) -> Iterable[Draft]:
         alter = f"ALTER TEXT SEARCH CONFIGURATION {row['name']}"
         mappings: dict[str, str] = row["mappings"] or {}
         for token, dictionaries in sorted(mappings.items()):
-            to = f"MAPPING FOR {token} WITH {dictionaries};"
+            # ALTER MAPPING replaces what is there and does not mind when nothing is.
+            mapping = f"{alter} ALTER MAPPING FOR {token} WITH {dictionaries};"
             drop = f"{alter} DROP MAPPING FOR {token};"
-            draft.add(
-                f"mapping {token}", dictionaries, set=f"{alter} ADD {to}", change=f"{alter} ALTER {to}", reset=drop
-            )
+            draft.add(f"mapping {token}", dictionaries, set=mapping, reset=drop)
         yield draft
 
 

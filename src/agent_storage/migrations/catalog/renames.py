@@ -56,7 +56,7 @@ def _tables(expected: Catalog, actual: Catalog) -> list[Pair]:
     def mark(entry: Entry, wanted: bool) -> object:
         catalog = expected if wanted else actual
         columns = [c for c in catalog.entries if c.kind == "column" and c.table == entry.name]
-        shape = sorted((c.label, *(c.values.get(n) for n in ("type", "not null"))) for c in columns)
+        shape = sorted((c.label, c.values.get("type")) for c in columns)
         return (entry.name.removesuffix(entry.label), str(shape)) if shape else entry.key
 
     pairs = _paired(*_candidates(expected, actual, {"table"}), mark)

@@ -11,7 +11,7 @@ from agent_storage.migrations.catalog.model import Catalog, Entry
 from agent_storage.migrations.catalog.order import Family
 
 # Dropping one of these drops what people stored.
-_HOLDS_DATA = frozenset({"table", "column", "attribute", "sequence"})
+HOLDS_DATA = frozenset({"table", "column", "attribute", "sequence"})
 # These stand in the way of a column that changes its type; constraints and indexes follow it by themselves.
 _IN_THE_WAY = frozenset({"view", "materialized view", "rule", "policy", "trigger", "function", "procedure"})
 # A partition may be moved, a view column only made anew with its view.
@@ -37,7 +37,7 @@ class Repair:
         """The entry gone; commented out where data goes with it."""
         if entry.drop is None:
             return _text(found.reset for found in entry.properties.values())
-        return loss(entry.drop) if entry.kind in _HOLDS_DATA else entry.drop
+        return loss(entry.drop) if entry.kind in HOLDS_DATA else entry.drop
 
     def settle(self, wanted: Entry, present: Entry, name: str) -> str | None:
         """One property as it should be."""
@@ -70,7 +70,7 @@ class Repair:
             *self._again(users),
         ]
         text = _text(statements)
-        lost = any(gone.kind in _HOLDS_DATA and not _derived(gone) for gone in (present, *users))
+        lost = any(gone.kind in HOLDS_DATA and not _derived(gone) for gone in (present, *users))
         return loss(text) if text and lost else text
 
     def whole(self, entry: Entry) -> Entry:
@@ -121,11 +121,13 @@ class Repair:
         columns = [user for user in users if user.kind == "column" and user.drop]
         others = [user for user in users if user.kind != "column"]
         converted = [self.expected.by_key[column.key] for column in columns if column.key in self.expected.by_key]
+        group = self._group(wanted)
+        self.remade.update(entry.key for entry in group)
         statements = [
             *(user.drop for user in reversed(others)),
             *(_reset(column, "default") for column in columns),
             conversions.moved_aside(wanted),
-            *_making(self._group(wanted)),
+            *_making(group),
             *conversions.converted(converted),
             *(_set(column, "default") for column in converted),
             conversions.dropped_aside(wanted),
@@ -147,13 +149,16 @@ class Repair:
 
     def _group(self, entry: Entry) -> list[Entry]:
         """The entry and what is made together with it: its descendants, unless they stayed when it went."""
-        members = {child.key: child for child in self.wanted.descendants(entry)}
         present = self.actual.by_key.get(entry.key)
         gone = {child.key for child in self.present.descendants(present)} if present else set[str]()
         stays = self.actual.by_key.keys() - gone
-        known = {entry.key, *members, *self.actual.by_key}
+        members = {child.key: child for child in self.wanted.descendants(entry) if child.key not in stays}
+        if present:
+            # A partition that was missing before is a finding of its own.
+            members = {key: child for key, child in members.items() if child.kind != "table" or key in gone}
         # A column that a table to be made later inherits is made with that one.
-        here = [child for key, child in members.items() if key not in stays and known.issuperset(child.parents)]
+        known = {entry.key, *members, *stays}
+        here = [child for child in members.values() if known.issuperset(child.parents)]
         rest = [child for child in here if not self.waits(child, entry)]
         # An owned sequence comes first: the column's default asks it for numbers.
         before = [child for child in rest if child.kind == "sequence" and not child.inline]
