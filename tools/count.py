@@ -20,7 +20,11 @@ def lines(path: Path) -> int:
     }
     if path.suffix == ".py":
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
                 counted -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return len(counted)
 

@@ -182,7 +182,7 @@ def _sync(tables: list[str], registry: str) -> dict[Path, str]:
 
 
 def _unasynced(names: list[str]) -> dict[str, str]:
-    from unasyncd.transformers import TreeTransformer
+    from unasyncd.transformers import TreeTransformer  # pyright: ignore[reportMissingTypeStubs]
 
     transform = TreeTransformer(exclude=[], transform_docstrings=True, extra_name_replacements=REPLACEMENTS)
     return {name: _formatted(NOTE + _finished(transform((PACKAGE / name).read_text("utf-8")))) for name in names}

@@ -17,6 +17,8 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
@@ -145,7 +147,7 @@ def _check_default(
 def _check_statement(connection: psycopg.Connection[Any], statement: Statement[Any]) -> Iterator[Finding]:
     pgconn = connection.pgconn
     prepared = pgconn.prepare(b"storage_check", statement.query)
-    if prepared.status != psycopg.pq.ExecStatus.COMMAND_OK:
+    if prepared.status != ExecStatus.COMMAND_OK:
         reason = prepared.error_message.decode(errors="replace").strip().splitlines()
         yield Finding(statement.name, f"does not prepare: {reason[0] if reason else 'no reason given'}")
         return
@@ -164,14 +166,14 @@ def _check_parameters(
     for number, (parameter, oid) in enumerate(zip(statement.parameters, oids, strict=True), start=1):
         kind = _type_name(connection, oid)
         if not _fits(parameter.column, kind):
+            shown = _shown(parameter.column)
             yield Finding(
-                statement.name,
-                f"the parameter {parameter.name} (${number}) is {_shown(parameter.column)}, but PostgreSQL takes {kind}",
+                statement.name, f"the parameter {parameter.name} (${number}) is {shown}, PostgreSQL takes {kind}"
             )
 
 
 def _check_result(
-    connection: psycopg.Connection[Any], statement: Statement[Any], described: psycopg.pq.PGresult
+    connection: psycopg.Connection[Any], statement: Statement[Any], described: PGresult
 ) -> Iterator[Finding]:
     names = [(described.fname(i) or b"").decode() for i in range(described.nfields)]
     model = statement.rows.model
@@ -196,7 +198,7 @@ def _check_result(
             yield Finding(f"{statement.name}, {name}", "may be NULL in the result, but the field does not admit None")
 
 
-def _may_be_null(connection: psycopg.Connection[Any], described: psycopg.pq.PGresult, index: int) -> bool:
+def _may_be_null(connection: psycopg.Connection[Any], described: PGresult, index: int) -> bool:
     """Whether a result column comes straight from a nullable column; PostgreSQL says nothing of expressions."""
     table, number = described.ftable(index), described.ftablecol(index)
     if not table or number <= 0:
@@ -218,7 +220,7 @@ def _fits(column: Column, kind: str) -> bool:
     if column.encrypted:
         return kind in _TEXT
     python = column.python_type
-    if get_origin(python) in (list, Sequence) or get_origin(python) is not None and kind.startswith("_"):
+    if get_origin(python) in (list, Sequence) or (get_origin(python) is not None and kind.startswith("_")):
         (element,) = get_args(python) or (str,)
         inner = Column(column.name, element, nullable=False, storage=None)
         return kind in ("json", "jsonb") or (kind.startswith("_") and _fits(inner, kind[1:]))

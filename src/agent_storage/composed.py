@@ -26,6 +26,16 @@ Conditions = tuple[Condition, ...]
 _ID = Column("id", UUID, nullable=False, storage=None)
 
 
+class Listed(Statement[Found[Any]]):
+    """A select of rows."""
+
+    def result(
+        self, names: Sequence[str] | None, rows: Sequence[Sequence[Any]], affected: int, codec: Codec
+    ) -> Found[Any]:
+        """The rows."""
+        return Found(self.rows.make(names or (), rows, codec))
+
+
 class Counted(Statement[Found[Any]]):
     """A select whose first column is the number of all matching rows, in the same snapshot."""
 
@@ -63,9 +73,10 @@ def select(
     if limited:
         rows += f"\n LIMIT ${number} OFFSET ${number + 1}"
     if not total:
-        return Statement(f"{table}.find", rows, Shape("many", record), table=table)
+        return Listed(f"{table}.find", rows, Shape("many", record), table=table)
     counted = (
-        f"SELECT counted.total, found.*\n  FROM (SELECT count(*) AS total FROM {quoted(table)}{_where(matching)}) counted"
+        "SELECT counted.total, found.*\n"
+        f"  FROM (SELECT count(*) AS total FROM {quoted(table)}{_where(matching)}) counted"
         f"\n  LEFT JOIN LATERAL (\n{rows}\n) found ON true"
     )
     return Counted(f"{table}.find_and_count", counted, Shape("many", record), table=table)
@@ -75,14 +86,18 @@ def select(
 def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
     """How many rows match."""
     where, _ = predicate(conditions, columns(record))
-    return Statement(f"{table}.count", f"SELECT count(*) FROM {quoted(table)}{_where(where)}", Shape("one", int), table=table)
+    return Statement(
+        f"{table}.count", f"SELECT count(*) FROM {quoted(table)}{_where(where)}", Shape("one", int), table=table
+    )
 
 
 @lru_cache(_FORMS)
 def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
     """Delete what matches."""
     where, _ = predicate(conditions, columns(record))
-    return Statement(f"{table}.delete_where", f"DELETE FROM {quoted(table)}{_where(where)}", Shape("one", int), table=table)
+    return Statement(
+        f"{table}.delete_where", f"DELETE FROM {quoted(table)}{_where(where)}", Shape("one", int), table=table
+    )
 
 
 @lru_cache(_FORMS)

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, Generic, Protocol, TypeVar, Union, cast, get_args, get_origin
 
 import orjson
+from pydantic import BaseModel
 
 from .connection.rows import Codec, RowMaker, check, encode, encode_row
 from .connection.text import JsonText, escape
@@ -43,7 +44,10 @@ class Shape:
         if origin in (AsyncIterator, Iterator):
             return cls("stream", get_args(annotation)[0])
         if origin in (Union, types.UnionType) and nullable(annotation):
-            return cls("optional", bare(annotation))
+            inner = bare(annotation)
+            # A scalar may be null in the row; a record may only be missing.
+            is_record = isinstance(inner, type) and issubclass(inner, BaseModel)
+            return cls("optional", inner if is_record else annotation)
         return cls("one", annotation)
 
 

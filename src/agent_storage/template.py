@@ -1,8 +1,8 @@
 """From a method that `@sql` declares to a `Statement`: slots filled, placeholders numbered, both checked.
 
 Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
-`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.updates}` (for ON CONFLICT), `{new.key}` and `{new.rows}`, the select list
-over rows that travel as one JSON array. Other braces are left alone: `'{}'::jsonb` is no slot.
+`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, `{new.updates}` (for ON CONFLICT) and `{new.rows}`,
+the select list over rows that travel as one JSON array. Other braces are left alone: `'{}'::jsonb` is no slot.
 
 Placeholders are `%(name)s` for a parameter and `%(new.title)s` for a field of an `Input`; `%%` is a per cent sign.
 """

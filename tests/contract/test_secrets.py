@@ -99,7 +99,7 @@ async def test_no_secret_stands_in_an_error(storage: Any) -> None:
         storage.providers.find({"api_key": PLANTED}),
         storage.providers.find(order_by="api_key"),
     ):
-        with pytest.raises(Exception) as caught:  # noqa: PT011
+        with pytest.raises(Exception) as caught:
             await attempt
         assert PLANTED not in "".join(traceback.format_exception(caught.value))
     with pytest.raises(InvalidValue) as invalid:

@@ -17,8 +17,6 @@ from typer.testing import CliRunner
 
 from agent_storage.cli.migrate import app
 
-from .fallback import database, server_conninfo  # noqa: F401
-
 COMMAND = [sys.executable, "-c", "from agent_storage.cli.migrate import app; app()"]
 
 
@@ -52,7 +50,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 @pytest.fixture
-def connection(database: str) -> Iterator[psycopg.Connection]:  # noqa: F811
+def connection(database: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(database, autocommit=True) as opened:
         yield opened
 
@@ -93,7 +91,7 @@ class Command:
 
 
 @pytest.fixture
-def migrate(database: str, folder: Folder) -> Iterator[Command]:  # noqa: F811
+def migrate(database: str, folder: Folder) -> Iterator[Command]:
     command = Command(database, folder.path)
     yield command
     command.stop()

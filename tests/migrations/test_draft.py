@@ -68,6 +68,19 @@ def test_what_throws_data_away_is_left_to_you_and_exit_7(migrate: Command, folde
     assert '-- ALTER TABLE "public"."a" DROP COLUMN "gone";' in text
 
 
+def test_a_rename_is_a_guess_and_says_so(
+    migrate: Command, folder: Folder, declared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_storage.migrations.draft.find_spec", lambda _name: None)
+    folder.write(A, BEFORE, "DROP TABLE a;")
+    declared.write_text("CREATE TABLE a (id int PRIMARY KEY, x int, kept text);")
+    made = migrate("new", "rename", "--draft", "--tables", str(declared.parent.parent))
+    assert made.returncode == 7
+    text = Path(made.stdout.splitlines()[0]).read_text()
+    assert "-- TODO this is a guess" in text
+    assert "\nALTER TABLE public.a RENAME COLUMN gone TO kept;" in text
+
+
 def test_the_first_migration_can_be_drafted_from_nothing(
     migrate: Command, folder: Folder, declared: Path, connection: psycopg.Connection
 ) -> None:

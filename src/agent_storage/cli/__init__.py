@@ -1,5 +1,8 @@
 """The `storage` command. Each group of commands is a module of its own, imported when it is called."""
 
+# Typer's option functions are partly untyped.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import difflib
@@ -57,7 +60,7 @@ app = typer.Typer(
 )
 
 
-def _version(value: bool) -> None:  # noqa: FBT001  # Typer's callbacks are called so
+def _version(value: bool) -> None:  # Typer's callbacks are called so
     if value:
         from .. import __version__
 

@@ -19,31 +19,23 @@ def check(as_json: AsJson = False, db: Db = None) -> None:
     import psycopg
 
     from ..check import check as compare
-    from ..migrations.drift import line
+    from ..migrations.drift import diff, line
     from ..migrations.manager import Migrator
     from ..migrations.shadow import shadow_server
     from .migrate.terminal import migration_conninfo
 
-    with errors(), migration_conninfo(db) as conninfo:
-        migrator = Migrator(conninfo)
-        with shadow_server(conninfo, notify=lambda _: None) as server:
-            with server.database() as scratch:
-                Migrator(scratch).up()
-                with psycopg.connect(scratch, autocommit=True) as connection:
-                    findings = [str(finding) for finding in compare(connection)]
-            findings += [line(finding) for finding in _schema(migrator, server)]
+    with errors(), migration_conninfo(db) as conninfo, shadow_server(conninfo, notify=lambda _: None) as server:
+        with server.database() as scratch:
+            Migrator(scratch).up()
+            with psycopg.connect(scratch, autocommit=True) as connection:
+                findings = [str(finding) for finding in compare(connection)]
+        findings += [line(finding) for finding in diff(Migrator(conninfo), server, "schema", "migrations").drift]
     if as_json:
         typer.echo(to_json({"findings": findings}))
     else:
         for finding in findings:
             typer.echo(finding)
-        typer.echo("statements, records, schema.sql and migrations agree" if not findings else f"{len(findings)} findings")
+        agree = "statements, records, schema.sql and migrations agree"
+        typer.echo(f"{len(findings)} findings" if findings else agree)
     if findings:
         raise typer.Exit(7)
-
-
-def _schema(migrator: object, server: object) -> list[object]:
-    """How the schema.sql files differ from what the migrations make."""
-    from ..migrations.drift import diff
-
-    return diff(migrator, server, "schema", "migrations").drift  # type: ignore[arg-type]

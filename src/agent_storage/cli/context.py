@@ -1,5 +1,8 @@
 """What the commands share: the storage they work on, and errors as one clear sentence with an exit code."""
 
+# Typer's option functions are partly untyped.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Generator
@@ -38,9 +41,8 @@ def opened(db: str | None) -> Generator[Storage]:
     """The storage a command works on."""
     from ..sync import Storage
 
-    with errors():
-        with Storage.open(db) as storage:
-            yield storage
+    with errors(), Storage.open(db) as storage:
+        yield storage
 
 
 def to_json(value: Any) -> str:

@@ -1,5 +1,8 @@
 """`storage demo`: a real conversation, stored, read back and shown."""
 
+# Typer's option functions are partly untyped.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
@@ -134,7 +137,7 @@ def _totals(console: Console, model: Model, usage: Usage, tools: list[ToolStats]
     )
     for tool in tools:
         console.print(
-            f"tool {tool.tool_name}: {tool.calls} calls, {tool.errors} errors, p95 {tool.p95_ms or 0:.0f} ms (last day)",
+            f"tool {tool.tool_name}: {tool.calls} calls, {tool.errors} errors, p95 {tool.p95_ms or 0:.0f} ms (one day)",
             highlight=False,
         )
 
@@ -161,7 +164,8 @@ def _text(message: Message) -> str:
 def _plain(text: str) -> str:
     """What a terminal can show: control characters and lone surrogates as escapes."""
     return "".join(
-        character if character in "\n\t" or (character.isprintable() and not "\ud800" <= character <= "\udfff")
+        character
+        if character in "\n\t" or (character.isprintable() and not "\ud800" <= character <= "\udfff")
         else character.encode("unicode_escape", "surrogatepass").decode()
         for character in text
     )

@@ -1,5 +1,8 @@
 """`storage sql`: the declared statements, as they are sent."""
 
+# Typer's option functions are partly untyped.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from typing import Annotated, Any
@@ -60,13 +63,12 @@ def _list(found: dict[str, Any]) -> None:
 
 
 def _plan(db: str | None, statement: Any) -> str:
-    """The generic plan: PostgreSQL 16 and newer plan with unknown parameters; before, a prepared statement does."""
-    with opened(db) as storage, storage.database.connection() as connection:
-        with connection.transaction(force_rollback=True):
-            connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-            connection.execute(b"PREPARE storage_explain AS " + statement.query, prepare=False)
-            nulls = ", ".join(["NULL"] * len(statement.parameters))
-            call = f"({nulls})" if nulls else ""
-            rows = connection.execute(f"EXPLAIN EXECUTE storage_explain{call}".encode(), prepare=False).fetchall()
-            connection.execute("DEALLOCATE storage_explain", prepare=False)
+    """The generic plan of the statement, whose parameters are not known; it is prepared and never run."""
+    nulls = ", ".join(["NULL"] * len(statement.parameters))
+    explain = f"EXPLAIN EXECUTE storage_explain{f'({nulls})' if nulls else ''}"
+    with opened(db) as storage, storage.database.connection() as connection, connection.transaction():
+        connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        connection.execute(b"PREPARE storage_explain AS " + statement.query, prepare=False)
+        rows = connection.execute(explain.encode(), prepare=False).fetchall()
+        connection.execute("DEALLOCATE storage_explain", prepare=False)
     return "\n".join(str(row[0]) for row in rows)

@@ -24,10 +24,11 @@ from .replay import replay
 from .results import Event
 from .schema import load_schema
 from .shadow import ShadowServer, open_shadow
-from .splitter import split
+from .splitter import Statement, split
 
 _DASHES = "-- "
 _LOSS = "-- data loss: "
+_GUESS = "-- TODO this is a guess; if nothing was renamed, drop the old one and add the new one instead:"
 _CONSENT = "-- TODO this throws data away; remove the dashes and add `-- data-loss: ok` at the top if it is meant:"
 
 
@@ -45,9 +46,10 @@ class Direction:
         return "\n".join(parts) + "\n"
 
     @property
-    def loses_data(self) -> bool:
-        """Whether a statement throws data away."""
-        return any(loses_data(statement) for text in self.statements for statement in split(text))
+    def undecided(self) -> bool:
+        """Whether a statement throws data away, or takes something for renamed: that is for a person to decide."""
+        parts = [statement for text in self.statements for statement in split(text)]
+        return any(loses_data(statement) or _renames(statement) for statement in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Draft:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing remains to be done by hand."""
-        return not self.up.missing and not self.down.missing and not self.up.loses_data
+        """Whether nothing remains to be done or decided by hand."""
+        return not self.up.missing and not self.down.missing and not self.up.undecided
 
 
 def draft(migrator: Migrator, server: ShadowServer, tables: Path) -> Draft:
@@ -129,7 +131,15 @@ def _runs(connection: psycopg.Connection, statements: list[str]) -> bool:
     return True
 
 
-def _guarded(statement: str) -> str:
-    if not any(loses_data(part) for part in split(statement)):
-        return f"{statement};"
-    return "\n".join([_CONSENT, *(f"{_DASHES}{text}" for text in f"{statement};".splitlines())])
+def _renames(statement: Statement) -> bool:
+    return statement.starts_with("ALTER") and "RENAME" in statement.words
+
+
+def _guarded(text: str) -> str:
+    """The statement with what a person has to decide about it."""
+    (statement,) = split(text)
+    if _renames(statement):
+        return f"{_GUESS}\n{text};"
+    if loses_data(statement):
+        return "\n".join([_CONSENT, *(f"{_DASHES}{line}" for line in f"{text};".splitlines())])
+    return f"{text};"

@@ -12,6 +12,7 @@ from typing import Literal
 from . import lockfile
 from .errors import InvalidRequest, LintFailed
 from .files import DIRECTIVES, MigrationFile, SqlText, duration_ms
+from .report import shown
 from .splitter import Statement, tokens
 
 Severity = Literal["error", "warning"]
@@ -44,7 +45,7 @@ class _Source:
 
     def at(self, offset: int, rule: str, message: str, hint: str = "", severity: Severity = "error") -> LintFinding:
         line, column, _ = self.sql.place(offset)
-        return LintFinding(str(self.path), line, column, rule, severity, message, hint)
+        return LintFinding(shown(self.path), line, column, rule, severity, message, hint)
 
 
 def lint_file(migration: MigrationFile) -> list[LintFinding]:
@@ -82,7 +83,7 @@ def _directives(source: _Source) -> Iterator[LintFinding]:
             fault = f"unknown directive {directive.name!r}"
         if fault:
             hint = f"known are: {', '.join(sorted(DIRECTIVES))}"
-            yield LintFinding(str(source.path), directive.line, 1, "unknown-directive", "error", fault, hint)
+            yield LintFinding(shown(source.path), directive.line, 1, "unknown-directive", "error", fault, hint)
     yield from _late_directives(source)
 
 
@@ -261,13 +262,13 @@ def _newest_last(folder: Path, files: Sequence[MigrationFile]) -> Iterator[LintF
         time = _TIME.match(file.id)
         if known and file.id not in known and file.id < newest and not file.out_of_order:
             message, hint = f"is older than {newest}, which is already locked", "`storage migrate rebase` renames it"
-            yield LintFinding(str(file.path), 1, 1, "not-newest", "error", message, hint)
+            yield LintFinding(shown(file.path), 1, 1, "not-newest", "error", message, hint)
         elif time and time[1] > tomorrow:
             message, hint = "is dated in the future; all that follow would come before it", "name it after the present"
-            yield LintFinding(str(file.path), 1, 1, "not-newest", "warning", message, hint)
+            yield LintFinding(shown(file.path), 1, 1, "not-newest", "warning", message, hint)
 
 
 def _lock_agrees(folder: Path, files: Sequence[MigrationFile]) -> Iterator[LintFinding]:
     for message in lockfile.differences(folder, files):
         hint = "`storage migrate lint --fix-lock` writes it anew"
-        yield LintFinding(str(folder / lockfile.NAME), 1, 1, "lock", "error", message, hint)
+        yield LintFinding(shown(folder / lockfile.NAME), 1, 1, "lock", "error", message, hint)

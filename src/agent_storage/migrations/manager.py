@@ -135,7 +135,7 @@ class Migrator:
         lockfile.refresh(self.folder, files)
         return RunResult(done, [file.id for file in left])
 
-    def down(self, count: int = 1, to: str | None = None, all: bool = False) -> RunResult:  # noqa: A002
+    def down(self, count: int = 1, to: str | None = None, all: bool = False) -> RunResult:
         """Roll back the last `count` applied migrations, those after `to`, or all; the last applied goes first."""
         with self.session() as session:
             with self.holding_lock(session) as (ledger, timeline):

@@ -14,6 +14,7 @@ import orjson
 from .errors import MigrationFailure
 from .files import MigrationFile
 from .lint import LintFinding
+from .report import shown
 
 # The manager itself sets the timeouts, runs in a transaction, and applies a file only once.
 _NOT_HERE = ("require-lock-timeout", "require-statement-timeout", "prefer-robust-stmts")
@@ -53,5 +54,11 @@ def _finding(one: dict[str, Any]) -> LintFinding:
     severity = "error" if one["level"] == "Error" else "warning"
     rule = f"squawk:{one['rule_name']}"
     return LintFinding(
-        one["file"], one["line"] + 1, one["column"] + 1, rule, severity, one["message"], one.get("help") or ""
+        shown(Path(one["file"])),
+        one["line"] + 1,
+        one["column"] + 1,
+        rule,
+        severity,
+        one["message"],
+        one.get("help") or "",
     )

@@ -257,7 +257,7 @@ class Repository(Generic[R, N]):
         if offset < 0:
             raise InvalidValue(f"{self.table}: offset must not be negative", table=self.table, column="offset")
         statement = composed.select(self.table, self.record, conditions, order, total=total)
-        return self._found(statement, [*values, limit, offset])
+        return self.runner.run(statement, [*values, limit, offset])
 
     def page(
         self,
@@ -279,14 +279,10 @@ class Repository(Generic[R, N]):
         keys = [] if cursor is None else read_cursor(cursor, order, fields)
         after = None if cursor is None else tuple(key is None for key in keys)
         statement = composed.select(self.table, self.record, conditions, order, after=after, total=total)
-        found = self._found(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
+        found: Found[R] = self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
         items = list(found[:limit])
         more = write_cursor(order, items[-1], self.table) if len(found) > limit else None
         return Page(items, more, found.total)
-
-    def _found(self, statement: Statement[Found[Any]], values: Sequence[Any]) -> Found[R]:
-        rows = self.runner.run(statement, values)
-        return rows if isinstance(rows, Found) else Found(rows)
 
     def stream(self, where: Where | None = None, order_by: Order = "id") -> Iterator[R]:
         """Every row that matches, in bounded memory, over a connection of its own until the last one is read."""

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
 import random
-import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -121,7 +121,9 @@ class Storage(Tables):
 
 def _caller() -> str:
     """The function that opened the transaction: the first frame outside this module and contextlib."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
+    if frame is None:
+        return "unnamed"
     while frame.f_back is not None and frame.f_globals.get("__name__") in (__name__, "contextlib"):
         frame = frame.f_back
     return frame.f_code.co_name

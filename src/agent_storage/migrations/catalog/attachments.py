@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import LiteralString
 
-from agent_storage.migrations.catalog import address
-from agent_storage.migrations.catalog.draft import Address, Draft, Family, Row
-from agent_storage.migrations.catalog.scope import role
+from . import address
+from .draft import Address, Draft, Family, Row
+from .scope import role
 
 # Below 16384 are the server's own objects. The schema public and plpgsql are among them but may have comments anew.
 COMMENTS: LiteralString = """

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-from agent_storage.migrations.catalog import address
-from agent_storage.migrations.catalog.draft import Draft, Family, Row
-from agent_storage.migrations.catalog.scope import options, own
+from . import address
+from .draft import Draft, Family, Row
+from .scope import options, own
 
 _COLUMNS: LiteralString = f"""
     SELECT a.attrelid, a.attnum, c.relkind::text AS relkind, c.oid::regclass::text AS relation,

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from agent_storage.migrations.catalog.model import INFORMATION, Catalog, Entry, Finding, Severity
-from agent_storage.migrations.catalog.renames import align
-from agent_storage.migrations.catalog.repair import HOLDS_DATA, Repair
+from .model import INFORMATION, Catalog, Entry, Finding, Severity
+from .renames import align
+from .repair import HOLDS_DATA, Repair
 
 # What an absent property means, where that has a name.
 _ABSENT = {
@@ -40,6 +40,9 @@ _RECURSING = frozenset({"type", "collation", "not null", "generated", "default"}
 _MAKES_DATA = re.compile(r"^(CREATE SEQUENCE |ALTER TABLE .*? ADD COLUMN )", re.MULTILINE)
 _INHERITING = ("partition of ", "inherits ")
 _FIRST_WITH_NAMED_NOT_NULL = 180000
+# Since 16 the columns of a view on a single table are shown without the table's name.
+_FIRST_WITH_BARE_COLUMNS = 160000
+_QUALIFIER = re.compile(r"(?:\w+|\"[^\"]+\")\.(?=[\w\"])")
 
 # Phases of the list: light removals, changes and creations, other removals, information. Renames go before all.
 _Ordered = tuple[int, int, Finding]
@@ -65,7 +68,8 @@ class _Comparison:
         self.actual = actual
         self.repair = Repair(expected, actual)
         versions = (expected.server_version, actual.server_version)
-        self.same_not_null = min(versions) >= _FIRST_WITH_NAMED_NOT_NULL or max(versions) < _FIRST_WITH_NAMED_NOT_NULL
+        self.same_not_null = not min(versions) < _FIRST_WITH_NAMED_NOT_NULL <= max(versions)
+        self.same_views = not min(versions) < _FIRST_WITH_BARE_COLUMNS <= max(versions)
         self.changed = {entry.key: self._differing(entry) for entry in expected.entries}
 
     def in_order(self) -> list[Finding]:
@@ -169,6 +173,8 @@ class _Comparison:
             return True
         if wanted.kind == "index" and (name in ("unique", "definition") or name.startswith("partition of ")):
             return self._moves(wanted)
+        if name == "definition" and wanted.kind in ("view", "materialized view") and not self.same_views:
+            return _unqualified(wanted, name) == _unqualified(self.actual.by_key.get(wanted.key, wanted), name)
         if wanted.kind != "column":
             return False
         if name in ("type", "collation") and "definition" in self.changed.get(wanted.parents[0], ()):
@@ -209,6 +215,10 @@ def _comes_last(finding: Finding) -> bool:
 def _value(entry: Entry, name: str) -> str | None:
     found = entry.properties.get(name)
     return found.value if found else None
+
+
+def _unqualified(entry: Entry, name: str) -> str:
+    return _QUALIFIER.sub("", _value(entry, name) or "")
 
 
 def _nothing(entry: Entry) -> Entry:

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-from agent_storage.migrations.catalog import address
-from agent_storage.migrations.catalog.draft import Draft, Family, Row
-from agent_storage.migrations.catalog.scope import own, role
+from . import address
+from .draft import Draft, Family, Row
+from .scope import own, role
 
 # A constraint that a table inherits comes and goes with the parent's: it is no entry of its own.
 # The order is that in which they can be made: keys before the foreign keys that refer to them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from agent_storage.migrations.catalog.model import Entry
+from .model import Entry
 
 _LOSS = "-- data loss: "
 _INTEGERS = ("smallint", "integer", "bigint")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
-from agent_storage.migrations.catalog.model import Entry, Property
+from .model import Entry, Property
 
 Row = Mapping[str, Any]
 # Quoted names and quoted values
@@ -66,7 +66,7 @@ class Draft:
         name: str,
         value: str | None,
         *,
-        set: str | None = None,  # noqa: A002
+        set: str | None = None,
         change: str | None = None,
         reset: str | None = None,
         inline: bool = False,

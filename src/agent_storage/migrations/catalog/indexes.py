@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-from agent_storage.migrations.catalog import address
-from agent_storage.migrations.catalog.draft import Draft, Family, Row
-from agent_storage.migrations.catalog.scope import options, own
+from . import address
+from .draft import Draft, Family, Row
+from .scope import options, own
 
 # The server's text of an index holds its name and its storage options. Both are compared on their own, so they are cut
 # out: the name with everything before it, the options by writing them as the server does.

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-from agent_storage.migrations.catalog import address
-from agent_storage.migrations.catalog.draft import Draft, Family, Row
-from agent_storage.migrations.catalog.scope import declared, own, role
+from . import address
+from .draft import Draft, Family, Row
+from .scope import declared, own, role
 
 # An operator that another names as its commutator before that one exists is a shell without a function: not yet one.
 _OPERATORS: LiteralString = f"""

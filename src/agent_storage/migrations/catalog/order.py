@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
-from agent_storage.migrations.catalog.model import Catalog, Entry
+from .model import Catalog, Entry
 
 # The order where nothing else decides. A function's body may name any table, so tables come first; a default that
 # calls a function is known to require it and pulls it ahead.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from agent_storage.migrations.catalog.model import Catalog, Entry, Finding, Property
+from .model import Catalog, Entry, Finding, Property
 
 Pair = tuple[Entry, Entry]
 # Named in a schema; the others are named within their table.

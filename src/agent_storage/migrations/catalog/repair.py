@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-from agent_storage.migrations.catalog import conversions
-from agent_storage.migrations.catalog.conversions import loss
-from agent_storage.migrations.catalog.model import Catalog, Entry
-from agent_storage.migrations.catalog.order import Family
+from . import conversions
+from .conversions import loss
+from .model import Catalog, Entry
+from .order import Family
 
 # Dropping one of these drops what people stored.
 HOLDS_DATA = frozenset({"table", "column", "attribute", "sequence"})
 # These stand in the way of a column that changes its type; constraints and indexes follow it by themselves.
 _IN_THE_WAY = frozenset({"view", "materialized view", "rule", "policy", "trigger", "function", "procedure"})
-# A partition may be moved, a view column only made anew with its view.
 _TYPES = frozenset({"enum", "type", "range", "domain"})
 
 

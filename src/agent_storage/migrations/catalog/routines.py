@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-from agent_storage.migrations.catalog import address
-from agent_storage.migrations.catalog.draft import Draft, Family, Row
-from agent_storage.migrations.catalog.scope import declared, role
+from . import address
+from .draft import Draft, Family, Row
+from .scope import declared, role
 
 # The identity of an aggregate without arguments is written with a star: `count(*)`.
 _ROUTINES: LiteralString = f"""

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-from agent_storage.migrations.catalog import address
-from agent_storage.migrations.catalog.columns import sequence_clauses
-from agent_storage.migrations.catalog.draft import Draft, Family, Row
-from agent_storage.migrations.catalog.scope import own, role
+from . import address
+from .columns import sequence_clauses
+from .draft import Draft, Family, Row
+from .scope import own, role
 
 # OWNED BY is an automatic dependency of the sequence on the column, an identity column's an internal one.
 _SEQUENCES: LiteralString = f"""

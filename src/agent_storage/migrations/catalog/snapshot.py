@@ -9,7 +9,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from agent_storage.migrations.catalog import (
+from . import (
     attachments,
     columns,
     constraints,
@@ -24,9 +24,9 @@ from agent_storage.migrations.catalog import (
     unmodelled,
     views,
 )
-from agent_storage.migrations.catalog.draft import Address, Draft, Row
-from agent_storage.migrations.catalog.model import Catalog
-from agent_storage.migrations.catalog.scope import SCOPE
+from .draft import Address, Draft, Row
+from .model import Catalog
+from .scope import SCOPE
 
 _FAMILIES = (
     *database.FAMILIES,
@@ -70,7 +70,7 @@ def snapshot(conn: psycopg.Connection[Any], *, schemas: Sequence[str] | None = N
 
 
 def _ask(conn: psycopg.Connection[Any], queries: Sequence[LiteralString], values: Mapping[str, Any]) -> list[list[Row]]:
-    """All answers in one round trip. Unprepared: a pooler or a later reset would trip over what is left."""
+    """All answers in one round trip. Unprepared: nothing may be left behind in a session that a pooler lends."""
     with conn.pipeline():
         cursors = [conn.cursor(row_factory=dict_row) for _ in queries]
         for cursor, query in zip(cursors, queries, strict=True):

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-from agent_storage.migrations.catalog import address
-from agent_storage.migrations.catalog.draft import Draft, Family, Row
-from agent_storage.migrations.catalog.scope import own, role
+from . import address
+from .draft import Draft, Family, Row
+from .scope import own, role
 
 # Every table has a row type and every type an array type; neither is declared by anybody. A base type (typtype 'b')
 # is C code and reported as unmodelled.

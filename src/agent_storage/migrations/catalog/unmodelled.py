@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-from agent_storage.migrations.catalog.draft import Row
-from agent_storage.migrations.catalog.scope import own
+from .draft import Row
+from .scope import own
 
 
 def _objects(catalog: LiteralString, namespace: LiteralString, condition: LiteralString = "true") -> LiteralString:

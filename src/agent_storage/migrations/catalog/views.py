@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-from agent_storage.migrations.catalog import address
-from agent_storage.migrations.catalog.draft import Draft, Family, Row
-from agent_storage.migrations.catalog.scope import options as options_of
-from agent_storage.migrations.catalog.scope import own, role
+from . import address
+from .draft import Draft, Family, Row
+from .scope import options as options_of
+from .scope import own, role
 
 # Unlike a table's, the owner of a view counts for what it may read; it stays information, as everywhere.
 _VIEWS: LiteralString = f"""
