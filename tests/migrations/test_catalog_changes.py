@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from random import Random
 
 import psycopg
 import pytest
@@ -605,5 +607,24 @@ def test_a_change_is_found_and_repaired(connection: psycopg.Connection, expected
         repair(connection, found, accept_loss=change.loses)
         left = drift(expected, snapshot(connection))
         assert left == [], [f.sql for f in found]
+    finally:
+        connection.rollback()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_changes_made_together_are_repaired_together(
+    connection: psycopg.Connection, expected: Catalog, seed: int
+) -> None:
+    version = connection.info.server_version // 10000
+    possible = [change for change in CHANGES if change.since <= version <= change.until]
+    try:
+        for change in Random(seed).sample(possible, 12):
+            # Some exclude each other: a table that is gone cannot be altered.
+            with suppress(psycopg.Error), connection.transaction():
+                connection.execute(change.does.encode())
+        found = drift(expected, snapshot(connection))
+        assert len(found) >= 6
+        repair(connection, found, accept_loss=True)
+        assert drift(expected, snapshot(connection)) == []
     finally:
         connection.rollback()

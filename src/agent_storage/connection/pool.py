@@ -65,7 +65,8 @@ class _Context:
 def is_dead(pgconn: PGconn) -> bool:
     """Whether an idle connection was closed by the other side. No round trip: an idle socket has nothing to read.
 
-    A readable one carries either a notice or the end of the connection; libpq tells which.
+    A readable one carries a notification, or the server's last words: the end may be a moment behind them, so anything
+    but a notification counts as the end. At worst a healthy connection is replaced.
     """
     if pgconn.status != ConnStatus.OK:
         return True
@@ -77,7 +78,7 @@ def is_dead(pgconn: PGconn) -> bool:
         pgconn.consume_input()
     except psycopg.OperationalError:
         return True
-    return pgconn.status != ConnStatus.OK
+    return pgconn.status != ConnStatus.OK or pgconn.notifies() is None
 
 
 def unreachable(error: Exception, conninfo: str) -> StorageError:

@@ -50,7 +50,7 @@ def _first(entry: Entry) -> tuple[int, int, str]:
     return _RANK[entry.kind], entry.position, entry.name
 
 
-class Family:
+class Graph:
     """The relations between the entries of one catalog."""
 
     def __init__(self, catalog: Catalog) -> None:

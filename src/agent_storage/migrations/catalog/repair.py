@@ -8,7 +8,7 @@ from itertools import chain
 from . import conversions
 from .conversions import loss
 from .model import Catalog, Entry
-from .order import Family
+from .order import Graph
 
 # Dropping one of these drops what people stored.
 HOLDS_DATA = frozenset({"table", "column", "attribute", "sequence"})
@@ -25,8 +25,8 @@ class Repair:
         self.actual = actual
         # What was made again along with something else: by then a finding of its own may be settled.
         self.remade: set[str] = set()
-        self.wanted = Family(expected)
-        self.present = Family(actual)
+        self.wanted = Graph(expected)
+        self.present = Graph(actual)
 
     def make(self, entry: Entry) -> str | None:
         """The entry, with all that belongs to it and is not there either."""
@@ -141,8 +141,8 @@ class Repair:
         return wanted.create if after[: len(before)] == before else self.remake(wanted, present)
 
     @staticmethod
-    def _columns(family: Family, view: Entry) -> list[tuple[str, list[tuple[str, str]]]]:
-        columns = sorted(family.descendants(view), key=lambda entry: entry.position)
+    def _columns(graph: Graph, view: Entry) -> list[tuple[str, list[tuple[str, str]]]]:
+        columns = sorted(graph.descendants(view), key=lambda entry: entry.position)
         shape = ("type", "collation")
         return [(c.label, [(n, c.values[n]) for n in shape if n in c.values]) for c in columns if c.kind == "column"]
 
