@@ -36,7 +36,9 @@ def declare(text: Any, **annotations: Any) -> Any:
 
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
     ask.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    source.update(table="things", ask=sql(text)(ask), __module__=__name__, __orig_bases__=(Repository[Thing, NewThing],))
+    source.update(
+        table="things", ask=sql(text)(ask), __module__=__name__, __orig_bases__=(Repository[Thing, NewThing],)
+    )
     return type("Things", (Repository,), source)
 
 

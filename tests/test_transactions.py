@@ -35,10 +35,9 @@ async def test_leaving_the_block_commits_and_an_exception_rolls_back(storage: St
 
 
 def test_the_sync_face_does_the_same(sync_storage: sync.Storage) -> None:
-    with pytest.raises(RuntimeError):
-        with sync_storage.transaction() as tx:
-            tx.conversations.create(NewConversation(title="lost"))
-            raise RuntimeError
+    with pytest.raises(RuntimeError), sync_storage.transaction() as tx:
+        tx.conversations.create(NewConversation(title="lost"))
+        raise RuntimeError
     assert sync_storage.conversations.count() == 0
     with sync_storage.transaction() as tx:
         tx.conversations.create(NewConversation())
@@ -145,10 +144,9 @@ async def test_a_schema_change_under_a_prepared_statement_is_run_anew(storage: S
 
 
 async def test_an_exhausted_pool_says_so_in_time(migrated: str) -> None:
-    async with Storage.open(migrated, pool_max=1, pool_timeout=0.2) as storage:
-        async with storage.transaction():
-            with pytest.raises(PoolTimeout, match="pool_max"):
-                await storage.outside.conversations.count()
+    async with Storage.open(migrated, pool_max=1, pool_timeout=0.2) as storage, storage.transaction():
+        with pytest.raises(PoolTimeout, match="pool_max"):
+            await storage.outside.conversations.count()
 
 
 async def test_cancelled_tasks_leave_the_pool_whole(storage: Storage) -> None:

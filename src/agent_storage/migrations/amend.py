@@ -116,7 +116,9 @@ def to_repair(migrator: Migrator) -> list[str]:
     """What `repair` would change."""
     with migrator.session() as session:
         ledger = Ledger(session.connection)
-        return [text for text, _ in _repairs(ledger, migrator.timeline(session, ledger))]
+        held = ledger.stock_lock()
+        unlock = [f"remove stock yoyo's lock of process {held[0]}, which must be gone"] if held else []
+        return [*unlock, *(text for text, _ in _repairs(ledger, migrator.timeline(session, ledger)))]
 
 
 def repair(migrator: Migrator) -> Amended:
@@ -138,7 +140,7 @@ def _unlock(ledger: Ledger) -> list[str]:
     if held is None:
         return []
     ledger.break_stock_lock()
-    return [f"removed stock yoyo's lock of process {held[0]}"]
+    return [f"remove stock yoyo's lock of process {held[0]}"]
 
 
 def _repairs(ledger: Ledger, timeline: Timeline) -> list[tuple[str, tuple[str, MigrationFile]]]:
@@ -147,11 +149,11 @@ def _repairs(ledger: Ledger, timeline: Timeline) -> list[tuple[str, tuple[str, M
     found: list[tuple[str, tuple[str, MigrationFile]]] = []
     for problem in timeline.problems():
         if problem.kind == "edited":
-            found.append((f"accepted {problem.id} as its file is now", (problem.id, files[problem.id])))
+            found.append((f"accept {problem.id} as its file is now", (problem.id, files[problem.id])))
         elif problem.kind == "renamed":
             twin = timeline.twin(problem.id)
             if twin is not None:
-                found.append((f"renamed {problem.id} to {twin.id}", (problem.id, twin)))
+                found.append((f"rename {problem.id} to {twin.id}", (problem.id, twin)))
     return found
 
 

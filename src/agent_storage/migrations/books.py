@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from .errors import HistoryProblem
+from .errors import LockNotObtained
 from .files import MigrationFile
 from .ledger import Ledger
 from .lock import holders, not_obtained, tries, try_lock
@@ -45,7 +45,7 @@ def _refuse_stock_yoyo(ledger: Ledger) -> None:
     found = ledger.stock_lock()
     if found is not None:
         pid, since = found
-        raise HistoryProblem(
+        raise LockNotObtained(
             f"stock yoyo's lock is held by process {pid} since {since:%Y-%m-%d %H:%M:%S} UTC",
             hint="let it finish; if it is gone, `storage migrate repair` removes its lock",
         )

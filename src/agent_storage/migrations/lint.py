@@ -165,10 +165,15 @@ def _missing_down(source: _Source) -> Iterator[LintFinding]:
         yield source.at(0, "missing-down", "there is no way back", hint)
 
 
+def sets_for_session(statement: Statement) -> bool:
+    """Whether the statement sets something that outlives the transaction."""
+    words = statement.words
+    return words[:1] == ("SET",) and words[1:2] not in {("LOCAL",), ("TRANSACTION",), ("CONSTRAINTS",)}
+
+
 def _set_without_local(source: _Source) -> Iterator[LintFinding]:
     for statement in source.sql.statements:
-        words = statement.words
-        if words[:1] == ("SET",) and words[1:2] not in {("LOCAL",), ("TRANSACTION",), ("CONSTRAINTS",)}:
+        if sets_for_session(statement):
             message = "SET without LOCAL outlives the transaction"
             yield source.at(statement.offset, "set-without-local", message, "write SET LOCAL", "warning")
 

@@ -14,6 +14,7 @@ from . import lock
 from .errors import HistoryProblem, InvalidRequest, LockNotObtained, MigrationFailure
 from .files import MigrationFile, SqlText
 from .ledger import Ledger
+from .lint import sets_for_session
 from .report import statement_failed
 from .results import Direction, Done, Event
 from .session import Session, explain, is_lost
@@ -39,12 +40,13 @@ SELECT pg_backend_pid(), set_config('lock_timeout', %s, %s), set_config('stateme
 
 @dataclass
 class Work:
-    """A migration in one direction. `at` is the statement that is running, None once the COMMIT is."""
+    """A migration in one direction, and how far it has come: `at` a statement, or `ending` with books and COMMIT."""
 
     file: MigrationFile
     direction: Direction
     sql: SqlText
     at: Statement | None = None
+    ending: bool = False
     pid: int = 0
 
     @property
@@ -78,11 +80,13 @@ class Runner:
 
     def refuse_pooled(self, files: Sequence[MigrationFile]) -> None:
         """Refuse, before the first statement, what cannot run behind a transaction pooler."""
-        bare = [file.id for file in files if not file.transactional]
-        if self._session.pooled and bare:
-            hint = "set STORAGE_MIGRATE_URL to the server itself"
-            message = f"{bare[0]} runs without a transaction, which no transaction pooler can do safely"
-            raise InvalidRequest(message, hint=hint)
+        for file in files if self._session.pooled else ():
+            what = "runs without a transaction" if not file.transactional else ""
+            if any(sets_for_session(statement) for statement in file.up.statements):
+                what = "uses SET without LOCAL"
+            if what:
+                hint = "set STORAGE_MIGRATE_URL to the server itself"
+                raise InvalidRequest(f"{file.id} {what}, which no transaction pooler can do safely", hint=hint)
 
     def up(self, file: MigrationFile) -> Done | None:
         """Apply a migration; None if somebody else did in the meantime."""
@@ -99,6 +103,7 @@ class Runner:
 
     def _run(self, work: Work) -> Done | None:
         verb = "applying" if work.direction == "up" else "rolling back"
+        self._watch.blocked_by = []
         self._tell(work, "start", f"{verb} {work.file.id} ({work.total} statement{'s' * (work.total != 1)})")
         done = self._run_in_transaction(work) if work.file.transactional else self._run_bare(work, 0)
         if done is None:
@@ -124,6 +129,7 @@ class Runner:
 
     def _attempt(self, work: Work, started: float) -> bool:
         """One transaction; False, with nothing done, if the work is done already."""
+        work.at, work.ending = None, False
         for pause in lock.tries(self._wait):
             with self._connection.transaction():
                 if lock.try_lock(self._connection, transaction=True):
@@ -143,7 +149,7 @@ class Runner:
             self._execute(work, statement)
             if self._connection.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
                 raise InvalidRequest(f"{work.file.id}: statement {statement.number} ended the manager's transaction")
-        work.at = None
+        work.at, work.ending = None, True
 
     def _execute(self, work: Work, statement: Statement) -> None:
         work.at = statement
@@ -181,7 +187,7 @@ class Runner:
                 self._ledger.advance(work.file.id, statement.number)
             self._session.reset()
             self._refuse_invalid(work, invalid)
-            work.at = None
+            work.at, work.ending = None, True
             with self._connection.transaction():
                 self._record(work, started)
         except psycopg.Error as error:
@@ -218,7 +224,7 @@ class Runner:
             return  # the connection is gone; `running` without a lock says as much
 
     def _failure(self, error: psycopg.Error, work: Work, attempts: int) -> MigrationFailure:
-        if is_lost(error):
+        if is_lost(error) or (work.at is None and not work.ending):
             return explain(error)
         path = work.file.path if work.direction == "up" else work.file.rollback_path
         failed = statement_failed(error, path, work.sql, work.at)

@@ -73,10 +73,10 @@ def repair(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json
         from ...migrations.amend import to_repair
 
         for change in to_repair(migrator):
-            shown.note(f"to do: {change}")
-        shown.confirm("go on?", yes=yes)
+            shown.note(change)
+        shown.confirm("do that?", yes=yes)
         done = accept(migrator)
-        shown.result(done, done.changes or ["nothing to repair"])
+        shown.result(done, [f"done: {change}" for change in done.changes] or ["nothing to repair"])
 
 
 @app.command()

@@ -1,0 +1,102 @@
+"""The repository keeps its own promises: what is generated is current, what is written twice is equal, blocks run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import psycopg
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "agent_storage"
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_what_is_generated_is_current() -> None:
+    pytest.importorskip("unasyncd")
+    run(sys.executable, "tools/generate.py", "--check")
+
+
+def test_the_first_migration_contains_the_shared_text() -> None:
+    first = (PACKAGE / "migrations" / "versions" / "20261120090000_chat.sql").read_text("utf-8")
+    assert (PACKAGE / "tables" / "_shared.sql").read_text("utf-8") in first
+
+
+@pytest.mark.parametrize("number", range(len(re.findall(r"```python\n", README))))
+def test_every_python_block_of_the_readme_runs(number: int, migrated: str, tmp_path: Path) -> None:
+    block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[number]
+    script = tmp_path / "block.py"
+    script.write_text(block, "utf-8")
+    run(sys.executable, script, STORAGE_DATABASE_URL=migrated)
+
+
+def test_every_shell_line_of_the_readme_is_a_command_that_runs(database: str, tmp_path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+    versions = shutil.copytree(PACKAGE / "migrations" / "versions", tmp_path / "versions")
+    environment = {"STORAGE_DATABASE_URL": database}
+    seen: list[str] = []
+    for line in lines:
+        command = line.split("#")[0].split()
+        if command[0] == "make":
+            assert re.search(rf"^{command[1]}:", makefile, re.MULTILINE), line
+        else:  # on a copy of the folder: `new` writes into it
+            folder = ["--folder", versions]
+            run(sys.executable, "-m", "agent_storage.cli", *command[1:], *folder, **environment)
+        seen.append(command[1])
+    assert {"demo", "test", "migrate"} <= set(seen)
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    names = run("git", "ls-files").splitlines() if (ROOT / ".git").exists() else []
+    pattern = re.compile(r"/root/|/home/\w|index-url|file:///opt")
+    for name in names:
+        path = ROOT / name
+        if path.is_file() and not path.is_symlink() and path != Path(__file__):
+            assert not pattern.search(path.read_text("utf-8", errors="replace")), name
+
+
+def test_a_wheel_works_in_an_empty_environment_outside_the_checkout(tmp_path: Path, database: str) -> None:
+    """The wheel's own files and nothing of the checkout: its SQL, its typing marker, its command."""
+    pytest.importorskip("hatchling")
+    source = tmp_path / "a checkout"
+    ignore = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".hypothesis", ".*_cache")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=ignore)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", source)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for wanted in ("py.typed", "tables/_shared.sql", "tables/messages/schema.sql", "cli/conversation.json",
+                   "migrations/versions/20261120090000_chat.sql", "sync/storage.py"):  # fmt: skip
+        assert f"agent_storage/{wanted}" in names
+    assert not [name for name in names if name.startswith("tests")]
+    target = tmp_path / "installed here"
+    run(sys.executable, "-m", "venv", target)
+    python = target / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    libraries = Path(psycopg.__file__).parents[1]
+    # The libraries come from this environment; an editable install's .pth file is not followed through PYTHONPATH.
+    environment = {"PYTHONPATH": str(libraries), "STORAGE_DATABASE_URL": database}
+    where = run(python, "-c", "import agent_storage; print(agent_storage.__file__)", cwd=tmp_path, **environment)
+    assert str(target) in where
+    storage = target / "bin" / "storage"
+    run(storage, "migrate", "up", cwd=tmp_path, **environment)
+    assert "13 messages" in run(storage, "demo", cwd=tmp_path, **environment)
