@@ -114,8 +114,8 @@ class Noted(Input):
          "the parameter size ($1) is int, but text in SQL"),
         (method("SELECT name FROM {table}", **{"return": list[UUID]}), "is text in the result, but UUID in Python"),
         (method("SELECT id, name FROM {table}", **{"return": int}), "but the annotation is one scalar"),
-        (method("DELETE FROM {table}", **{"return": list[str]}), "gives no rows, but its annotation promises str"),
-        (method("SELECT id, name FROM {table}", **{"return": list[Named]}), "created_at: the result has no such column"),
+        (method("DELETE FROM {table}", **{"return": list[str]}), "gives no rows, but its annotation"),
+        (method("SELECT id, name FROM {table}", **{"return": list[Named]}), "created_at: the result has no such"),
         (method("SELECT id, note FROM {table}", **{"return": list[Noted]}), "note: may be NULL in the result"),
     ],
 )  # fmt: skip

@@ -27,7 +27,7 @@ def seed(storage: Any) -> list[Any]:
             for number, title in enumerate(TITLES * 3)
         ]
     )
-    return [row for row in storage.conversations.stream()]
+    return list(storage.conversations.stream())
 
 
 ORDERS = st.lists(
