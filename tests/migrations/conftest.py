@@ -55,6 +55,11 @@ def connection(database: str) -> Iterator[psycopg.Connection]:
         yield opened
 
 
+def _heed_interrupts() -> None:
+    """A test run in the background of a shell ignores SIGINT, and hands that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class Command:
     """`storage migrate …` on one database and folder."""
@@ -71,6 +76,7 @@ class Command:
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
+            preexec_fn=_heed_interrupts,
         )
         self._running.append(process)
         return process

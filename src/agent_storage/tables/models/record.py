@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field
-
-from ...records import Input, Jsonb, JsonObject, Key, Money, Record
+from ...records import Count, Input, Jsonb, JsonObject, Key, Money, Record
 
 
 class NewModel(Input):
@@ -16,7 +13,7 @@ class NewModel(Input):
     provider_id: UUID
     name: Key
     display_name: str | None = None
-    context_window: Annotated[int, Field(gt=0, lt=2**31)] | None = None
+    context_window: Count | None = None
     input_price: Money | None = None
     output_price: Money | None = None
     capabilities: Jsonb[JsonObject] = {}

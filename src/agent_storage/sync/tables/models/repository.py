@@ -9,6 +9,12 @@ from agent_storage.tables.models.record import Model, ModelWithProvider, NewMode
 
 from ...repository import Repository, sql
 
+_WITH_PROVIDER = """
+    SELECT {m.columns}, p.name AS provider_name, p.kind AS provider_kind, p.base_url
+      FROM models m
+      JOIN providers p ON p.id = m.provider_id
+"""
+
 
 class Models(Repository[Model, NewModel]):
     """What a provider offers, with its context window and prices."""
@@ -16,23 +22,12 @@ class Models(Repository[Model, NewModel]):
     table = "models"
     natural_key = ("provider_id", "name")
 
-    @sql("""
-        SELECT {m.columns}, p.name AS provider_name, p.kind AS provider_kind, p.base_url
-          FROM models m
-          JOIN providers p ON p.id = m.provider_id
-         WHERE m.id = %(id)s
-    """)
+    @sql(_WITH_PROVIDER + "WHERE m.id = %(id)s")
     def with_provider(self, id: UUID) -> ModelWithProvider:
         """A model and who serves it, in one round trip. Raises `NotFound`."""
         ...
 
-    @sql("""
-        SELECT {m.columns}, p.name AS provider_name, p.kind AS provider_kind, p.base_url
-          FROM models m
-          JOIN providers p ON p.id = m.provider_id
-         WHERE m.enabled AND p.enabled
-         ORDER BY p.name, m.name
-    """)
+    @sql(_WITH_PROVIDER + "WHERE m.enabled AND p.enabled ORDER BY p.name, m.name")
     def enabled(self) -> list[ModelWithProvider]:
         """The models that can be used now, by provider and name."""
         ...
