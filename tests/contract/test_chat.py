@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
-from agent_storage import Conflict, InvalidValue, MissingReference, NotFound
+from agent_storage import Conflict, InvalidValue, MissingReference, NotFound, StillReferenced
 from agent_storage.types import NewConversation, NewMessage, NewModel, NewProvider, NewToolResult
 
 
@@ -313,6 +314,31 @@ async def test_stats_count_calls_errors_and_percentiles_per_tool(face: Any) -> N
     assert await face.tool_results.stats(datetime.now(UTC) + timedelta(hours=1)) == []
     with pytest.raises(InvalidValue, match="time zone"):
         await face.tool_results.stats(datetime.now())  # noqa: DTZ005
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 11, 20, 12),  # noqa: DTZ001  # naive on purpose
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=5))),
+    ],
+)
+async def test_a_moment_without_a_zone_or_beyond_the_calendar_is_refused(face: Any, moment: datetime) -> None:
+    chat = await conversation(face)
+    with pytest.raises(InvalidValue, match="started_at"):
+        await face.tool_results.start(chat.id, "c", "t", started_at=moment)
+    assert await face.tool_results.count() == 0
+
+
+async def test_a_row_that_is_still_referred_to_stays(face: Any, migrated: str) -> None:
+    provider = await face.providers.create(NewProvider(name="p", kind="k"))
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        connection.execute("CREATE TABLE invoices (provider_id uuid REFERENCES providers (id))")
+        connection.execute("INSERT INTO invoices VALUES (%s)", (provider.id,))
+    with pytest.raises(StillReferenced, match="invoices"):
+        await face.providers.delete(provider.id)
+    assert await face.providers.exists(provider.id)
 
 
 async def test_deleting_a_conversation_takes_its_messages_and_a_model_leaves_them(face: Any) -> None:
