@@ -73,7 +73,7 @@ def _require_schema(storage: Storage) -> None:
 
 def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]:
     """Everything in one transaction: a demo that is interrupted leaves nothing behind."""
-    from ..types import NewConversation, NewMessage, NewModel, NewProvider, NewToolConfig
+    from ..types import NewConversation, NewMessage, NewModel, NewProvider, NewToolConfig, ToolCallPart
 
     with storage.transaction() as tx:
         provider = tx.providers.upsert(NewProvider(**talk["provider"]))
@@ -85,12 +85,12 @@ def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]
         )
         for message in messages:
             for part in message.content if isinstance(message.content, list) else []:
-                if part.type == "tool_call":
+                if isinstance(part, ToolCallPart):
                     call = tx.tool_results.start(
                         conversation.id,
-                        part.id,  # type: ignore[union-attr]
-                        part.name,  # type: ignore[union-attr]
-                        part.arguments,  # type: ignore[union-attr]
+                        part.id,
+                        part.name,
+                        part.arguments,
                         message_id=message.id,
                         tool_config_id=tool.id,
                     )
@@ -99,10 +99,12 @@ def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]
 
 
 def _answer(messages: list[Message], call_id: str) -> Any:
+    from ..types import ToolResultPart
+
     for message in messages:
         for part in message.content if isinstance(message.content, list) else []:
-            if part.type == "tool_result" and getattr(part, "tool_call_id", None) == call_id:
-                return getattr(part, "result", None)
+            if isinstance(part, ToolResultPart) and part.tool_call_id == call_id:
+                return part.result
     return None
 
 

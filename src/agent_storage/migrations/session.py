@@ -21,7 +21,7 @@ _OPTIONS = {
     "idle_in_transaction_session_timeout": "60000",
     "client_min_messages": "notice",
 }
-_CHECK_CLIENT = {"client_connection_check_interval": "1000"}
+_CHECK_CLIENT = {"client_connection_check_interval": "500"}
 _NETWORK = {"connect_timeout": "10", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3"}
 
 
