@@ -112,9 +112,10 @@ class Repository(Generic[R, N]):
         _check_names(cls)
         own = {name: item.template for name, item in vars(cls).items() if isinstance(item, Declared)}
         for name, template in {**_inherited(cls), **own}.items():
-            setattr(cls, name, _method(template, cls))
+            method = _method(template, cls)
+            setattr(cls, name, method)
             if name in own:
-                template.compile(cls.owner())  # a wrong declaration fails here, when the class is made
+                vars(method)["statement"]()  # a wrong declaration fails here, when the class is made
 
     @classmethod
     def owner(cls) -> Owner:
