@@ -30,6 +30,7 @@ REPLACEMENTS = {
     "psycopg_pool.AsyncConnectionPool": "psycopg_pool.ConnectionPool",
     "contextlib.AbstractAsyncContextManager": "contextlib.AbstractContextManager",
     "contextlib.aclosing": "contextlib.closing",
+    "agent_storage.connection.listener.AsyncSignal": "agent_storage.connection.listener.Signal",
 }
 
 _CREATE = re.compile(r"^CREATE TABLE (?:public\.)?(\w+)", re.MULTILINE)
@@ -190,7 +191,7 @@ def _unasynced(names: list[str]) -> dict[str, str]:
 
 def _finished(text: str) -> str:
     """What a thread-less face needs beside unasyncd's work: `asyncio.to_thread(f, x)` is `f(x)`."""
-    text = re.sub(r"asyncio\.to_thread\(([\w.]+), ", r"\1(", text)
+    text = re.sub(r"asyncio\.to_thread\(([\w.]+)(?:, |(?=\)))", r"\1(", text)
     if "asyncio." not in text:
         text = re.sub(r"^import asyncio\n", "", text, flags=re.MULTILINE)
     return text

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import (
     AmbiguousId,
+    BudgetExceeded,
     Conflict,
     ConnectionLost,
     InvalidSettings,
@@ -30,6 +31,7 @@ from .errors import (
     StillReferenced,
     StorageError,
     Unavailable,
+    WaitTimeout,
 )
 
 __version__ = "0.1.0"
@@ -59,6 +61,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "AmbiguousId",
+    "BudgetExceeded",
     "Conflict",
     "ConnectionLost",
     "InvalidSettings",
@@ -81,5 +84,6 @@ __all__ = [
     "StorageError",
     "StorageTransaction",
     "Unavailable",
+    "WaitTimeout",
     "sql",
 ]

@@ -127,7 +127,7 @@ def _check_default(
 ) -> Iterator[Finding]:
     """A default in the record must be the column's: rows that SQL inserts and rows that we insert are alike."""
     field = repository.new.model_fields.get(column.name)
-    if field is None or column.name in _MAINTAINED or field.is_required():
+    if field is None or column.name in _MAINTAINED or field.is_required() or field.default_factory is not None:
         return
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined or (default is None and stored.default is None):

@@ -61,25 +61,30 @@ def select(
     after: tuple[bool, ...] | None = None,
     total: bool = False,
     limited: bool = True,
+    made: Any = None,
 ) -> Statement[Found[Any]]:
-    """Rows in order: those that match and, with `after`, lie behind the cursor (its items say which keys are null)."""
+    """Rows in order: those that match and, with `after`, lie behind the cursor (its items say which keys are null).
+
+    They are made into `made` (default: `record`), whose fields alone are selected.
+    """
+    made = made or record
     fields = Fields.of(table, record)
     matching, number = predicate(conditions, fields.columns)
     where = matching
     if after is not None:
         behind, number = after_sql(order, after, fields, number)
         where = f"{matching} AND {behind}" if matching else behind
-    rows = f"SELECT {_list(record)}\n  FROM {quoted(table)}{_where(where)}\n ORDER BY {order_sql(order)}"
+    rows = f"SELECT {_list(made)}\n  FROM {quoted(table)}{_where(where)}\n ORDER BY {order_sql(order)}"
     if limited:
         rows += f"\n LIMIT ${number} OFFSET ${number + 1}"
     if not total:
-        return Listed(f"{table}.find", rows, Shape("many", record), table=table)
+        return Listed(f"{table}.find", rows, Shape("many", made), table=table)
     counted = (
         "SELECT counted.total, found.*\n"
         f"  FROM (SELECT count(*) AS total FROM {quoted(table)}{_where(matching)}) counted"
         f"\n  LEFT JOIN LATERAL (\n{rows}\n) found ON true"
     )
-    return Counted(f"{table}.find_and_count", counted, Shape("many", record), table=table)
+    return Counted(f"{table}.find_and_count", counted, Shape("many", made), table=table)
 
 
 @lru_cache(_FORMS)

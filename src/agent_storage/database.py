@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -18,8 +18,10 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 import psycopg
 import psycopg.errors
 import psycopg_pool
+from psycopg import sql
 
 from agent_storage.connection import pool as pools
+from agent_storage.connection.listener import AsyncSignal, Listener
 from agent_storage.connection.rows import Codec
 from agent_storage.connection.settings import Settings
 from agent_storage.connection.text import register
@@ -60,6 +62,10 @@ class Runner(Protocol):
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> AbstractAsyncContextManager[Transaction]:
         """A transaction, or a savepoint inside one."""
+        ...
+
+    def listen(self, channel: str, payload: str) -> AsyncSignal:
+        """What wakes its waiter when `channel` says `payload`."""
         ...
 
 
@@ -107,6 +113,10 @@ class _OnConnection:
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
 
+    def listen(self, channel: str, payload: str) -> AsyncSignal:
+        """Refused: what others commit is waited for outside a transaction."""
+        raise StorageError("waiting for others needs the storage itself (or a pool), not one connection or transaction")
+
 
 class Transaction(_OnConnection):
     """One open transaction. Its repositories share its connection; an exception in its block rolls back."""
@@ -119,6 +129,18 @@ class Transaction(_OnConnection):
     def after_commit(self, callback: Callable[[], Awaitable[object]]) -> None:
         """Call `callback` once the outermost transaction is committed; never when it rolls back."""
         self.callbacks.append(callback)
+
+    async def copy(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows by COPY; the values are encoded as for any statement. Raises what an INSERT would."""
+        text = sql.SQL("COPY {} ({}) FROM STDIN").format(
+            sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
+        )
+        try:
+            async with self.connection.cursor() as cursor, cursor.copy(text) as copy:
+                for row in rows:
+                    await copy.write_row(row)
+        except psycopg.Error as error:
+            raise translate(error, statement=f"{table}.copy", table=table, writes=True) from error
 
     @asynccontextmanager
     async def begin(
@@ -192,6 +214,7 @@ class Database:
         self.conninfo = ""
         self._pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
         self._process = os.getpid()
+        self._listener: Listener | None = None
 
     @classmethod
     def over(cls, pool: psycopg_pool.AsyncConnectionPool[Any], settings: Settings | None = None) -> Database:
@@ -231,6 +254,9 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection. May be called twice."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await asyncio.to_thread(listener.close)
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
@@ -338,6 +364,14 @@ class Database:
             finally:
                 _inside.reset(token)
 
+    def listen(self, channel: str, payload: str) -> AsyncSignal:
+        """What wakes its waiter when `channel` says `payload`; all waiters share one connection beside the pool."""
+        self._opened()
+        if self._listener is None:
+            url = self.settings.listen_url
+            self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
+        return AsyncSignal(self._listener, channel, payload)
+
     @property
     def outside(self) -> Outside:
         """This database, usable inside a transaction block on purpose."""
@@ -354,6 +388,10 @@ class Outside:
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result, committed on its own."""
         return await self._database.run_outside(statement, values)
+
+    def listen(self, channel: str, payload: str) -> AsyncSignal:
+        """What wakes its waiter when `channel` says `payload`."""
+        return self._database.listen(channel, payload)
 
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
         """The statement's rows."""

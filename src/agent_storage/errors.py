@@ -13,6 +13,7 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from decimal import Decimal
 
     import psycopg
 
@@ -71,6 +72,15 @@ class Conflict(StorageError):
     """The change contradicts what is stored: a duplicate key, an illegal transition, a request already decided."""
 
 
+class BudgetExceeded(Conflict):
+    """A budget pool has too little left: `pool_id` names it and `remaining` says how much; nothing was charged."""
+
+    def __init__(self, message: str, *, pool_id: UUID, remaining: Decimal, table: str | None = None) -> None:
+        super().__init__(message, table=table)
+        self.pool_id = pool_id
+        self.remaining = remaining
+
+
 class MissingReference(StorageError):
     """A foreign key points to a row that does not exist."""
 
@@ -97,6 +107,10 @@ class SchemaMismatch(StorageError):
 
 class StatementTimeout(StorageError):
     """The statement ran longer than `statement_timeout` and was cancelled by the server."""
+
+
+class WaitTimeout(StorageError, TimeoutError):
+    """What was waited for did not happen in time; nothing was changed."""
 
 
 class Retryable(StorageError):
@@ -128,6 +142,9 @@ class MigrationError(StorageError):
     exit_code = 1
 
 
+#: What our own triggers raise when a change breaks a rule of the table; their message and hint are sentences of ours.
+_RULE = "AS001"
+
 # Exact codes first, then classes. Only the error's kind stands here; the sentences are below.
 _BY_SQLSTATE: dict[str, type[StorageError]] = {
     "23505": Conflict,
@@ -143,6 +160,7 @@ _BY_SQLSTATE: dict[str, type[StorageError]] = {
     "42883": SchemaMismatch,
     "3F000": SchemaMismatch,
     "25006": Unavailable,
+    _RULE: Conflict,
 }
 _BY_CLASS: dict[str, type[StorageError]] = {
     "22": InvalidValue,
@@ -204,6 +222,8 @@ def _sentence(
     constraint = diag.constraint_name
     subject = where or "the database"
     at = f" (statement {statement})" if statement else ""
+    if error.sqlstate == _RULE:
+        return f"{subject}: {diag.message_primary} (constraint {constraint}); {diag.message_hint}{at}"
     if kind is Conflict:
         key = _KEY.match(diag.message_detail or "")
         fields = f" with the same {key[1]}" if key else ""

@@ -16,7 +16,16 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
 
 from .errors import InvalidValue
 
@@ -66,6 +75,8 @@ Key = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_check_
 Timestamp = Annotated[datetime, AfterValidator(_check_timestamp)]
 #: A number of things (PostgreSQL integer): 0 to 2,147,483,647.
 Count = Annotated[int, Field(ge=0, lt=2**31)]
+#: A size or a sequence (PostgreSQL bigint), from 0.
+BigCount = Annotated[int, Field(ge=0, lt=2**63)]
 #: Exact decimal money; never a float.
 Money = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=6)]
 
@@ -115,6 +126,16 @@ class Record(Input):
     updated_at: datetime
 
 
+class Document(BaseModel, metaclass=_RaisesInvalidValue):
+    """The typed form of a JSON column. Fields that a platform adds are kept; only what was set is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_set(self, dump: SerializerFunctionWrapHandler) -> JsonObject:
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+
+
 @dataclass(frozen=True)
 class Column:
     """A record's field as a column."""
@@ -134,6 +155,17 @@ class Column:
     def encrypted(self) -> bool:
         """Whether the column holds ciphertext."""
         return self.storage == ENCRYPTED.name
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether the column is a JSON object, or any JSON, so that a patch can be merged into it."""
+        kind = self.python_type
+        return self.json and (kind is Any or get_origin(kind) is dict or self.document)
+
+    @property
+    def document(self) -> bool:
+        """Whether the column is a `Document`, which also says what a patch may hold."""
+        return self.json and isinstance(self.python_type, type) and issubclass(self.python_type, Document)
 
     @cached_property
     def python_type(self) -> Any:

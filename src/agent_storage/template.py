@@ -2,7 +2,9 @@
 
 Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
 `Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, `{new.updates}` (for ON CONFLICT) and `{new.rows}`,
-the select list over rows that travel as one JSON array. Other braces are left alone: `'{}'::jsonb` is no slot.
+the select list over rows that travel as one JSON array. `{tasks.json}`, where `tasks` is a field of the result that
+holds records, is a JSON object of such a record's columns in the row `tasks`. Other braces are left alone:
+`'{}'::jsonb` is no slot.
 
 Placeholders are `%(name)s` for a parameter and `%(new.title)s` for a field of an `Input`; `%%` is a per cent sign.
 """
@@ -18,10 +20,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar, get_args, get_origin
 
-from .records import Column, Input, bare, columns, nullable, storage
+from pydantic import BaseModel
+
+from .records import Column, Input, Record, bare, columns, nullable, storage
 from .statement import Encoder, RowEncoder, RowsEncoder, Shape, Statement, ValueEncoder
 
-_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows)\}")
+_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows|json)\}")
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>[a-z_][a-z0-9_.]*)\)s|(?P<other>.?))", re.DOTALL)
 #: Filled by the database when the caller gives none; everything else has its default in the record.
 _BY_DATABASE = {"id": "uuid_v7()"}
@@ -97,6 +101,8 @@ class _Compiler:
 
     def _fill(self, match: re.Match[str]) -> str:
         of, what = match["of"], match["what"]
+        if of and what == "json":
+            return self._fill_json(of)
         if of in self.hints and (new := self._input(of)):
             return self._fill_input(of, what, list(columns(new)))
         if what == "columns":
@@ -123,6 +129,17 @@ class _Compiler:
             changed = [name for name in names if name not in {"id", *self.owner.natural_key}]
             return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in changed or self.owner.natural_key)
         raise self._fault(f"the slot {{{of}.{what}}} is unknown")
+
+    def _fill_json(self, of: str) -> str:
+        """Named columns, never the whole row: a column of a later migration must not break code that runs."""
+        model = self.shape.item
+        field = columns(model).get(of) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        held = field.python_type if field else None
+        held = get_args(held)[0] if get_origin(held) is list else held
+        if not (isinstance(held, type) and issubclass(held, Record)):
+            raise self._fault(f"the slot {{{of}.json}} names no field of the result that holds records")
+        pairs = (f"'{name}', {quoted(of)}.{quoted(name)}" for name in columns(held))
+        return f"jsonb_build_object({', '.join(pairs)})"
 
     def _check_columns(self) -> None:
         """`{columns}` are the record's fields, so the result must be the record, or one that extends it."""

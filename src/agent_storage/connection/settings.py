@@ -37,6 +37,7 @@ class Settings(BaseModel):
 
     url: SecretStr | None = Field(None, description="PostgreSQL URL or key=value string; none: the embedded server")
     migrate_url: SecretStr | None = Field(None, description="URL of the owner role, for migrations only")
+    listen_url: SecretStr | None = Field(None, description="URL of the server itself, for notifications past a pooler")
     data_dir: Path | None = Field(None, description="where the embedded server keeps its data")
     application_name: str = "agent-storage"
     pool_min: int = Field(1, ge=0)
@@ -51,7 +52,7 @@ class Settings(BaseModel):
     json_limit: int = Field(4 * 1024 * 1024, ge=1, description="largest JSON document that is accepted")
     secret_key: SecretStr | Callable[[], str] | None = Field(None, description="base64 keys, the newest first")
 
-    @field_validator("url", "migrate_url")
+    @field_validator("url", "migrate_url", "listen_url")
     @classmethod
     def _check_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None or not value.get_secret_value().strip():

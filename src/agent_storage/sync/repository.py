@@ -20,7 +20,7 @@ import psycopg_pool
 
 from agent_storage import composed
 from agent_storage.connection.rows import check, encode
-from agent_storage.errors import AmbiguousId, InvalidValue, NotFound, SecretUnavailable, StorageError
+from agent_storage.errors import AmbiguousId, Conflict, InvalidValue, NotFound, SecretUnavailable, StorageError
 from agent_storage.ids import prefix_range, shortest_prefix
 from agent_storage.pages import Found, Page, check_limit, read_cursor, write_cursor
 from agent_storage.query import Condition, Fields, Order, Where
@@ -31,6 +31,7 @@ from agent_storage.template import Owner, Template
 from .database import Attached, Database, Isolation, Runner
 
 R = TypeVar("R", bound=Record)
+S = TypeVar("S", bound=Record)
 N = TypeVar("N", bound=Input)
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -273,14 +274,22 @@ class Repository(Generic[R, N]):
 
         Raises `InvalidValue` for a cursor that is damaged or was made for another table or order.
         """
+        return self.page_of(self.record, where, order_by, limit, cursor, total=total)
+
+    def page_of(
+        self, record: type[S], where: Where | None, order_by: Order, limit: int, cursor: str | None, *, total: bool
+    ) -> Page[S]:
+        """`page` with fewer columns: `record` holds some of the fields of the table's own; filters may name all."""
         fields = self.fields()
         order = fields.order(order_by)
         conditions, values = self._where(where)
         check_limit(limit, self.table)
         keys = [] if cursor is None else read_cursor(cursor, order, fields)
         after = None if cursor is None else tuple(key is None for key in keys)
-        statement = composed.select(self.table, self.record, conditions, order, after=after, total=total)
-        found: Found[R] = self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
+        statement = composed.select(
+            self.table, self.record, conditions, order, after=after, total=total, made=cast(Any, record)
+        )
+        found: Found[S] = self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
         items = list(found[:limit])
         more = write_cursor(order, items[-1], self.table) if len(found) > limit else None
         return Page(items, more, found.total)
@@ -321,9 +330,12 @@ class Repository(Generic[R, N]):
         fields = self.fields()
         values: list[Any] = []
         for name in sorted(documents):
-            if not fields.column(name).json:
-                raise InvalidValue(f"{self.table}.{name} is no JSON document; use update()", table=self.table)
+            column = fields.column(name)
+            if not column.mergeable:
+                raise InvalidValue(f"{self.table}.{name} is no JSON object; use update()", table=self.table)
             value = check(composed.document(name), documents[name], table=self.table)
+            if column.document:  # what it would make of the row must be readable
+                check(column, value, table=self.table)
             values.append(encode(composed.document(name), value, self.runner.codec, table=self.table))
         if not values:
             raise InvalidValue(f"{self.table}: nothing to patch", table=self.table)
@@ -346,6 +358,13 @@ class Repository(Generic[R, N]):
             raise InvalidValue(f"{self.table}: delete_where needs a filter", table=self.table)
         conditions, values = self._where(where)
         return self.runner.run(composed.delete(self.table, self.record, conditions), values)
+
+    def accepted(self, row: R | None, id: UUID, change: str) -> R:
+        """`row`, which a guarded change gave; without one, why: `NotFound`, else `Conflict` with the present status."""
+        if row is not None:
+            return row
+        current: Any = self.require(id)
+        raise Conflict(f"{self.table} {id} cannot {change}: its status is {current.status}", table=self.table)
 
     # ---- composition -----------------------------------------------------------------------------------------------
 

@@ -6,12 +6,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..repository import Repository, Runner
+from .approval_requests.repository import ApprovalRequests
+from .boards.repository import Boards
+from .budget_pools.repository import BudgetPools
+from .checkpoints.repository import Checkpoints
 from .conversations.repository import Conversations
+from .event_streams.repository import EventStreams
+from .execution_states.repository import ExecutionStates
+from .llm_executions.repository import LlmExecutions
 from .messages.repository import Messages
 from .models.repository import Models
+from .node_execution_states.repository import NodeExecutionStates
+from .project_files.repository import ProjectFiles
+from .projects.repository import Projects
 from .providers.repository import Providers
+from .repos.repository import Repos
+from .sessions.repository import Sessions
+from .stream_events.repository import StreamEvents
+from .tasks.repository import Tasks
+from .ticket_comments.repository import TicketComments
+from .ticket_tasks.repository import TicketTasks
+from .tickets.repository import Tickets
+from .tool_call_logs.repository import ToolCallLogs
 from .tool_configs.repository import ToolConfigs
 from .tool_results.repository import ToolResults
+from .workflow_sessions.repository import WorkflowSessions
+from .workflows.repository import Workflows
 
 REPOSITORIES: dict[str, type[Repository[Any, Any]]] = {
     "providers": Providers,
@@ -20,6 +40,26 @@ REPOSITORIES: dict[str, type[Repository[Any, Any]]] = {
     "messages": Messages,
     "tool_configs": ToolConfigs,
     "tool_results": ToolResults,
+    "checkpoints": Checkpoints,
+    "boards": Boards,
+    "repos": Repos,
+    "sessions": Sessions,
+    "tasks": Tasks,
+    "projects": Projects,
+    "project_files": ProjectFiles,
+    "tickets": Tickets,
+    "ticket_tasks": TicketTasks,
+    "ticket_comments": TicketComments,
+    "workflows": Workflows,
+    "workflow_sessions": WorkflowSessions,
+    "budget_pools": BudgetPools,
+    "execution_states": ExecutionStates,
+    "node_execution_states": NodeExecutionStates,
+    "llm_executions": LlmExecutions,
+    "tool_call_logs": ToolCallLogs,
+    "approval_requests": ApprovalRequests,
+    "event_streams": EventStreams,
+    "stream_events": StreamEvents,
 }
 
 
@@ -38,6 +78,46 @@ class Tables:
     """How a tool (an MCP server's, say) is reached and what it takes."""
     tool_results: ToolResults
     """Each call of a tool: its arguments, its result or error, and how long it took."""
+    checkpoints: Checkpoints
+    """What an agent knew at a moment, to go on from there."""
+    boards: Boards
+    """Where sessions are laid out side by side."""
+    repos: Repos
+    """The code that sessions work on, and its worktrees."""
+    sessions: Sessions
+    """A coding agent at work. Sessions spawn and fork others; no session is its own ancestor."""
+    tasks: Tasks
+    """A prompt to a session and the work that it set off."""
+    projects: Projects
+    """A body of work at a path: its files and its tickets."""
+    project_files: ProjectFiles
+    """A file of a project: its content, a summary, what it imports and exports."""
+    tickets: Tickets
+    """What is to be done in a project. Archived tickets are left out of every list."""
+    ticket_tasks: TicketTasks
+    """The steps of a ticket, in order."""
+    ticket_comments: TicketComments
+    """What people and agents say about a ticket."""
+    workflows: Workflows
+    """What runs follow: nodes and how they are connected."""
+    workflow_sessions: WorkflowSessions
+    """A run of a workflow, with the definition that it started with."""
+    budget_pools: BudgetPools
+    """A sum of money, and smaller ones below it; no pool is ever overspent."""
+    execution_states: ExecutionStates
+    """Where a run stands, with all of its nodes."""
+    node_execution_states: NodeExecutionStates
+    """Where a node of a run stands: its input, its output, its retries."""
+    llm_executions: LlmExecutions
+    """Each call of a language model in a run: what it said, its tokens and its cost."""
+    tool_call_logs: ToolCallLogs
+    """Each tool call that a language model asked for in a run."""
+    approval_requests: ApprovalRequests
+    """What a run asks people before it goes on; decided once, by one of them."""
+    event_streams: EventStreams
+    """A stream of events and how far it has come; deleting one deletes its events."""
+    stream_events: StreamEvents
+    """What happened in a stream, in the order of commits, without a gap."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner

@@ -3,7 +3,7 @@
 CREATE TABLE conversations (
     id              uuid        PRIMARY KEY DEFAULT uuid_v7(),
     title           text,
-    project_id      uuid,                           -- the projects' migration adds the reference
+    project_id      uuid        REFERENCES projects (id) ON DELETE SET NULL,
     model_id        uuid        REFERENCES models (id) ON DELETE SET NULL,
     message_count   integer     NOT NULL DEFAULT 0 CHECK (message_count >= 0),
     last_message_at timestamptz NOT NULL DEFAULT now(),     -- never null, so that one index serves `recent`

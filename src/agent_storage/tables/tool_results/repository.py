@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from agent_storage.errors import Conflict
 from agent_storage.records import Json, Jsonb, JsonObject, Timestamp
 from agent_storage.tables.tool_results.record import NewToolResult, ToolResult, ToolStats
 
@@ -87,18 +86,14 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
 
     async def begin(self, id: UUID) -> ToolResult:
         """A pending call runs from now on. Raises `Conflict` when it is not pending, `NotFound`."""
-        return await self.run_pending(id) or await self._refused(id, "begin")
+        return await self.accepted(await self.run_pending(id), id, "begin")
 
     async def finish(self, id: UUID, result: Json) -> ToolResult:
         """The call succeeded. Raises `Conflict` when it had already ended, `NotFound`."""
-        return await self.end(id, "success", result) or await self._refused(id, "finish")
+        return await self.accepted(await self.end(id, "success", result), id, "finish")
 
     async def fail(
         self, id: UUID, error: str, status: Literal["error", "timeout", "cancelled"] = "error"
     ) -> ToolResult:
         """The call failed. Raises `Conflict` when it had already ended, `NotFound`."""
-        return await self.end(id, status, None, error) or await self._refused(id, "fail")
-
-    async def _refused(self, id: UUID, change: str) -> ToolResult:
-        current = await self.require(id)
-        raise Conflict(f"tool_results {id} cannot {change}: its status is {current.status}", table=self.table)
+        return await self.accepted(await self.end(id, status, None, error), id, "fail")

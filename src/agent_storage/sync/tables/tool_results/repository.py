@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from agent_storage.errors import Conflict
 from agent_storage.records import Json, Jsonb, JsonObject, Timestamp
 from agent_storage.tables.tool_results.record import NewToolResult, ToolResult, ToolStats
 
@@ -88,16 +87,12 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
 
     def begin(self, id: UUID) -> ToolResult:
         """A pending call runs from now on. Raises `Conflict` when it is not pending, `NotFound`."""
-        return self.run_pending(id) or self._refused(id, "begin")
+        return self.accepted(self.run_pending(id), id, "begin")
 
     def finish(self, id: UUID, result: Json) -> ToolResult:
         """The call succeeded. Raises `Conflict` when it had already ended, `NotFound`."""
-        return self.end(id, "success", result) or self._refused(id, "finish")
+        return self.accepted(self.end(id, "success", result), id, "finish")
 
     def fail(self, id: UUID, error: str, status: Literal["error", "timeout", "cancelled"] = "error") -> ToolResult:
         """The call failed. Raises `Conflict` when it had already ended, `NotFound`."""
-        return self.end(id, status, None, error) or self._refused(id, "fail")
-
-    def _refused(self, id: UUID, change: str) -> ToolResult:
-        current = self.require(id)
-        raise Conflict(f"tool_results {id} cannot {change}: its status is {current.status}", table=self.table)
+        return self.accepted(self.end(id, status, None, error), id, "fail")

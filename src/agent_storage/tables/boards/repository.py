@@ -1,0 +1,19 @@
+"""Boards."""
+
+from __future__ import annotations
+
+from agent_storage.tables.boards.record import Board, NewBoard
+
+from ...repository import Repository, sql
+
+
+class Boards(Repository[Board, NewBoard]):
+    """Where sessions are laid out side by side."""
+
+    table = "boards"
+    natural_key = ("slug",)
+
+    @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s")
+    async def by_slug(self, slug: str) -> Board | None:
+        """The board, or None."""
+        ...

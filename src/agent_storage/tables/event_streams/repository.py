@@ -1,0 +1,19 @@
+"""Streams of events."""
+
+from __future__ import annotations
+
+from agent_storage.tables.event_streams.record import EventStream, NewEventStream
+
+from ...repository import Repository, sql
+
+
+class EventStreams(Repository[EventStream, NewEventStream]):
+    """A stream of events and how far it has come; deleting one deletes its events."""
+
+    table = "event_streams"
+    natural_key = ("stream_id",)
+
+    @sql("SELECT {columns} FROM {table} WHERE stream_id = %(stream_id)s")
+    async def named(self, stream_id: str) -> EventStream | None:
+        """The stream, or None when nothing was ever published to it."""
+        ...

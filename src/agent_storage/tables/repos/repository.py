@@ -1,0 +1,19 @@
+"""Repositories of code."""
+
+from __future__ import annotations
+
+from agent_storage.tables.repos.record import NewRepo, Repo
+
+from ...repository import Repository, sql
+
+
+class Repos(Repository[Repo, NewRepo]):
+    """The code that sessions work on, and its worktrees."""
+
+    table = "repos"
+    natural_key = ("slug",)
+
+    @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s")
+    async def by_slug(self, slug: str) -> Repo | None:
+        """The repository of code, or None."""
+        ...

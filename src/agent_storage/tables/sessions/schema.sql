@@ -1,0 +1,57 @@
+-- fillfactor 90: a running session's data changes with every tool use; room on the page keeps those updates HOT.
+CREATE TABLE sessions (
+    id                     uuid        PRIMARY KEY DEFAULT uuid_v7(),
+    agent                  text        NOT NULL CHECK (agent <> ''),
+    status                 text        NOT NULL DEFAULT 'idle'
+                                       CHECK (status IN ('idle', 'running', 'completed', 'failed')),
+    board_id               uuid        REFERENCES boards (id) ON DELETE SET NULL,
+    repo_id                uuid        REFERENCES repos (id) ON DELETE SET NULL,
+    parent_session_id      uuid        REFERENCES sessions (id) ON DELETE SET NULL,
+    forked_from_session_id uuid        REFERENCES sessions (id) ON DELETE SET NULL,
+    data                   jsonb       NOT NULL DEFAULT '{}',
+    created_at             timestamptz NOT NULL DEFAULT now(),
+    updated_at             timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 90);
+CREATE INDEX sessions_status_idx ON sessions (status, id);
+CREATE INDEX sessions_board_id_idx ON sessions (board_id, id);
+CREATE INDEX sessions_repo_id_idx ON sessions (repo_id, id);
+CREATE INDEX sessions_parent_session_id_idx ON sessions (parent_session_id, id);
+CREATE INDEX sessions_forked_from_session_id_idx ON sessions (forked_from_session_id, id);
+CREATE INDEX sessions_roots_idx ON sessions (id) WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL;
+CREATE TRIGGER set_timestamp BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+
+-- No session is its own ancestor. It looks after the statement, when all of its rows are there. An UPDATE could close a
+-- cycle together with another one that cannot see it yet, so updates take turns; a new row's id is known to nobody else.
+-- Above READ COMMITTED the snapshot is older than the turn: there the ancestors are locked, and PostgreSQL ends one of
+-- the two as a serialization failure or a deadlock, which may be retried.
+CREATE FUNCTION trigger_refuse_genealogy_cycle() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    ancestors uuid[];
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        PERFORM pg_advisory_xact_lock('sessions'::regclass::oid::integer, 0);
+    ELSIF NOT EXISTS (SELECT FROM sessions WHERE parent_session_id = NEW.id)
+      AND NOT EXISTS (SELECT FROM sessions WHERE forked_from_session_id = NEW.id) THEN
+        RETURN NULL;
+    END IF;
+    WITH RECURSIVE above (id) AS (
+        SELECT unnest(ARRAY[NEW.parent_session_id, NEW.forked_from_session_id])
+         UNION
+        SELECT unnest(ARRAY[s.parent_session_id, s.forked_from_session_id]) FROM above JOIN sessions s USING (id)
+    )
+    SELECT array_agg(above.id) INTO ancestors FROM above;
+    IF TG_OP = 'UPDATE' AND current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM FROM sessions WHERE id = ANY(ancestors) FOR SHARE;
+    END IF;
+    IF NEW.id = ANY(ancestors) THEN
+        RAISE EXCEPTION 'session % would become its own ancestor', NEW.id
+            USING ERRCODE = 'AS001', TABLE = 'sessions', CONSTRAINT = 'sessions_genealogy_without_cycle',
+                  HINT = 'choose a parent that does not descend from it';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER refuse_genealogy_cycle AFTER INSERT OR UPDATE OF parent_session_id, forked_from_session_id ON sessions
+    FOR EACH ROW WHEN (NEW.parent_session_id IS NOT NULL OR NEW.forked_from_session_id IS NOT NULL)
+    EXECUTE FUNCTION trigger_refuse_genealogy_cycle();

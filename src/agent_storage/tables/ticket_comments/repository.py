@@ -1,0 +1,20 @@
+"""Comments on tickets."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from agent_storage.tables.ticket_comments.record import NewTicketComment, TicketComment
+
+from ...repository import Repository, sql
+
+
+class TicketComments(Repository[TicketComment, NewTicketComment]):
+    """What people and agents say about a ticket."""
+
+    table = "ticket_comments"
+
+    @sql("SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY id LIMIT %(limit)s")
+    async def of_ticket(self, ticket_id: UUID, limit: int = 1000) -> list[TicketComment]:
+        """A ticket's comments, oldest first."""
+        ...

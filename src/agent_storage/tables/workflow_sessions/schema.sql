@@ -1,0 +1,28 @@
+-- A run keeps the definition that it started with: neither a change nor the end of its workflow touches the snapshot.
+CREATE TABLE workflow_sessions (
+    id                uuid        PRIMARY KEY DEFAULT uuid_v7(),
+    workflow_id       uuid        REFERENCES workflows (id) ON DELETE SET NULL,
+    workflow_snapshot jsonb       NOT NULL,
+    status            text        NOT NULL DEFAULT 'running'
+                                  CHECK (status IN ('running', 'paused', 'completed', 'failed',
+                                                    'waiting_for_human_review', 'waiting_for_budget_approval',
+                                                    'waiting_for_workflow_approval')),
+    metadata          jsonb       NOT NULL DEFAULT '{}',
+    created_at        timestamptz NOT NULL DEFAULT now(),
+    updated_at        timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX workflow_sessions_workflow_id_idx ON workflow_sessions (workflow_id, id);
+CREATE INDEX workflow_sessions_status_idx ON workflow_sessions (status, id);
+CREATE TRIGGER set_timestamp BEFORE UPDATE ON workflow_sessions FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+
+CREATE FUNCTION trigger_keep_workflow_snapshot() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the workflow snapshot of session % cannot be changed', OLD.id
+        USING ERRCODE = 'AS001', TABLE = 'workflow_sessions', COLUMN = 'workflow_snapshot',
+              CONSTRAINT = 'workflow_snapshot_is_immutable', HINT = 'start another session for another definition';
+END
+$$;
+CREATE TRIGGER keep_workflow_snapshot BEFORE UPDATE OF workflow_snapshot ON workflow_sessions
+    FOR EACH ROW WHEN (NEW.workflow_snapshot IS DISTINCT FROM OLD.workflow_snapshot)
+    EXECUTE FUNCTION trigger_keep_workflow_snapshot();

@@ -1,0 +1,18 @@
+"""Workflows."""
+
+from __future__ import annotations
+
+from agent_storage.tables.workflows.record import NewWorkflow, Workflow
+
+from ...repository import Repository, sql
+
+
+class Workflows(Repository[Workflow, NewWorkflow]):
+    """What runs follow: nodes and how they are connected."""
+
+    table = "workflows"
+
+    @sql("SELECT {columns} FROM {table} WHERE name = %(name)s ORDER BY version DESC, id DESC LIMIT %(limit)s")
+    async def named(self, name: str, limit: int = 100) -> list[Workflow]:
+        """The versions of a workflow, the highest (as text) first."""
+        ...
