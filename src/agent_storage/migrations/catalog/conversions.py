@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from .model import Entry
 
-_LOSS = "-- data loss: "
+#: Stands before each line of a statement that loses rows or values.
+LOSS = "-- data loss: "
 _INTEGERS = ("smallint", "integer", "bigint")
 _FLOATS = ("real", "double precision")
 _MODIFIED = re.compile(r"(?P<name>[a-z ]+?)\((?P<size>\d+)(?:,(?P<scale>-?\d+))?\)(?P<rest>.*)")
@@ -16,7 +17,7 @@ _LABEL = re.compile(r"E?'(?:[^']|'')*'")
 
 def loss(sql: str) -> str:
     """The statements commented out, so that they run only where somebody decided so."""
-    return "\n".join(_LOSS + line for line in sql.splitlines())
+    return "\n".join(LOSS + line for line in sql.splitlines())
 
 
 def widens(present: str, wanted: str) -> bool:
