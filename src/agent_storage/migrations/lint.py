@@ -218,11 +218,10 @@ def _new_enum_value(source: _Source) -> Iterator[LintFinding]:
 
 
 def _psql_commands(source: _Source) -> Iterator[LintFinding]:
-    for token in tokens(source.sql.text):
-        if token.kind == "meta":
-            message = f"{token.text.split()[0]} is a command of psql, not SQL"
-            yield source.at(token.start, "psql-command", message, "take it out")
-            return
+    if (token := source.sql.scan.meta) is not None:
+        message = f"{token.text.split()[0]} is a command of psql, not SQL"
+        yield source.at(token.start, "psql-command", message, "take it out")
+        return
     for statement in source.sql.statements:
         if statement.starts_with("COPY") and statement.words[-1:] == ("STDIN",):
             message = "COPY FROM STDIN has no input here"
