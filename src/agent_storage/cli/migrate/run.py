@@ -28,7 +28,6 @@ from .terminal import (
     Wait,
     Yes,
     end,
-    migrating,
     shadowing,
     table,
     terminal,
@@ -78,7 +77,8 @@ def _drafted(
     from ...migrations.draft import draft
     from ...migrations.schema import TABLES
 
-    with migrating(shown, db, folder) as migrator, shadowing(migrator, shadow_url) as server:
+    migrator = shown.migrator(db, folder)
+    with shadowing(migrator, shadow_url) as server:
         return draft(migrator, server, tables or TABLES)
 
 
@@ -101,10 +101,8 @@ def up(
 
     Example: `storage migrate up`, or `storage migrate up --to add_orders_note --lock-timeout 2s`
     """
-    with (
-        terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown,
-        migrating(shown, db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries) as migrator,
-    ):
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
+        migrator = shown.migrator(db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries)
         if dry_run:
             planned = plan_up(migrator, count, to)
             shown.result(planned, plan_lines(planned))
@@ -131,10 +129,8 @@ def down(
 
     Example: `storage migrate down`, or `storage migrate down --to 20261120090000_chat`
     """
-    with (
-        terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown,
-        migrating(shown, db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries) as migrator,
-    ):
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
+        migrator = shown.migrator(db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries)
         result = migrator.down(count, to, all_)
         shown.result(result, _run_lines(result))
 
@@ -152,10 +148,8 @@ def redo(
 
     Example: `storage migrate redo`
     """
-    with (
-        terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown,
-        migrating(shown, db, folder) as migrator,
-    ):
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
+        migrator = shown.migrator(db, folder)
         result = migrator.redo(count)
         shown.result(result, _run_lines(result))
 
@@ -169,9 +163,10 @@ def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json =
 
     Example: `git switch main && storage migrate sync`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations import sync as command
 
+        migrator = shown.migrator(db, folder)
         back = command.to_take_back(migrator)
         if back:
             shown.confirm(f"roll back {', '.join(back)}?", yes=yes)
@@ -191,9 +186,10 @@ def seed(
 
     Example: `storage migrate seed seeds/demo.sql`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations import seed as command
 
+        migrator = shown.migrator(db, folder)
         result = command.seed(migrator, command.seed_files(path or migrator.folder.parent / "seeds"))
         shown.result(result, [f"ran {done.id} ({done.statements} statements)" for done in result.done])
 
@@ -209,7 +205,8 @@ def status(
 
     Example: `storage migrate status --check && start-the-service`
     """
-    with terminal(as_json=as_json) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json) as shown:
+        migrator = shown.migrator(db, folder)
         found = migrator.require_current() if check else migrator.status()
         shown.result(found, _status_lines(found))
 
@@ -225,7 +222,8 @@ def history(
 
     Example: `storage migrate history -n 10`
     """
-    with terminal(as_json=as_json) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json) as shown:
+        migrator = shown.migrator(db, folder)
         entries = migrator.history(limit)
         rows = [
             [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.operation, entry.id or "", f"{entry.user}@{entry.host}"]

@@ -42,21 +42,15 @@ Tables = Annotated[Path | None, typer.Option(metavar="DIR", help="The tables' fo
 _EVERY = 2.0
 
 
-@contextmanager
-def migration_conninfo(db: str | None) -> Generator[str]:
+def migration_conninfo(db: str | None) -> str:
     """The connection string for migrations: `--db`, else the settings' migrate_url or url, else the embedded server."""
+    from ...connection.pool import locate
     from ...connection.settings import Settings
 
     settings = Settings.load(url=db)
-    url = settings.url if db else settings.migrate_url or settings.url
-    if url is not None:
-        yield settings.conninfo(url.get_secret_value())
-        return
-    from ...connection.embedded import EmbeddedServer
-
-    typer.echo("no database is set: using the embedded PostgreSQL", err=True)
-    with EmbeddedServer(settings.data_dir, progress=lambda line: typer.echo(line, err=True)) as server:
-        yield server.conninfo()
+    if settings.migrate_url and not db:
+        settings = settings.model_copy(update={"url": settings.migrate_url})
+    return locate(settings, progress=lambda line: typer.echo(line, err=True))
 
 
 @dataclass
@@ -67,6 +61,28 @@ class Terminal:
     quiet: bool = False
     verbose: int = 0
     _last_progress: float = field(default=0.0, init=False)
+
+    def migrator(
+        self,
+        db: str | None,
+        folder: Path | None,
+        *,
+        wait: str = "60s",
+        lock_timeout: str = "5s",
+        retries: int = 10,
+    ) -> Migrator:
+        """A `Migrator` that shows here what it does."""
+        from ...migrations.files import duration_ms
+        from ...migrations.manager import Migrator
+
+        return Migrator(
+            migration_conninfo(db),
+            folder,
+            on_event=self.progress,
+            wait=duration_ms(wait) / 1000,
+            retries=retries,
+            lock_timeout=duration_ms(lock_timeout) / 1000,
+        )
 
     def progress(self, event: Event) -> None:
         """Show an event as a line; of many statements only one in two seconds."""
@@ -183,28 +199,3 @@ def shadowing(migrator: Migrator, url: str | None) -> Generator[ShadowServer]:
 
     with shadow_server(migrator.conninfo, shadow_url=url, notify=migrator.notify) as server:
         yield server
-
-
-@contextmanager
-def migrating(
-    shown: Terminal,
-    db: str | None,
-    folder: Path | None,
-    *,
-    wait: str = "60s",
-    lock_timeout: str = "5s",
-    retries: int = 10,
-) -> Generator[Migrator]:
-    """A `Migrator` that shows what it does."""
-    from ...migrations.files import duration_ms
-    from ...migrations.manager import Migrator
-
-    with migration_conninfo(db) as conninfo:
-        yield Migrator(
-            conninfo,
-            folder,
-            on_event=shown.progress,
-            wait=duration_ms(wait) / 1000,
-            retries=retries,
-            lock_timeout=duration_ms(lock_timeout) / 1000,
-        )
