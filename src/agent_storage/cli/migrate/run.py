@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="What it does, as in add_orders_note.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it does, as in add_orders_note.")],
     draft: Annotated[bool, typer.Option("--draft", help="Fill it with what the edited schema.sql asks for.")] = False,
     no_transaction: Annotated[bool, typer.Option("--no-transaction", help="For CREATE INDEX CONCURRENTLY.")] = False,
     db: Db = None,
@@ -84,10 +84,12 @@ def _drafted(
 
 @app.command()
 def up(
-    count: Annotated[int | None, typer.Argument(metavar="[N]", help="How many; default: all.")] = None,
+    count: Annotated[int | None, typer.Argument(metavar="[N]", min=1, help="How many; default: all.")] = None,
     to: Annotated[str | None, typer.Option(metavar="ID", help="As far as this one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, as `plan` does.")] = False,
-    allow_out_of_order: Annotated[bool, typer.Option(help="Apply also what is older than the newest applied.")] = False,
+    out_of_order: Annotated[
+        bool, typer.Option("--allow-out-of-order", help="Apply also what is older than the newest applied.")
+    ] = False,
     db: Db = None,
     folder: Folder = None,
     wait: Wait = "60s",
@@ -95,7 +97,7 @@ def up(
     retries: Retries = 10,
     as_json: Json = False,
     quiet: Quiet = False,
-    verbose: Verbose = 0,
+    verbose: Verbose = False,
 ) -> None:
     """Apply what is pending, each migration in one transaction with its entry in the books.
 
@@ -107,13 +109,13 @@ def up(
             planned = plan_up(migrator, count, to)
             shown.result(planned, plan_lines(planned))
             return
-        result = migrator.up(count, to, allow_out_of_order=allow_out_of_order)
+        result = migrator.up(count, to, allow_out_of_order=out_of_order)
         shown.result(result, _run_lines(result))
 
 
 @app.command()
 def down(
-    count: Annotated[int, typer.Argument(metavar="[N]", help="How many.")] = 1,
+    count: Annotated[int, typer.Argument(metavar="[N]", min=1, help="How many.")] = 1,
     to: Annotated[str | None, typer.Option(metavar="ID", help="Those after this one, which stays.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
     db: Db = None,
@@ -123,7 +125,7 @@ def down(
     retries: Retries = 10,
     as_json: Json = False,
     quiet: Quiet = False,
-    verbose: Verbose = 0,
+    verbose: Verbose = False,
 ) -> None:
     """Roll back what was applied last; it works from the database's own copy if the files are gone.
 
@@ -137,12 +139,12 @@ def down(
 
 @app.command()
 def redo(
-    count: Annotated[int, typer.Argument(metavar="[N]", help="How many.")] = 1,
+    count: Annotated[int, typer.Argument(metavar="[N]", min=1, help="How many.")] = 1,
     db: Db = None,
     folder: Folder = None,
     as_json: Json = False,
     quiet: Quiet = False,
-    verbose: Verbose = 0,
+    verbose: Verbose = False,
 ) -> None:
     """Roll the last migrations back and apply them again as their files are now; for work in progress.
 
@@ -176,7 +178,10 @@ def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json =
 
 @app.command()
 def seed(
-    path: Annotated[Path | None, typer.Argument(help="A file or folder; default: `seeds` beside the folder.")] = None,
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PATH]", help="A file or folder; default: seeds beside the folder of migrations."),
+    ] = None,
     db: Db = None,
     folder: Folder = None,
     as_json: Json = False,

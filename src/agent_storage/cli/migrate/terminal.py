@@ -29,11 +29,11 @@ Db = Annotated[str | None, typer.Option("--db", metavar="URL", help="The databas
 Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="The migrations; default: those of the package.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Every statement, and the server's notices.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every statement, and the server's notices.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Wait = Annotated[str, typer.Option(metavar="TIME", help="How long to wait for another migrator.")]
 LockTimeout = Annotated[str, typer.Option(metavar="TIME", help="How long a statement may wait for a lock.")]
-Retries = Annotated[int, typer.Option(min=0, help="How often to try again after a lock time-out.")]
+Retries = Annotated[int, typer.Option(metavar="N", min=0, help="How often to try again after a lock time-out.")]
 ShadowUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="Where shadow databases may be made; default: the database's server.")
 ]
@@ -59,7 +59,7 @@ class Terminal:
 
     as_json: bool = False
     quiet: bool = False
-    verbose: int = 0
+    verbose: bool = False
     _last_progress: float = field(default=0.0, init=False)
 
     def migrator(
@@ -144,7 +144,7 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 @contextmanager
-def terminal(*, as_json: bool = False, quiet: bool = False, verbose: int = 0) -> Generator[Terminal]:
+def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> Generator[Terminal]:
     """Run a command: errors become one line and an exit code, SIGINT and SIGTERM cancel, roll back and exit 130."""
     from ...errors import StorageError
     from ...migrations.errors import Interrupted, MigrationFailure
