@@ -276,6 +276,7 @@ def test_an_unreachable_server_is_one_sentence_without_the_password(three: Folde
         Migrator("postgresql://me:geheim@127.0.0.1:1/x", three.path).status()
     assert caught.value.exit_code == 8
     assert "geheim" not in str(caught.value)
+    assert caught.value.message.endswith('connection to server at "127.0.0.1", port 1 failed: Connection refused')
     with pytest.raises(InvalidRequest) as wrong:
         Migrator("postgresql://me:geh eim@[/x", three.path).status()
     assert "geh" not in str(wrong.value)

@@ -193,7 +193,8 @@ def read_folder(folder: Path) -> list[MigrationFile]:
     forward = [path for path in paths if not path.name.endswith(ROLLBACK_SUFFIX)]
     if not forward:
         raise InvalidRequest(
-            f"the migrations folder {folder} holds no migration", hint="is it the right one? `new NAME` makes the first"
+            f"the migrations folder {folder} holds no migration",
+            hint="is it the right one? `storage migrate new NAME` makes the first",
         )
     _refuse_strangers(paths, forward)
     return [read_file(path) for path in forward]

@@ -53,8 +53,15 @@ def lint_file(migration: MigrationFile) -> list[LintFinding]:
     sources = [_Source(migration, migration.up, migration.path, forward=True)]
     if migration.down is not None:
         sources.append(_Source(migration, migration.down, migration.rollback_path, forward=False))
-    found = [finding for source in sources for rule in _RULES for finding in rule(source)]
-    return sorted(found, key=lambda finding: (finding.path, finding.line, finding.column))
+    return [finding for source in sources for finding in sorted(_found(source), key=_place)]
+
+
+def _found(source: _Source) -> Iterator[LintFinding]:
+    return (finding for rule in _RULES for finding in rule(source))
+
+
+def _place(finding: LintFinding) -> tuple[int, int]:
+    return finding.line, finding.column
 
 
 def lint_folder(folder: Path, files: Sequence[MigrationFile]) -> list[LintFinding]:

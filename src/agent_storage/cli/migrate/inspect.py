@@ -54,7 +54,7 @@ def _plan_with_locks(migrator: Migrator, shadow_url: str | None) -> Plan:
         open_shadow(conninfo) as shadow,
     ):
         ledger = Ledger(session.connection)
-        timeline = migrator.timeline(session, ledger)
+        timeline = migrator.runnable(session, ledger)
         return plan.with_locks(shadow, session.connection, as_applied(ledger, timeline), timeline.pending)
 
 

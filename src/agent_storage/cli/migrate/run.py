@@ -84,7 +84,7 @@ def _drafted(
 
 @app.command()
 def up(
-    count: Annotated[int | None, typer.Argument(metavar="[N]", min=1, help="How many; default: all.")] = None,
+    count: Annotated[int | None, typer.Argument(metavar="[N]", help="How many; default: all.")] = None,
     to: Annotated[str | None, typer.Option(metavar="ID", help="As far as this one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, as `plan` does.")] = False,
     out_of_order: Annotated[
@@ -106,7 +106,7 @@ def up(
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
         migrator = shown.migrator(db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries)
         if dry_run:
-            planned = plan_up(migrator, count, to)
+            planned = plan_up(migrator, count, to, allow_out_of_order=out_of_order)
             shown.result(planned, plan_lines(planned))
             return
         result = migrator.up(count, to, allow_out_of_order=out_of_order)
@@ -115,7 +115,7 @@ def up(
 
 @app.command()
 def down(
-    count: Annotated[int, typer.Argument(metavar="[N]", min=1, help="How many.")] = 1,
+    count: Annotated[int, typer.Argument(metavar="[N]", help="How many.")] = 1,
     to: Annotated[str | None, typer.Option(metavar="ID", help="Those after this one, which stays.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
     db: Db = None,
@@ -139,7 +139,7 @@ def down(
 
 @app.command()
 def redo(
-    count: Annotated[int, typer.Argument(metavar="[N]", min=1, help="How many.")] = 1,
+    count: Annotated[int, typer.Argument(metavar="[N]", help="How many.")] = 1,
     db: Db = None,
     folder: Folder = None,
     as_json: Json = False,

@@ -176,7 +176,7 @@ def _failure(error: StorageError) -> MigrationFailure:
 
     kinds = {InvalidSettings: InvalidRequest, Unavailable: CannotConnect}
     kind = next((ours for theirs, ours in kinds.items() if isinstance(error, theirs)), MigrationFailure)
-    return kind(str(error))
+    return kind(str(error).replace("the argument url", "--db"))
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
