@@ -7,7 +7,7 @@ draft is a start, not an authority.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,22 +107,24 @@ def between(migrated: str, declared: str) -> Draft:
 def _proved(connection: psycopg.Connection, target: Catalog) -> Direction:
     """The statements that get the database to `target`, tried out there."""
     steps: list[Step] = []
-    # One repair can make room for another that failed; what is not done after three rounds will not be.
-    for _ in range(3):
-        added = [step for step in _repairs(target, snapshot(connection)) if _runs(connection, step.text)]
-        steps += added
-        if not added:
+    left = _drift(target, snapshot(connection))
+    # One repair can make room for another that failed: so again, as long as that changes anything, but not for ever.
+    for _ in range(5):
+        tried = [step for step in _repairs(left) if _runs(connection, step.text)]
+        before, left = left, _drift(target, snapshot(connection))
+        if left == before:
             break
-    return Direction(steps, [line(one) for one in _drift(target, snapshot(connection))])
+        steps += tried
+    return Direction(steps, [line(one) for one in left])
 
 
 def _drift(target: Catalog, actual: Catalog) -> list[Finding]:
     return [finding for finding in compare(target, actual) if finding.severity == "drift"]
 
 
-def _repairs(target: Catalog, actual: Catalog) -> Iterator[Step]:
+def _repairs(findings: Iterable[Finding]) -> Iterator[Step]:
     """The comparison's own statements; those that lose data too, for they are proved like the others."""
-    for text in dict.fromkeys(finding.sql for finding in _drift(target, actual) if finding.sql):
+    for text in dict.fromkeys(finding.sql for finding in findings if finding.sql):
         for statement in split(text.replace(LOSS, "")):
             marked = f"{LOSS}{statement.text.splitlines()[0]}" in text
             yield Step(statement.text, marked or loses_data(statement) is not None)

@@ -70,12 +70,20 @@ def _added(alter: str, after: list[str], before: list[str]) -> Iterable[str]:
 
 def moved_aside(wanted: Entry) -> str:
     """The old type under another name, so that the new one can be made."""
-    return f"ALTER {_kind(wanted)} {wanted.name} RENAME TO {_aside(wanted)};"
+    renamed = f"ALTER {_kind(wanted)} {wanted.name} RENAME TO {_aside(wanted)};"
+    if wanted.kind == "domain" and "not null" in wanted.values:
+        # Since 17 its NOT NULL has a name, which the new one is to have.
+        return f"{renamed}\nALTER DOMAIN {_name_aside(wanted)} DROP NOT NULL;"
+    return renamed
 
 
 def dropped_aside(wanted: Entry) -> str:
     """The old type gone; refused while anything still uses it."""
-    return f"DROP {_kind(wanted)} {wanted.name.removesuffix(wanted.label)}{_aside(wanted)};"
+    return f"DROP {_kind(wanted)} {_name_aside(wanted)};"
+
+
+def _name_aside(wanted: Entry) -> str:
+    return wanted.name.removesuffix(wanted.label) + _aside(wanted)
 
 
 def _kind(wanted: Entry) -> str:

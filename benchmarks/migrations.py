@@ -1,0 +1,311 @@
+"""Migrations measured: a large file beside psql and stock yoyo, and how much of what changes in a schema drafts itself.
+
+    python -m benchmarks.migrations                    both, on an embedded server of its own
+    python -m benchmarks.migrations --only file        a file of 20,000 statements, in time and memory
+    python -m benchmarks.migrations --only draft       every single-object change of the tests, drafted and proved
+    python -m benchmarks.migrations --json FILE        the numbers too, as JSON
+
+Times are medians of three runs, from the start of the process to its end; memory is the process's own peak (VmHWM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from tests.migrations.test_catalog_changes import CHANGES, Change
+from tests.migrations.test_catalog_schema import ROLES, load
+
+from agent_storage.connection.embedded import EmbeddedServer
+from agent_storage.migrations.catalog import compare, snapshot
+from agent_storage.migrations.draft import Draft, between
+from agent_storage.migrations.errors import InvalidRequest
+from agent_storage.migrations.shadow import ShadowServer
+
+ID = "20260101000000_rows"
+RUNS = 3
+SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "100"}
+
+
+# A large file
+
+
+@dataclass(frozen=True)
+class Applied:
+    """How one tool got on: seconds and bytes are None where it failed."""
+
+    tool: str
+    statements: int
+    seconds: float | None
+    peak_bytes: int | None
+    said: str = ""
+
+
+def large_file(server: ShadowServer, psql: str | None, statements: int) -> list[Applied]:
+    """The same file by each tool; the tools take turns, so that a slow moment of the machine meets them all."""
+    with tempfile.TemporaryDirectory(prefix="a path with spaces ") as folder:
+        rows = "".join(f"INSERT INTO rows VALUES ({n}, 'row {n}');\n" for n in range(statements - 1))
+        (Path(folder) / f"{ID}.sql").write_text(f"CREATE TABLE rows (id int, t text);\n{rows}")
+        (Path(folder) / f"{ID}.rollback.sql").write_text("DROP TABLE rows;\n")
+        tools = {name: make for name, make in TOOLS.items() if name != "psql -1 -f" or psql}
+        runs: dict[str, list[Applied]] = {name: [] for name in tools}
+        for _ in range(RUNS):
+            for name, make in tools.items():
+                with server.database() as conninfo:
+                    runs[name].append(applied(name, make(conninfo, folder, psql or ""), conninfo, statements))
+    skipped = [] if psql else [Applied("psql -1 -f", statements, None, None, "skipped: there is no psql here")]
+    return [*(middle(found) for found in runs.values()), *skipped]
+
+
+def ours(conninfo: str, folder: str, _psql: str) -> list[str]:
+    program = str(Path(sys.executable).parent / "storage")
+    return [program, "migrate", "up", "--db", conninfo, "--folder", folder]
+
+
+def by_psql(conninfo: str, folder: str, psql: str) -> list[str]:
+    return [psql, "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-d", conninfo, "-f", f"{folder}/{ID}.sql"]
+
+
+def by_yoyo(conninfo: str, folder: str, _psql: str) -> list[str]:
+    part = conninfo_to_dict(conninfo)
+    url = f"postgresql+psycopg://{part['user']}@/{part['dbname']}?host={quote(str(part['host']), safe='')}"
+    url += f"&port={part['port']}"
+    return [sys.executable, "-m", "yoyo", "apply", "--batch", "--no-config-file", "--database", url, folder]
+
+
+TOOLS: dict[str, Callable[[str, str, str], list[str]]] = {
+    "storage migrate up": ours,
+    "psql -1 -f": by_psql,
+    "yoyo apply": by_yoyo,
+}
+
+
+def applied(tool: str, command: Sequence[str], conninfo: str, statements: int) -> Applied:
+    """Run the tool, and see whether all rows have arrived."""
+    with tempfile.TemporaryFile("w+") as said:
+        started = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        peak = watched(process)
+        seconds = time.monotonic() - started
+        said.seek(0)
+        lines = [line.strip() for line in said.read().splitlines() if line.strip()]
+    if process.returncode != 0:
+        return Applied(tool, statements, None, None, f"failed: {next(iter(errors(lines)), 'without a word')}")
+    with psycopg.connect(conninfo) as connection:
+        assert connection.execute("SELECT count(*) FROM rows").fetchone() == (statements - 1,)
+    return Applied(tool, statements, seconds, peak)
+
+
+def errors(lines: Sequence[str]) -> Iterator[str]:
+    yield from (line for line in reversed(lines) if re.match(r"(error:|psycopg\.|psql:)", line))
+    yield from lines[-1:]
+
+
+def watched(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait for the process; its peak memory as last seen. The kernel's own sum would count what started it, too."""
+    peak = None
+    while process.poll() is None:
+        try:
+            found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+        except OSError:
+            found = None
+        peak = int(found[1]) * 1024 if found else peak
+        time.sleep(0.005)
+    return peak
+
+
+def middle(runs: Sequence[Applied]) -> Applied:
+    """The median of runs that went well; a tool that fails once has failed."""
+    failed = next((run for run in runs if run.seconds is None), None)
+    if failed is not None:
+        return failed
+    seconds = statistics.median(run.seconds or 0 for run in runs)
+    peak = max((run.peak_bytes or 0 for run in runs), default=0) or None
+    return Applied(runs[0].tool, runs[0].statements, seconds, peak)
+
+
+def show_files(found: Sequence[Applied]) -> None:
+    base = {one.statements: one for one in found if one.tool == "psql -1 -f" and one.seconds}
+    print(f"{'a file of':>12}  {'by':<20}{'seconds':>9}{'x psql':>8}{'peak MB':>9}{'x psql':>8}")
+    for one in found:
+        psql = base.get(one.statements)
+        times, sizes = (
+            (one.seconds, psql and psql.seconds),
+            (one.peak_bytes and one.peak_bytes / 2**20, psql and psql.peak_bytes and psql.peak_bytes / 2**20),
+        )
+        cells = [cell for value, unit in (times, sizes) for cell in (number(value), ratio(value, unit))]
+        print(f"{one.statements:>12}  {one.tool:<20}{cells[0]:>9}{cells[1]:>8}{cells[2]:>9}{cells[3]:>8}  {one.said}")
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def ratio(value: float | None, unit: float | None) -> str:
+    return "-" if value is None or not unit else f"{value / unit:.1f}"
+
+
+# Drafts
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """What became of one change: complete (exit 0), to decide or todo (exit 7), none if no schema.sql can say it (exit 2),
+    or wrong although it said otherwise. `detail`: why, and what only pg_dump tells apart.
+    """
+
+    change: str
+    outcome: str
+    detail: str = ""
+
+
+def drafts(server: ShadowServer, pg_dump: str | None) -> Iterator[Drafted]:
+    """Draft every change of the tests in a rich schema, and run what was drafted."""
+    with server.database() as base:
+        load(base)
+        with psycopg.connect(base) as connection:
+            version = connection.info.server_version // 10000
+        for change in (change for change in CHANGES if change.since <= version <= change.until):
+            with server.database(base) as changed:
+                with psycopg.connect(changed, autocommit=True) as connection:
+                    connection.execute(change.does.encode())
+                yield drafted(server, pg_dump, change, base, changed)
+
+
+def drafted(server: ShadowServer, pg_dump: str | None, change: Change, base: str, changed: str) -> Drafted:
+    what = re.sub(r"\s+", " ", change.does)[:100]
+    with server.database(base) as migrated, server.database(changed) as declared:
+        try:
+            found = between(migrated, declared)
+        except InvalidRequest as error:
+            return Drafted(what, "none", error.message)
+    if found.up.missing or found.down.missing:
+        return Drafted(what, "todo", "; ".join([*found.up.missing, *found.down.missing]))
+    try:
+        seen = run_as_files(server, pg_dump, found, base, changed)
+    except (Wrong, psycopg.Error) as error:
+        return Drafted(what, "wrong", str(error))
+    return Drafted(what, "complete" if found.complete else "to decide", "; ".join(sorted(seen)))
+
+
+class Wrong(Exception):
+    """A draft that says it is proved, and whose files lead somewhere else."""
+
+
+def run_as_files(server: ShadowServer, pg_dump: str | None, found: Draft, base: str, changed: str) -> set[str]:
+    """Run the drafted texts from where they start, with every decision taken; what a second judge, pg_dump, sees."""
+    seen: set[str] = set()
+    for start, text, target in (
+        (base, found.up.text(guard=False), changed),
+        (changed, found.down.text(guard=False), base),
+    ):
+        with server.database(start) as trial:
+            with psycopg.connect(trial, autocommit=True) as connection:
+                connection.execute(text.encode())
+            with psycopg.connect(trial) as actual, psycopg.connect(target) as wanted:
+                left = [one for one in compare(snapshot(wanted), snapshot(actual)) if one.severity == "drift"]
+            if left:
+                raise Wrong("; ".join(f"{one.object}, {one.property}" for one in left))
+            seen |= dump(pg_dump, trial) ^ dump(pg_dump, target) if pg_dump else set()
+    return seen
+
+
+def dump(pg_dump: str, conninfo: str) -> set[str]:
+    """The lines of pg_dump, which in another order are the same schema, as are the options of a table."""
+    done = subprocess.run([pg_dump, "--schema-only", "-d", conninfo], stdout=subprocess.PIPE, text=True, check=True)
+    lines = (line.strip().rstrip(",") for line in done.stdout.splitlines())
+    return {
+        "WITH " + ", ".join(sorted(line[6:-2].split(", "))) if line.startswith("WITH (") else line
+        for line in lines
+        if line and not line.startswith(("--", "\\"))
+    }
+
+
+def show_drafts(found: Sequence[Drafted]) -> None:
+    count = Counter(one.outcome for one in found)
+    proved = count["complete"] + count["to decide"]
+    print(f"{len(found)} single-object changes, drafted")
+    print(f"  {proved:>4}  {proved / len(found):.0%} proved in both directions, of these")
+    print(f"  {count['complete']:>4}  ready to apply: exit 0")
+    print(f"  {count['to decide']:>4}  left to a person, for they rename or throw data away: TODO, exit 7")
+    print(f"  {count['todo']:>4}  not drafted to the end: TODO, exit 7")
+    print(f"  {count['none']:>4}  nothing that a schema.sql could declare: exit 2")
+    print(f"  {count['wrong']:>4}  silently wrong")
+    for one in found:
+        if one.detail:
+            label = "pg_dump differs" if one.outcome in {"complete", "to decide"} else one.outcome
+            print(f"{label}: {one.change}\n    {one.detail}")
+
+
+# The whole
+
+
+@contextmanager
+def a_server() -> Iterator[str]:
+    """An embedded server that waits for no disk, since the tools are measured and not the disk; with PostgreSQL's own
+    number of connections, on which the size of its lock table depends.
+    """
+    with tempfile.TemporaryDirectory(prefix="storage-bench-") as folder:
+        Path(folder).chmod(0o755)  # as root, the server runs under another account
+        with EmbeddedServer(Path(folder) / "data", settings=SETTINGS) as server:
+            conninfo = server.conninfo("postgres")
+            with psycopg.connect(conninfo, autocommit=True) as connection:
+                for role in ROLES:
+                    connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+            yield conninfo
+
+
+def client(name: str, conninfo: str) -> str | None:
+    """A client program: that beside the server, Debian's newest, or that of PATH."""
+    with psycopg.connect(conninfo) as connection:
+        row = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetchone()
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -int(path.parent.name))
+    places = [*(row or ()), *map(str, debian), os.environ.get("PATH", "")]
+    return shutil.which(name, path=os.pathsep.join(places))
+
+
+def main() -> int:
+    """Measure, print, and say 1 if a draft was silently wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.migrations", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=["file", "draft"], help="one of the two")
+    parser.add_argument("--statements", type=int, default=20_000, help="of the large file (default: 20000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
+    wanted = parser.parse_args()
+    files: list[Applied] = []
+    found: list[Drafted] = []
+    with a_server() as conninfo:
+        server = ShadowServer(conninfo, like=None)
+        if wanted.only != "draft":
+            psql = client("psql", conninfo)
+            # The half shows stock yoyo where it still works.
+            sizes = (wanted.statements, wanted.statements // 2)
+            files = [one for size in sizes for one in large_file(server, psql, size)]
+            show_files(files)
+        if wanted.only != "file":
+            found = list(drafts(server, client("pg_dump", conninfo)))
+            show_drafts(found)
+    if wanted.json:
+        numbers = {"large_file": [asdict(one) for one in files], "drafts": [asdict(one) for one in found]}
+        wanted.json.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return 1 if any(one.outcome == "wrong" for one in found) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
