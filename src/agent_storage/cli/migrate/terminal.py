@@ -155,7 +155,8 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
         yield shown
     except KeyboardInterrupt as signalled:
         notes: list[str] = getattr(signalled, "__notes__", [])
-        failure: MigrationFailure = Interrupted("interrupted", lines=notes)
+        hint = "`storage migrate status` says where the database stands" if notes else None
+        failure: MigrationFailure = Interrupted("interrupted", lines=notes, hint=hint)
         shown.fail(failure)
         raise typer.Exit(failure.exit_code) from None
     except MigrationFailure as error:
