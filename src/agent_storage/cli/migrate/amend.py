@@ -39,7 +39,7 @@ def baseline(
 
 @app.command()
 def resolve(
-    id_: Annotated[str, typer.Argument(metavar="ID")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="The one that stopped, as `status` shows it.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on at the statement where it stopped.")] = False,
     applied: Annotated[bool, typer.Option("--applied", help="It is done: I finished it by hand.")] = False,
     not_applied: Annotated[bool, typer.Option("--not-applied", help="It is undone: I took it back by hand.")] = False,
@@ -60,7 +60,7 @@ def resolve(
         if [resume, applied, not_applied].count(True) != 1:
             raise InvalidRequest("say how", hint="one of --resume, --applied, --not-applied")
         how = "resume" if resume else "applied" if applied else "not-applied"
-        result = settle(migrator, id_, how)
+        result = settle(migrator, id, how)
         shown.result(result, [f"resolved; {len(result.pending) or 'nothing'} pending"])
 
 

@@ -116,8 +116,8 @@ def drift(
 
 @app.command()
 def diff(
-    from_: Annotated[str, typer.Argument(metavar="FROM", help="schema, migrations or db")],
-    to: Annotated[str, typer.Argument(metavar="TO", help="schema, migrations or db")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="schema, migrations or db")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="schema, migrations or db")],
     fix_sql: Annotated[bool, typer.Option("--fix-sql", help="Print only the SQL that turns FROM into TO.")] = False,
     db: Db = None,
     folder: Folder = None,
@@ -133,12 +133,12 @@ def diff(
     with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations.drift import diff as compare
         from ...migrations.schema import TABLES
-        from ...migrations.sources import source
+        from ...migrations.sources import source as named
 
         migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
-            found = compare(migrator, server, source(from_), source(to), tables or TABLES)
-        shown.result(found, found.sql if fix_sql else _comparison_lines(found, f"{from_} and {to} agree"))
+            found = compare(migrator, server, named(source), named(target), tables or TABLES)
+        shown.result(found, found.sql if fix_sql else _comparison_lines(found, f"{source} and {target} agree"))
         end(4 if found.drift else 0)
 
 
@@ -163,7 +163,7 @@ def lint(
 ) -> None:
     """Look for what makes migration files unsafe: twelve rules of our own, and squawk if it is installed.
 
-    Exit 7 if anything is found. squawk looks at the newest migration, or at all with `--all`.
+    Exit 7 for errors, with `--strict` for warnings too. squawk looks at the newest migration, or at all with `--all`.
 
     Example: `storage migrate lint --strict`
     """
@@ -220,7 +220,7 @@ def try_out(
 
 @app.command()
 def show(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="In full, its beginning, or the name after the time.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="In full, its beginning, or the name after the time.")],
     down: Annotated[bool, typer.Option("--down", help="The way back.")] = False,
     db: Db = None,
     folder: Folder = None,
@@ -234,7 +234,7 @@ def show(
         from ...migrations.show import show as find
 
         migrator = shown.migrator(db, folder)
-        found = find(migrator, id_)
+        found = find(migrator, id)
         text = (found.down_sql or "") if down else found.up_sql
         shown.result(found, [f"-- {found.id}: {found.state}, {found.source}", text.rstrip("\n")])
 

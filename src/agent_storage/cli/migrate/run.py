@@ -218,7 +218,7 @@ def status(
 
 @app.command()
 def history(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many entries.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many entries.")] = 50,
     db: Db = None,
     folder: Folder = None,
     as_json: Json = False,
