@@ -199,8 +199,8 @@ def main() -> int:
         server = ShadowServer(conninfo, like=None)
         if wanted.only != "draft":
             psql = client("psql", conninfo)
-            # The half shows stock yoyo where it still works.
-            sizes = (wanted.statements, wanted.statements // 2)
+            # The half shows stock yoyo where it still works, two statements what starting alone costs.
+            sizes = (wanted.statements, wanted.statements // 2, 2)
             files = [one for size in sizes for one in large_file(server, psql, size)]
             show_files(files)
         if wanted.only != "file":
