@@ -1,8 +1,9 @@
-"""Migrations measured: a large file beside psql and stock yoyo, and how much of what changes in a schema drafts itself.
+"""Migrations measured: a large file beside psql and stock yoyo, drafts, and migrators killed at random moments.
 
-    python -m benchmarks.migrations                    both, on an embedded server of its own
+    python -m benchmarks.migrations                    all three, on an embedded server of its own
     python -m benchmarks.migrations --only file        a file of 20,000 statements, in time and memory
     python -m benchmarks.migrations --only draft       every single-object change of the tests, drafted and proved
+    python -m benchmarks.migrations --only kill        200 migrators killed wherever it hits
     python -m benchmarks.migrations --json FILE        the numbers too, as JSON
 
 Times are medians of three runs, from the start of the process to its end; memory is the process's own peak (VmHWM).
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -35,6 +36,7 @@ from agent_storage.connection.embedded import EmbeddedServer
 from agent_storage.migrations.shadow import ShadowServer
 
 from .drafts import Drafted, drafts, show_drafts
+from .kills import Killed, kills, show_kills
 
 ID = "20260101000000_rows"
 RUNS = 3
@@ -186,30 +188,51 @@ def client(name: str, conninfo: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join(places))
 
 
-def main() -> int:
-    """Measure, print, and say 1 if a draft was silently wrong."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.migrations", description="Migrations measured.")
-    parser.add_argument("--only", choices=["file", "draft"], help="one of the two")
-    parser.add_argument("--statements", type=int, default=20_000, help="of the large file (default: 20000)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
-    wanted = parser.parse_args()
-    files: list[Applied] = []
-    found: list[Drafted] = []
+@dataclass
+class Measured:
+    """Everything that was measured; a part that was not asked for is empty."""
+
+    large_file: list[Applied] = field(default_factory=list[Applied])
+    drafts: list[Drafted] = field(default_factory=list[Drafted])
+    kills: list[Killed] = field(default_factory=list[Killed])
+
+    @property
+    def wrong(self) -> bool:
+        """Whether a draft was silently wrong, or a kill left anything broken."""
+        return any(one.outcome == "wrong" for one in self.drafts) or any(one.broken for one in self.kills)
+
+
+def measure(only: str | None, statements: int, count: int) -> Measured:
+    found = Measured()
     with a_server() as conninfo:
         server = ShadowServer(conninfo, like=None)
-        if wanted.only != "draft":
+        if only in {None, "file"}:
             psql = client("psql", conninfo)
             # The half shows stock yoyo where it still works, two statements what starting alone costs.
-            sizes = (wanted.statements, wanted.statements // 2, 2)
-            files = [one for size in sizes for one in large_file(server, psql, size)]
-            show_files(files)
-        if wanted.only != "file":
-            found = list(drafts(server, client("pg_dump", conninfo)))
-            show_drafts(found)
+            for size in (statements, statements // 2, 2):
+                found.large_file += large_file(server, psql, size)
+            show_files(found.large_file)
+        if only in {None, "kill"}:
+            found.kills = kills(server, count)
+            show_kills(found.kills)
+        if only in {None, "draft"}:
+            found.drafts = list(drafts(server, client("pg_dump", conninfo)))
+            show_drafts(found.drafts)
+    return found
+
+
+def main() -> int:
+    """Measure and print; 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.migrations", description="Migrations measured.")
+    parser.add_argument("--only", choices=["file", "draft", "kill"], help="one of the three")
+    parser.add_argument("--statements", type=int, default=20_000, help="of the large file (default: 20000)")
+    parser.add_argument("--kills", type=int, default=200, help="how many migrators to kill (default: 200)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
+    wanted = parser.parse_args()
+    found = measure(wanted.only, wanted.statements, wanted.kills)
     if wanted.json:
-        numbers = {"large_file": [asdict(one) for one in files], "drafts": [asdict(one) for one in found]}
-        wanted.json.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    return 1 if any(one.outcome == "wrong" for one in found) else 0
+        wanted.json.write_text(json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return 1 if found.wrong else 0
 
 
 if __name__ == "__main__":
