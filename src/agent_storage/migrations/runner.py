@@ -47,12 +47,13 @@ class Work:
     direction: Direction
     sql: SqlText
     at: Statement | None = None
+    origin: int = 0
     ending: bool = False
     pid: int = 0
 
-    def move(self, statement: Statement) -> None:
-        """Say which statement is under way."""
-        self.at = statement
+    def move(self, statement: Statement, origin: int) -> None:
+        """Say which statement is under way, and where in the file the server's positions count from."""
+        self.at, self.origin = statement, origin
 
     @property
     def total(self) -> int:
@@ -157,12 +158,16 @@ class Runner:
         work.at, work.ending = None, True
 
     def _execute(self, work: Work, batch: Sequence[Statement]) -> None:
+        work.move(batch[0], batch[0].offset)
         first, last = batch[0].number, batch[-1].number
         which = f"statement {first}" if first == last else f"statements {first} to {last}"
         event = Event("statement", f"{work.file.id}: {which} of {work.total}", work.file.id, first, work.total)
         self._notify(event)
         with self._watch.over(work.pid, event):
-            send(self._connection, batch, work.move)
+            if len(batch) == 1:
+                self._connection.execute(batch[0].text.encode())
+            else:
+                send(self._connection, work.sql.text, batch, work.move)
 
     def _record(self, work: Work, started: float) -> None:
         if any(statement.starts_with("SET") for statement in work.sql.statements):
@@ -227,7 +232,7 @@ class Runner:
         if is_lost(error) or (work.at is None and not work.ending):
             return explain(error)
         path = work.file.path if work.direction == "up" else work.file.rollback_path
-        failed = statement_failed(error, path, work.sql, work.at)
+        failed = statement_failed(error, path, work.sql, work.at, work.origin)
         if error.sqlstate != "55P03":
             return failed
         found = self._watch.blocked_by

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -149,6 +150,8 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
     from ...errors import StorageError
     from ...migrations.errors import Interrupted, MigrationFailure
 
+    # What psycopg could not tidy up after a signal is no news here: the server rolls back when the connection goes.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     shown = Terminal(as_json, quiet, verbose)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
