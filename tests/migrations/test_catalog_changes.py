@@ -479,6 +479,13 @@ CHANGES = [
     Change("ALTER DOMAIN app.email SET NOT NULL", "app.email", "not null"),
     Change("ALTER DOMAIN app.amount DROP NOT NULL", "app.amount", "not null"),
     Change("ALTER DOMAIN app.email DROP DEFAULT", "app.email", "default"),
+    Change(
+        "ALTER DOMAIN app.amount RENAME CONSTRAINT amount_not_null TO needed",
+        "app.amount",
+        "name of not null",
+        since=17,
+    ),
+    Change("ALTER DOMAIN app.email ADD CONSTRAINT needed NOT NULL", "app.email", "not null", since=17),
     Change("ALTER DOMAIN app.email DROP CONSTRAINT email_has_at", "app.email.email_has_at", MISSING),
     Change("ALTER DOMAIN app.email ADD CHECK (VALUE <> '@')", "app.email.email_check", UNEXPECTED),
     Change("ALTER DOMAIN app.email RENAME CONSTRAINT email_has_at TO has_at", "app.email.email_has_at", "name"),

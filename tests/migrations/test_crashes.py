@@ -1,4 +1,7 @@
-"""Killed, cancelled or cut off at any point: the books are right, nothing is half-done, the next run finishes."""
+"""Killed, cancelled or cut off at any point: the books are right, nothing is half-done, the next run finishes.
+
+Four moments, four endings, seven times each: 112 migrators.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from .conftest import Command, Folder, tables, until
 
 A, B, C = "20260101000000_a", "20260102000000_b", "20260103000000_c"
 GATE = 7
+LOCK_IS_FREE_WITHIN = 1.0  # seconds
 
 POINTS = {
     "before the lock": (None, set()),
@@ -77,7 +81,7 @@ def waits(connection: psycopg.Connection) -> bool:
     return row == (1,)
 
 
-@pytest.mark.parametrize("again", [1, 2])
+@pytest.mark.parametrize("again", range(7))
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("point", POINTS)
 def test_a_migrator_that_ends_leaves_nothing_half_done(
@@ -101,7 +105,7 @@ def test_a_migrator_that_ends_leaves_nothing_half_done(
     _, err = process.communicate(timeout=20)
 
     assert process.returncode == code, err
-    until(lambda: not waits(gate), 5)
+    until(lambda: {holder.pid for holder in lock.holders(gate)} <= {gate.info.backend_pid}, LOCK_IS_FREE_WITHIN)
     assert tables(gate) == expected
     status = Migrator(migrate.conninfo, folder.path).status()
     assert {one[-1] for one in status.applied} == expected
@@ -134,7 +138,7 @@ def test_a_killed_migrators_lock_is_free_within_a_second(
     process = migrate.start("up", "--lock-timeout", "60s")
     until(lambda: waits(gate))
     os.kill(process.pid, signal.SIGKILL)
-    until(lambda: not lock.holders(gate), 1)
+    until(lambda: not lock.holders(gate), LOCK_IS_FREE_WITHIN)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

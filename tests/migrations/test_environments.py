@@ -81,7 +81,7 @@ def _answers(conninfo: str) -> bool:
 
 def test_up_and_down_through_a_transaction_pooler(pooler: str, folder: Folder, connection: psycopg.Connection) -> None:
     folder.table(A, "a")
-    folder.table(B, "b")
+    folder.write(B, "CREATE TABLE b (id int);\n" + "INSERT INTO b VALUES (1);\n" * 250, "DROP TABLE b;")
     migrator = Migrator(pooler, folder.path)
     assert len(migrator.up().done) == 2
     assert not migrator.up().changed

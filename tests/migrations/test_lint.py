@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from agent_storage.cli.migrate import app
 from agent_storage.migrations import lockfile, squawk
-from agent_storage.migrations.files import read_folder
+from agent_storage.migrations.files import VERSIONS, read_folder
 from agent_storage.migrations.lint import lint_file, lint_folder
 
 from .conftest import Command, Folder
@@ -81,6 +81,11 @@ def test_squawk_joins_in_with_lines_that_count_from_one(migrate: Command, folder
     assert [(one.line, one.severity) for one in found] == [(3, "warning")]
     folder.write(A, "-- first\n\n-- squawk-ignore adding-required-field\nALTER TABLE a ADD COLUMN b int NOT NULL;")
     assert not [one for one in squawk.lint(program, read_folder(folder.path)) if "adding-required" in one.rule]
+
+
+def test_the_packages_own_migrations_keep_every_rule_and_their_lock() -> None:
+    assert [str(one) for one in lint_folder(VERSIONS, read_folder(VERSIONS))] == []
+    assert lockfile.read(VERSIONS)
 
 
 def lint(folder: Folder, *options: str) -> tuple[int, str]:

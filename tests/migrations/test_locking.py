@@ -25,10 +25,11 @@ def racing(folder: Folder) -> Folder:
     return folder
 
 
-def test_twenty_migrators_apply_each_migration_once(
-    migrate: Command, racing: Folder, connection: psycopg.Connection
+@pytest.mark.parametrize("count", [6, 20])
+def test_migrators_at_once_apply_each_migration_once(
+    count: int, migrate: Command, racing: Folder, connection: psycopg.Connection
 ) -> None:
-    processes = [migrate.start("up") for _ in range(20)]
+    processes = [migrate.start("up") for _ in range(count)]
     ends = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
     assert {code for _, code in ends} == {0}, ends
     log = connection.execute("SELECT migration_id, count(*) FROM _yoyo_log GROUP BY 1 ORDER BY 1").fetchall()

@@ -75,3 +75,15 @@ def test_the_plan_for_people(migrate: Command, folder: Folder, connection: psyco
     assert Migrator(migrate.conninfo, folder.path).status().pending == [B]
     names = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'storage_shadow%'").fetchall()
     assert names == []
+
+
+def test_a_plan_is_refused_where_up_would_be(migrate: Command, folder: Folder) -> None:
+    folder.write(B, "-- only a comment yet\n")
+    for command in (["plan"], ["plan", "--locks"], ["up", "--dry-run"]):
+        refused = migrate(*command)
+        assert (refused.returncode, f"{B}.sql:1:1 error [empty]" in refused.stderr) == (7, True)
+    folder.table(B, "b")
+    Migrator(migrate.conninfo, folder.path).up()
+    folder.table(A, "a")
+    assert f"{A} is older than {B}" in migrate("plan").stderr
+    assert migrate("up", "--dry-run", "--allow-out-of-order").returncode == 0

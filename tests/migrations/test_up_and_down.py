@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sysconfig
 from pathlib import Path
 
 import psycopg
@@ -276,6 +277,7 @@ def test_an_unreachable_server_is_one_sentence_without_the_password(three: Folde
         Migrator("postgresql://me:geheim@127.0.0.1:1/x", three.path).status()
     assert caught.value.exit_code == 8
     assert "geheim" not in str(caught.value)
+    assert caught.value.message.endswith('connection to server at "127.0.0.1", port 1 failed: Connection refused')
     with pytest.raises(InvalidRequest) as wrong:
         Migrator("postgresql://me:geh eim@[/x", three.path).status()
     assert "geh" not in str(wrong.value)
@@ -320,3 +322,10 @@ def test_new_makes_two_files_that_come_last(migrate: Command, folder: Folder) ->
     assert up.name == "20991231235959_add_orders_note.sql"
     assert down.name == "20991231235959_add_orders_note.rollback.sql"
     assert up.stem in (folder.path / "migrations.lock").read_text()
+
+
+def test_new_puts_nothing_into_an_installed_package() -> None:
+    installed = Path(sysconfig.get_path("purelib")) / "agent_storage" / "migrations" / "versions"
+    refused = CliRunner().invoke(app, ["new", "mine", "--folder", str(installed)])
+    assert (refused.exit_code, "an upgrade would remove" in refused.stderr) == (2, True)
+    assert not installed.exists()

@@ -9,9 +9,8 @@ import difflib
 import sys
 from typing import Any
 
-import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 #: The commands in the order in which --help lists them: name, module, what it is for.
 _COMMANDS = {
@@ -27,10 +26,11 @@ _COMMANDS = {
 class _Lazy(TyperGroup):
     """A group that knows its commands by name and imports one only to run it, so that `--help` is quick."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    # Typer's newer releases bring their own click, and have no public name for its context.
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in _COMMANDS:
             near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
@@ -38,7 +38,7 @@ class _Lazy(TyperGroup):
         module, summary = _COMMANDS[cmd_name]
         # A command that is only listed needs its summary alone.
         if ctx.resilient_parsing or cmd_name not in sys.argv:
-            return click.Command(cmd_name, help=summary, short_help=summary)
+            return TyperCommand(cmd_name, help=summary, short_help=summary)
         import importlib
 
         app: typer.Typer = importlib.import_module(f"{__name__}.{module}").app

@@ -24,12 +24,14 @@ def check(as_json: AsJson = False, db: Db = None) -> None:
     from ..migrations.shadow import shadow_server
     from .migrate.terminal import migration_conninfo
 
-    with errors(), migration_conninfo(db) as conninfo, shadow_server(conninfo, notify=lambda _: None) as server:
-        with server.database() as scratch:
-            Migrator(scratch).up()
-            with psycopg.connect(scratch, autocommit=True) as connection:
-                findings = [str(finding) for finding in compare(connection)]
-        findings += [line(finding) for finding in diff(Migrator(conninfo), server, "schema", "migrations").drift]
+    with errors():
+        conninfo = migration_conninfo(db)
+        with shadow_server(conninfo, notify=lambda _: None) as server:
+            with server.database() as scratch:
+                Migrator(scratch).up()
+                with psycopg.connect(scratch, autocommit=True) as connection:
+                    findings = [str(finding) for finding in compare(connection)]
+            findings += [line(finding) for finding in diff(Migrator(conninfo), server, "schema", "migrations").drift]
     if as_json:
         typer.echo(to_json({"findings": findings}))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import select
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -21,14 +22,16 @@ logger = logging.getLogger("agent_storage")
 RECONNECT_TIMEOUT = 5.0
 
 
-def locate(settings: Settings) -> str:
-    """The libpq connection string of the database. Without a URL this starts or joins the embedded server."""
+def locate(settings: Settings, progress: Callable[[str], None] | None = None) -> str:
+    """The libpq connection string of the database. Without a URL this starts or joins the embedded server, which ends
+    with the process; `progress` is told when that takes a while.
+    """
     if not settings.embedded:
         return settings.conninfo()
     from .embedded import shared_server
 
     logger.warning("no database is set (STORAGE_DATABASE_URL): using the embedded PostgreSQL")
-    return settings.conninfo(shared_server(settings.data_dir).conninfo())
+    return settings.conninfo(shared_server(settings.data_dir, progress).conninfo())
 
 
 def connection_arguments(settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,11 @@ class NewMigration:
 
 def new(folder: Path, name: str, *, transactional: bool = True, up: str = "", down: str = "") -> NewMigration:
     """Make `<time>_<name>.sql` and its rollback file, and enter it into `migrations.lock`."""
+    if Path(sysconfig.get_path("purelib")).resolve() in folder.resolve().parents:
+        hint = "name a folder of your own with --folder"
+        raise InvalidRequest(
+            f"{folder} is an installed package's: an upgrade would remove what is put there", hint=hint
+        )
     folder.mkdir(parents=True, exist_ok=True)
     id_ = f"{next_time(existing_ids(folder))}_{slug(name)}"
     made = NewMigration(id_, folder / f"{id_}.sql", folder / f"{id_}{ROLLBACK_SUFFIX}")

@@ -150,8 +150,6 @@ def _folder(migrator: Migrator) -> Iterator[Diagnosis]:
 def _tools() -> Iterator[Diagnosis]:
     linter = squawk.find()
     yield Diagnosis("squawk", True, str(linter.name) if linter else "not installed (extra `lint`)")
-    draft = find_spec("pgmig") is not None
-    yield Diagnosis("pgmig", True, "installed" if draft else "not installed (extra `draft`)")
 
 
 def _one(session: Session, query: str, *values: str) -> object:

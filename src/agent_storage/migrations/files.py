@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .errors import BadMigrationFile, InvalidRequest
-from .splitter import Statement, split, tokens
+from .splitter import Scan, Statement, scan
 
 VERSIONS = Path(__file__).parent / "versions"
 
@@ -70,17 +69,19 @@ class SqlText:
         return cls(text.replace("\r\n", "\n").replace("\r", "\n"))
 
     @cached_property
+    def scan(self) -> Scan:
+        """The text's tokens, looked through once."""
+        return scan(self.text)
+
+    @property
     def statements(self) -> list[Statement]:
         """The statements in the order in which they run."""
-        return split(self.text)
+        return self.scan.statements
 
-    @cached_property
+    @property
     def checksum(self) -> str:
         """SHA-256 of the token stream: comments and white space change nothing, any token does."""
-        digest = hashlib.sha256()
-        for token in tokens(self.text):
-            digest.update(token.text.encode("utf-8", "surrogatepass") + b"\0")
-        return digest.hexdigest()
+        return self.scan.checksum
 
     @cached_property
     def directives(self) -> list[Directive]:
@@ -192,7 +193,8 @@ def read_folder(folder: Path) -> list[MigrationFile]:
     forward = [path for path in paths if not path.name.endswith(ROLLBACK_SUFFIX)]
     if not forward:
         raise InvalidRequest(
-            f"the migrations folder {folder} holds no migration", hint="is it the right one? `new NAME` makes the first"
+            f"the migrations folder {folder} holds no migration",
+            hint="is it the right one? `storage migrate new NAME` makes the first",
         )
     _refuse_strangers(paths, forward)
     return [read_file(path) for path in forward]

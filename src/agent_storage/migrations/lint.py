@@ -53,8 +53,15 @@ def lint_file(migration: MigrationFile) -> list[LintFinding]:
     sources = [_Source(migration, migration.up, migration.path, forward=True)]
     if migration.down is not None:
         sources.append(_Source(migration, migration.down, migration.rollback_path, forward=False))
-    found = [finding for source in sources for rule in _RULES for finding in rule(source)]
-    return sorted(found, key=lambda finding: (finding.path, finding.line, finding.column))
+    return [finding for source in sources for finding in sorted(_found(source), key=_place)]
+
+
+def _found(source: _Source) -> Iterator[LintFinding]:
+    return (finding for rule in _RULES for finding in rule(source))
+
+
+def _place(finding: LintFinding) -> tuple[int, int]:
+    return finding.line, finding.column
 
 
 def lint_folder(folder: Path, files: Sequence[MigrationFile]) -> list[LintFinding]:
@@ -218,11 +225,10 @@ def _new_enum_value(source: _Source) -> Iterator[LintFinding]:
 
 
 def _psql_commands(source: _Source) -> Iterator[LintFinding]:
-    for token in tokens(source.sql.text):
-        if token.kind == "meta":
-            message = f"{token.text.split()[0]} is a command of psql, not SQL"
-            yield source.at(token.start, "psql-command", message, "take it out")
-            return
+    if (token := source.sql.scan.meta) is not None:
+        message = f"{token.text.split()[0]} is a command of psql, not SQL"
+        yield source.at(token.start, "psql-command", message, "take it out")
+        return
     for statement in source.sql.statements:
         if statement.starts_with("COPY") and statement.words[-1:] == ("STDIN",):
             message = "COPY FROM STDIN has no input here"

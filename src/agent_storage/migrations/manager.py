@@ -77,6 +77,13 @@ class Migrator:
             ledger = ledger or Ledger(session.connection)
             return read_timeline(self.files() if files is None else files, ledger.entries())
 
+    def runnable(self, session: Session, ledger: Ledger | None = None, *, allow_out_of_order: bool = False) -> Timeline:
+        """A reading that `up` would accept; raises what keeps `up` from starting."""
+        timeline = self.timeline(session, ledger)
+        lint.refuse(timeline.pending)
+        refuse(self._real(session, timeline.problems(allow_out_of_order=allow_out_of_order)))
+        return timeline
+
     def status(self) -> Status:
         """Where the database stands. Writes nothing; a role that may only read will do."""
         with self.session() as session:

@@ -21,8 +21,13 @@ def shown(path: Path) -> str:
         return str(path)
 
 
-def statement_failed(error: psycopg.Error, path: Path, text: SqlText, statement: Statement | None) -> StatementFailed:
-    """The error for a statement that PostgreSQL refused; without a statement it refused the COMMIT."""
+def statement_failed(
+    error: psycopg.Error, path: Path, text: SqlText, statement: Statement | None, origin: int | None = None
+) -> StatementFailed:
+    """The error for a statement that PostgreSQL refused; without a statement it refused the COMMIT.
+
+    The server's positions count from the statement's beginning, or from `origin` if others were sent before it.
+    """
     diag = error.diag
     message = diag.message_primary or str(error)
     state = error.sqlstate or "-----"
@@ -30,7 +35,9 @@ def statement_failed(error: psycopg.Error, path: Path, text: SqlText, statement:
         return StatementFailed(
             f"{shown(path)} {state} {message} (at COMMIT)", lines=_context(diag), sqlstate=error.sqlstate
         )
-    offset = statement.offset + max(0, int(diag.statement_position or 1) - 1)
+    offset = statement.offset
+    if diag.statement_position:
+        offset = (offset if origin is None else origin) + int(diag.statement_position) - 1
     line, column, source = text.place(min(offset, max(0, len(text.text) - 1)))
     return StatementFailed(
         f"{shown(path)}:{line}:{column} {state} {message}",

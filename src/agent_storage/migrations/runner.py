@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import scalar_row
 
 from . import lock
+from .batch import batches, send
 from .errors import HistoryProblem, InvalidRequest, LockNotObtained, MigrationFailure
 from .files import MigrationFile, SqlText
 from .ledger import Ledger
@@ -46,8 +47,13 @@ class Work:
     direction: Direction
     sql: SqlText
     at: Statement | None = None
+    origin: int = 0
     ending: bool = False
     pid: int = 0
+
+    def move(self, statement: Statement, origin: int) -> None:
+        """Say which statement is under way, and where in the file the server's positions count from."""
+        self.at, self.origin = statement, origin
 
     @property
     def total(self) -> int:
@@ -145,24 +151,23 @@ class Runner:
 
     def _execute_all(self, work: Work) -> None:
         self._begin(work, work.sql.timeout("lock-timeout", self._lock_timeout_ms), local=True)
-        for statement in work.sql.statements:
-            self._execute(work, statement)
+        for batch in batches(work.sql.statements):
+            self._execute(work, batch)
             if self._connection.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
-                raise InvalidRequest(f"{work.file.id}: statement {statement.number} ended the manager's transaction")
+                raise InvalidRequest(f"{work.file.id}: statement {batch[0].number} ended the manager's transaction")
         work.at, work.ending = None, True
 
-    def _execute(self, work: Work, statement: Statement) -> None:
-        work.at = statement
-        event = Event(
-            "statement",
-            f"{work.file.id}: statement {statement.number} of {work.total}",
-            work.file.id,
-            statement.number,
-            work.total,
-        )
+    def _execute(self, work: Work, batch: Sequence[Statement]) -> None:
+        work.move(batch[0], batch[0].offset)
+        first, last = batch[0].number, batch[-1].number
+        which = f"statement {first}" if first == last else f"statements {first} to {last}"
+        event = Event("statement", f"{work.file.id}: {which} of {work.total}", work.file.id, first, work.total)
         self._notify(event)
         with self._watch.over(work.pid, event):
-            self._connection.execute(statement.text.encode())
+            if len(batch) == 1:
+                self._connection.execute(batch[0].text.encode())
+            else:
+                send(self._connection, work.sql.text, batch, work.move)
 
     def _record(self, work: Work, started: float) -> None:
         if any(statement.starts_with("SET") for statement in work.sql.statements):
@@ -183,7 +188,7 @@ class Runner:
                 # A concurrent build waits for old transactions, which is not the queue that lock_timeout is against.
                 default = 0 if "CONCURRENTLY" in statement.words else self._lock_timeout_ms
                 self._begin(work, work.sql.timeout("lock-timeout", default), local=False)
-                self._execute(work, statement)
+                self._execute(work, [statement])
                 self._ledger.advance(work.file.id, statement.number)
             self._session.reset()
             self._refuse_invalid(work, invalid)
@@ -227,7 +232,7 @@ class Runner:
         if is_lost(error) or (work.at is None and not work.ending):
             return explain(error)
         path = work.file.path if work.direction == "up" else work.file.rollback_path
-        failed = statement_failed(error, path, work.sql, work.at)
+        failed = statement_failed(error, path, work.sql, work.at, work.origin)
         if error.sqlstate != "55P03":
             return failed
         found = self._watch.blocked_by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,15 +91,20 @@ def _with_options(conninfo: str, options: dict[str, str], application_name: str)
 
 def unreachable(error: psycopg.OperationalError) -> CannotConnect:
     """The error for a connection that could not be made or went away."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[-1] if lines else "the connection was lost"
-    if error.diag.message_primary:
-        text = error.diag.message_primary
+    text = error.diag.message_primary or _reason(str(error))
     return CannotConnect(
         f"PostgreSQL cannot be reached: {text}" if error.sqlstate is None else f"the connection was lost: {text}",
         hint="check the URL, and that the server is up; `storage migrate status` then says where the database stands",
         sqlstate=error.sqlstate,
     )
+
+
+def _reason(text: str) -> str:
+    """libpq's sentence, or its sentences where it tried several addresses; not the question that follows them."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    tried = [line.removeprefix("- ") for line in lines if line.startswith("- ")] or lines[:1]
+    # psycopg's own words before libpq's say no more than the error does.
+    return "; ".join(re.sub(r"^connection (failed|is bad): ", "", line) for line in tried) or "the connection was lost"
 
 
 def explain(error: psycopg.Error) -> MigrationFailure:

@@ -1,15 +1,17 @@
 """SQL text into tokens, and tokens into statements, by PostgreSQL's own lexical rules.
 
-One scanner serves two purposes: statements are sent one by one, so that an error has a place and progress can be shown,
-and the token stream (without comments and white space) is what a migration's checksum is made of.
+One scan serves two purposes: each statement is sent as one of its own, so that an error has a place and progress can be
+shown, and the token stream (without comments and white space) is what a migration's checksum is made of.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 
 class Token(NamedTuple):
@@ -34,13 +36,22 @@ class Statement:
         return self.words[: len(words)] == words
 
 
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one pass over a text finds: its statements, the SHA-256 of its tokens, its first command of psql."""
+
+    statements: list[Statement]
+    checksum: str
+    meta: Token | None
+
+
+# White space and line comments are skipped in the same match; at the end of the text no group is left to match.
 # Order matters: a prefixed string before a word, a number before punctuation. `unclosed` takes the rest of a text whose
 # quote never ends, so that the server, which words it best, gets to refuse it.
 _TOKEN = re.compile(
     r"""
-      (?P<space>\s+)
-    | (?P<comment>--[^\n]*)
-    | (?P<nested>/\*)
+    (?: \s++ | --[^\n]*+ )*+
+    (?: (?P<nested>/\*)
     | (?P<string>[eE]'[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+' | (?:[uU]&|[bBxXnN])?'[^']*+(?:''[^']*+)*+')
     | (?P<quoted>(?:[uU]&)?"[^"]*+(?:""[^"]*+)*+")
     | (?P<dollar>\$(?P<tag>(?:[^\W\d][^\W]*)?)\$ .*? \$(?P=tag)\$)
@@ -51,6 +62,7 @@ _TOKEN = re.compile(
     | (?P<meta>\\[^\n]*)
     | (?P<unclosed>['"].*|\$\w*\$.*)
     | (?P<punctuation>.)
+    | \Z )
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -61,17 +73,14 @@ _SPECIAL = re.compile(r"[~!@#%^&|`?]")
 def tokens(text: str) -> Iterator[Token]:
     """The tokens of `text`, without comments and white space."""
     position = 0
-    while position < len(text):
-        found = cast("re.Match[str]", _TOKEN.match(text, position))  # the last alternative takes any character
-        kind = str(found.lastgroup)
-        end = found.end()
+    while (found := _TOKEN.match(text, position)) and (kind := found.lastgroup):
+        start, position = found.span(kind)
         if kind == "nested":
-            end = _comment_end(text, position)
-        elif kind == "operator":
-            end = _operator_end(text, position, end)
-        if kind not in {"space", "comment", "nested"}:
-            yield Token("string" if kind == "unclosed" else kind, text[position:end], position)
-        position = end
+            position = _comment_end(text, start)
+            continue
+        if kind == "operator":
+            position = _operator_end(text, start, position)
+        yield Token("string" if kind == "unclosed" else kind, text[start:position], start)
 
 
 def _comment_end(text: str, start: int) -> int:
@@ -91,19 +100,33 @@ def _operator_end(text: str, start: int, end: int) -> int:
     return end
 
 
+def scan(text: str) -> Scan:
+    """Statements (empty ones are left out), checksum and psql's commands, in one pass."""
+    digest = hashlib.sha256()
+    meta: list[Token] = []
+
+    def noted() -> Iterator[Token]:
+        for token in tokens(text):
+            digest.update(token.text.encode("utf-8", "surrogatepass") + b"\0")
+            if token.kind == "meta":
+                meta.append(token)
+            yield token
+
+    spans = enumerate(_spans(noted()), 1)
+    statements = [Statement(number, text[first:end], first, words) for number, (first, end, words) in spans]
+    return Scan(statements, digest.hexdigest(), meta[0] if meta else None)
+
+
 def split(text: str) -> list[Statement]:
     """The statements of `text`; empty ones are left out."""
-    statements: list[Statement] = []
-    for first, end, words in _spans(text):
-        statements.append(Statement(len(statements) + 1, text[first:end], first, words))
-    return statements
+    return scan(text).statements
 
 
-def _spans(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+def _spans(found: Iterable[Token]) -> Iterator[tuple[int, int, tuple[str, ...]]]:
     """Start, end and keywords of each statement."""
     first, end, parentheses, atomic = -1, 0, 0, 0
     words: list[str] = []
-    for token in tokens(text):
+    for token in found:
         if token.text == ";" and parentheses == 0 and atomic == 0:
             if first >= 0:
                 yield first, end, tuple(words)
@@ -112,7 +135,8 @@ def _spans(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
         first = token.start if first < 0 else first
         end = token.start + len(token.text)
         if token.kind == "word":
-            words.append(token.text.upper())
+            # Of 20,000 statements most have the same words: each is kept once.
+            words.append(sys.intern(token.text.upper()))
             atomic = _atomic_depth(words, atomic)
         elif token.text in "()":
             parentheses = max(0, parentheses + (1 if token.text == "(" else -1))

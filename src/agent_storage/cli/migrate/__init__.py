@@ -7,6 +7,8 @@ import typer
 app = typer.Typer(
     name="migrate",
     no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="""
 Change the database's schema with plain SQL files, and know at any time where it stands.

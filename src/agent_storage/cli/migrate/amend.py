@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import app
-from .terminal import Db, Folder, Json, Quiet, ShadowUrl, Yes, migrating, shadowing, terminal
+from .terminal import Db, Folder, Json, Quiet, ShadowUrl, Yes, shadowing, terminal
 
 To = Annotated[str, typer.Option("--to", metavar="ID", help="As far as this one.")]
 
@@ -28,9 +28,10 @@ def baseline(
 
     Example: `storage migrate baseline --to 20261120090000_chat`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations.amend import baseline as enter
 
+        migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
             done = enter(migrator, server, to)
         shown.result(done, done.changes or ["nothing to enter"])
@@ -38,7 +39,7 @@ def baseline(
 
 @app.command()
 def resolve(
-    id_: Annotated[str, typer.Argument(metavar="ID")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="The one that stopped, as `status` shows it.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on at the statement where it stopped.")] = False,
     applied: Annotated[bool, typer.Option("--applied", help="It is done: I finished it by hand.")] = False,
     not_applied: Annotated[bool, typer.Option("--not-applied", help="It is undone: I took it back by hand.")] = False,
@@ -51,14 +52,15 @@ def resolve(
 
     Example: `storage migrate resolve add_index --resume`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations.amend import resolve as settle
         from ...migrations.errors import InvalidRequest
 
+        migrator = shown.migrator(db, folder)
         if [resume, applied, not_applied].count(True) != 1:
             raise InvalidRequest("say how", hint="one of --resume, --applied, --not-applied")
         how = "resume" if resume else "applied" if applied else "not-applied"
-        result = settle(migrator, id_, how)
+        result = settle(migrator, id, how)
         shown.result(result, [f"resolved; {len(result.pending) or 'nothing'} pending"])
 
 
@@ -68,10 +70,11 @@ def repair(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json
 
     Example: `storage migrate repair`
     """
-    with terminal(as_json=as_json) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json) as shown:
         from ...migrations.amend import repair as accept
         from ...migrations.amend import to_repair
 
+        migrator = shown.migrator(db, folder)
         for change in to_repair(migrator):
             shown.note(change)
         shown.confirm("do that?", yes=yes)
@@ -85,9 +88,10 @@ def rebase(db: Db = None, folder: Folder = None, as_json: Json = False) -> None:
 
     Example: after merging main into your branch, `storage migrate rebase`
     """
-    with terminal(as_json=as_json) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json) as shown:
         from ...migrations.rearrange import rebase as rename
 
+        migrator = shown.migrator(db, folder)
         done = rename(migrator)
         shown.result({"renamed": done}, [f"{one.old} -> {one.new}" for one in done] or ["nothing comes too late"])
 
@@ -108,9 +112,10 @@ def squash(
 
     Example: `storage migrate squash --to 20261120090000_chat`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations.rearrange import squash as join
 
+        migrator = shown.migrator(db, folder)
         shown.confirm(f"replace the files up to {to} by one?", yes=yes)
         with shadowing(migrator, shadow_url) as server:
             made = join(migrator, server, to)

@@ -12,7 +12,7 @@ import typer
 
 from . import app
 from .planned import plan_lines, plan_up
-from .terminal import Db, Folder, Json, Quiet, ShadowUrl, Tables, end, migrating, shadowing, table, terminal
+from .terminal import Db, Folder, Json, Quiet, ShadowUrl, Tables, end, shadowing, table, terminal
 
 if TYPE_CHECKING:
     from ...migrations.doctor import Locks
@@ -35,7 +35,8 @@ def plan(
 
     Example: `storage migrate plan --locks`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
+        migrator = shown.migrator(db, folder)
         found = _plan_with_locks(migrator, shadow_url) if locks else plan_up(migrator)
         shown.result(found, plan_lines(found))
 
@@ -53,7 +54,7 @@ def _plan_with_locks(migrator: Migrator, shadow_url: str | None) -> Plan:
         open_shadow(conninfo) as shadow,
     ):
         ledger = Ledger(session.connection)
-        timeline = migrator.timeline(session, ledger)
+        timeline = migrator.runnable(session, ledger)
         return plan.with_locks(shadow, session.connection, as_applied(ledger, timeline), timeline.pending)
 
 
@@ -72,10 +73,11 @@ def check(
 
     Example: `storage migrate check` on a database at head, or `storage migrate check --no-db` for the files alone
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations.checkup import check as run
         from ...migrations.schema import TABLES
 
+        migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
             report = run(migrator, server, tables=None if no_schema else tables or TABLES, live=not no_db)
         lines = [
@@ -103,7 +105,8 @@ def drift(
 
     Example: `storage migrate drift --fix-sql > repair.sql`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
+        migrator = shown.migrator(db, folder)
         found = migrator.drift(shadow_url=shadow_url)
         shown.result(
             found, found.sql if fix_sql else _comparison_lines(found, "the database is what the migrations make")
@@ -113,8 +116,8 @@ def drift(
 
 @app.command()
 def diff(
-    from_: Annotated[str, typer.Argument(metavar="FROM", help="schema, migrations or db")],
-    to: Annotated[str, typer.Argument(metavar="TO", help="schema, migrations or db")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="schema, migrations or db")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="schema, migrations or db")],
     fix_sql: Annotated[bool, typer.Option("--fix-sql", help="Print only the SQL that turns FROM into TO.")] = False,
     db: Db = None,
     folder: Folder = None,
@@ -127,14 +130,15 @@ def diff(
 
     Example: `storage migrate diff migrations schema`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations.drift import diff as compare
         from ...migrations.schema import TABLES
-        from ...migrations.sources import source
+        from ...migrations.sources import source as named
 
+        migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
-            found = compare(migrator, server, source(from_), source(to), tables or TABLES)
-        shown.result(found, found.sql if fix_sql else _comparison_lines(found, f"{from_} and {to} agree"))
+            found = compare(migrator, server, named(source), named(target), tables or TABLES)
+        shown.result(found, found.sql if fix_sql else _comparison_lines(found, f"{source} and {target} agree"))
         end(4 if found.drift else 0)
 
 
@@ -159,7 +163,7 @@ def lint(
 ) -> None:
     """Look for what makes migration files unsafe: twelve rules of our own, and squawk if it is installed.
 
-    Exit 7 if anything is found. squawk looks at the newest migration, or at all with `--all`.
+    Exit 7 for errors, with `--strict` for warnings too. squawk looks at the newest migration, or at all with `--all`.
 
     Example: `storage migrate lint --strict`
     """
@@ -196,9 +200,10 @@ def try_out(
 
     Example: `storage migrate test`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations.trial import up_down_up
 
+        migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
             tried = up_down_up(migrator, server)
         lines = [
@@ -215,7 +220,7 @@ def try_out(
 
 @app.command()
 def show(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="In full, its beginning, or the name after the time.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="In full, its beginning, or the name after the time.")],
     down: Annotated[bool, typer.Option("--down", help="The way back.")] = False,
     db: Db = None,
     folder: Folder = None,
@@ -225,10 +230,11 @@ def show(
 
     Example: `storage migrate show add_orders_note --down`
     """
-    with terminal(as_json=as_json) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json) as shown:
         from ...migrations.show import show as find
 
-        found = find(migrator, id_)
+        migrator = shown.migrator(db, folder)
+        found = find(migrator, id)
         text = (found.down_sql or "") if down else found.up_sql
         shown.result(found, [f"-- {found.id}: {found.state}, {found.source}", text.rstrip("\n")])
 
@@ -239,9 +245,10 @@ def locks(db: Db = None, folder: Folder = None, as_json: Json = False) -> None:
 
     Example: `storage migrate locks`
     """
-    with terminal(as_json=as_json) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json) as shown:
         from ...migrations.doctor import locks as find
 
+        migrator = shown.migrator(db, folder)
         found = find(migrator)
         shown.result(found, _lock_lines(found))
 
@@ -262,9 +269,10 @@ def doctor(db: Db = None, folder: Folder = None, as_json: Json = False) -> None:
 
     Example: `storage migrate doctor`
     """
-    with terminal(as_json=as_json) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json) as shown:
         from ...migrations.doctor import examine
 
+        migrator = shown.migrator(db, folder)
         found = examine(migrator)
         rows = [["ok" if one.ok else "look", one.name, one.message] for one in found]
         hints = [f"hint ({one.name}): {one.hint}" for one in found if not one.ok and one.hint]

@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from ...migrations.plan import LockTaken, Plan
 
 
-def plan_up(migrator: Migrator, count: int | None = None, to: str | None = None) -> Plan:
-    """What `up` would run, from the files alone."""
+def plan_up(
+    migrator: Migrator, count: int | None = None, to: str | None = None, *, allow_out_of_order: bool = False
+) -> Plan:
+    """What `up` would run, from the files alone; where `up` would refuse, so does this."""
     from ...migrations import plan
     from ...migrations.selection import to_apply
 
     with migrator.session() as session:
-        return plan.without_locks(to_apply(migrator.timeline(session), count, to))
+        timeline = migrator.runnable(session, allow_out_of_order=allow_out_of_order)
+        return plan.without_locks(to_apply(timeline, count, to))
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:

@@ -28,7 +28,6 @@ from .terminal import (
     Wait,
     Yes,
     end,
-    migrating,
     shadowing,
     table,
     terminal,
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="What it does, as in add_orders_note.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it does, as in add_orders_note.")],
     draft: Annotated[bool, typer.Option("--draft", help="Fill it with what the edited schema.sql asks for.")] = False,
     no_transaction: Annotated[bool, typer.Option("--no-transaction", help="For CREATE INDEX CONCURRENTLY.")] = False,
     db: Db = None,
@@ -78,7 +77,8 @@ def _drafted(
     from ...migrations.draft import draft
     from ...migrations.schema import TABLES
 
-    with migrating(shown, db, folder) as migrator, shadowing(migrator, shadow_url) as server:
+    migrator = shown.migrator(db, folder)
+    with shadowing(migrator, shadow_url) as server:
         return draft(migrator, server, tables or TABLES)
 
 
@@ -87,7 +87,9 @@ def up(
     count: Annotated[int | None, typer.Argument(metavar="[N]", help="How many; default: all.")] = None,
     to: Annotated[str | None, typer.Option(metavar="ID", help="As far as this one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, as `plan` does.")] = False,
-    allow_out_of_order: Annotated[bool, typer.Option(help="Apply also what is older than the newest applied.")] = False,
+    out_of_order: Annotated[
+        bool, typer.Option("--allow-out-of-order", help="Apply also what is older than the newest applied.")
+    ] = False,
     db: Db = None,
     folder: Folder = None,
     wait: Wait = "60s",
@@ -95,21 +97,19 @@ def up(
     retries: Retries = 10,
     as_json: Json = False,
     quiet: Quiet = False,
-    verbose: Verbose = 0,
+    verbose: Verbose = False,
 ) -> None:
     """Apply what is pending, each migration in one transaction with its entry in the books.
 
     Example: `storage migrate up`, or `storage migrate up --to add_orders_note --lock-timeout 2s`
     """
-    with (
-        terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown,
-        migrating(shown, db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries) as migrator,
-    ):
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
+        migrator = shown.migrator(db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries)
         if dry_run:
-            planned = plan_up(migrator, count, to)
+            planned = plan_up(migrator, count, to, allow_out_of_order=out_of_order)
             shown.result(planned, plan_lines(planned))
             return
-        result = migrator.up(count, to, allow_out_of_order=allow_out_of_order)
+        result = migrator.up(count, to, allow_out_of_order=out_of_order)
         shown.result(result, _run_lines(result))
 
 
@@ -125,16 +125,14 @@ def down(
     retries: Retries = 10,
     as_json: Json = False,
     quiet: Quiet = False,
-    verbose: Verbose = 0,
+    verbose: Verbose = False,
 ) -> None:
     """Roll back what was applied last; it works from the database's own copy if the files are gone.
 
     Example: `storage migrate down`, or `storage migrate down --to 20261120090000_chat`
     """
-    with (
-        terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown,
-        migrating(shown, db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries) as migrator,
-    ):
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
+        migrator = shown.migrator(db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries)
         result = migrator.down(count, to, all_)
         shown.result(result, _run_lines(result))
 
@@ -146,16 +144,14 @@ def redo(
     folder: Folder = None,
     as_json: Json = False,
     quiet: Quiet = False,
-    verbose: Verbose = 0,
+    verbose: Verbose = False,
 ) -> None:
     """Roll the last migrations back and apply them again as their files are now; for work in progress.
 
     Example: `storage migrate redo`
     """
-    with (
-        terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown,
-        migrating(shown, db, folder) as migrator,
-    ):
+    with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
+        migrator = shown.migrator(db, folder)
         result = migrator.redo(count)
         shown.result(result, _run_lines(result))
 
@@ -169,9 +165,10 @@ def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json =
 
     Example: `git switch main && storage migrate sync`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations import sync as command
 
+        migrator = shown.migrator(db, folder)
         back = command.to_take_back(migrator)
         if back:
             shown.confirm(f"roll back {', '.join(back)}?", yes=yes)
@@ -181,7 +178,10 @@ def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json =
 
 @app.command()
 def seed(
-    path: Annotated[Path | None, typer.Argument(help="A file or folder; default: `seeds` beside the folder.")] = None,
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PATH]", help="A file or folder; default: seeds beside the folder of migrations."),
+    ] = None,
     db: Db = None,
     folder: Folder = None,
     as_json: Json = False,
@@ -191,9 +191,10 @@ def seed(
 
     Example: `storage migrate seed seeds/demo.sql`
     """
-    with terminal(as_json=as_json, quiet=quiet) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json, quiet=quiet) as shown:
         from ...migrations import seed as command
 
+        migrator = shown.migrator(db, folder)
         result = command.seed(migrator, command.seed_files(path or migrator.folder.parent / "seeds"))
         shown.result(result, [f"ran {done.id} ({done.statements} statements)" for done in result.done])
 
@@ -209,14 +210,15 @@ def status(
 
     Example: `storage migrate status --check && start-the-service`
     """
-    with terminal(as_json=as_json) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json) as shown:
+        migrator = shown.migrator(db, folder)
         found = migrator.require_current() if check else migrator.status()
         shown.result(found, _status_lines(found))
 
 
 @app.command()
 def history(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many entries.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many entries.")] = 50,
     db: Db = None,
     folder: Folder = None,
     as_json: Json = False,
@@ -225,7 +227,8 @@ def history(
 
     Example: `storage migrate history -n 10`
     """
-    with terminal(as_json=as_json) as shown, migrating(shown, db, folder) as migrator:
+    with terminal(as_json=as_json) as shown:
+        migrator = shown.migrator(db, folder)
         entries = migrator.history(limit)
         rows = [
             [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.operation, entry.id or "", f"{entry.user}@{entry.host}"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -29,11 +30,11 @@ Db = Annotated[str | None, typer.Option("--db", metavar="URL", help="The databas
 Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="The migrations; default: those of the package.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Every statement, and the server's notices.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every statement, and the server's notices.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Wait = Annotated[str, typer.Option(metavar="TIME", help="How long to wait for another migrator.")]
 LockTimeout = Annotated[str, typer.Option(metavar="TIME", help="How long a statement may wait for a lock.")]
-Retries = Annotated[int, typer.Option(min=0, help="How often to try again after a lock time-out.")]
+Retries = Annotated[int, typer.Option(metavar="N", min=0, help="How often to try again after a lock time-out.")]
 ShadowUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="Where shadow databases may be made; default: the database's server.")
 ]
@@ -42,21 +43,15 @@ Tables = Annotated[Path | None, typer.Option(metavar="DIR", help="The tables' fo
 _EVERY = 2.0
 
 
-@contextmanager
-def migration_conninfo(db: str | None) -> Generator[str]:
+def migration_conninfo(db: str | None) -> str:
     """The connection string for migrations: `--db`, else the settings' migrate_url or url, else the embedded server."""
+    from ...connection.pool import locate
     from ...connection.settings import Settings
 
     settings = Settings.load(url=db)
-    url = settings.url if db else settings.migrate_url or settings.url
-    if url is not None:
-        yield settings.conninfo(url.get_secret_value())
-        return
-    from ...connection.embedded import EmbeddedServer
-
-    typer.echo("no database is set: using the embedded PostgreSQL", err=True)
-    with EmbeddedServer(settings.data_dir, progress=lambda line: typer.echo(line, err=True)) as server:
-        yield server.conninfo()
+    if settings.migrate_url and not db:
+        settings = settings.model_copy(update={"url": settings.migrate_url})
+    return locate(settings, progress=lambda line: typer.echo(line, err=True))
 
 
 @dataclass
@@ -65,8 +60,30 @@ class Terminal:
 
     as_json: bool = False
     quiet: bool = False
-    verbose: int = 0
+    verbose: bool = False
     _last_progress: float = field(default=0.0, init=False)
+
+    def migrator(
+        self,
+        db: str | None,
+        folder: Path | None,
+        *,
+        wait: str = "60s",
+        lock_timeout: str = "5s",
+        retries: int = 10,
+    ) -> Migrator:
+        """A `Migrator` that shows here what it does."""
+        from ...migrations.files import duration_ms
+        from ...migrations.manager import Migrator
+
+        return Migrator(
+            migration_conninfo(db),
+            folder,
+            on_event=self.progress,
+            wait=duration_ms(wait) / 1000,
+            retries=retries,
+            lock_timeout=duration_ms(lock_timeout) / 1000,
+        )
 
     def progress(self, event: Event) -> None:
         """Show an event as a line; of many statements only one in two seconds."""
@@ -128,18 +145,21 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 @contextmanager
-def terminal(*, as_json: bool = False, quiet: bool = False, verbose: int = 0) -> Generator[Terminal]:
+def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> Generator[Terminal]:
     """Run a command: errors become one line and an exit code, SIGINT and SIGTERM cancel, roll back and exit 130."""
     from ...errors import StorageError
     from ...migrations.errors import Interrupted, MigrationFailure
 
+    # What psycopg could not tidy up after a signal is no news here: the server rolls back when the connection goes.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     shown = Terminal(as_json, quiet, verbose)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield shown
     except KeyboardInterrupt as signalled:
         notes: list[str] = getattr(signalled, "__notes__", [])
-        failure: MigrationFailure = Interrupted("interrupted", lines=notes)
+        hint = "`storage migrate status` says where the database stands" if notes else None
+        failure: MigrationFailure = Interrupted("interrupted", lines=notes, hint=hint)
         shown.fail(failure)
         raise typer.Exit(failure.exit_code) from None
     except MigrationFailure as error:
@@ -160,7 +180,7 @@ def _failure(error: StorageError) -> MigrationFailure:
 
     kinds = {InvalidSettings: InvalidRequest, Unavailable: CannotConnect}
     kind = next((ours for theirs, ours in kinds.items() if isinstance(error, theirs)), MigrationFailure)
-    return kind(str(error))
+    return kind(str(error).replace("the argument url", "--db"))
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -183,28 +203,3 @@ def shadowing(migrator: Migrator, url: str | None) -> Generator[ShadowServer]:
 
     with shadow_server(migrator.conninfo, shadow_url=url, notify=migrator.notify) as server:
         yield server
-
-
-@contextmanager
-def migrating(
-    shown: Terminal,
-    db: str | None,
-    folder: Path | None,
-    *,
-    wait: str = "60s",
-    lock_timeout: str = "5s",
-    retries: int = 10,
-) -> Generator[Migrator]:
-    """A `Migrator` that shows what it does."""
-    from ...migrations.files import duration_ms
-    from ...migrations.manager import Migrator
-
-    with migration_conninfo(db) as conninfo:
-        yield Migrator(
-            conninfo,
-            folder,
-            on_event=shown.progress,
-            wait=duration_ms(wait) / 1000,
-            retries=retries,
-            lock_timeout=duration_ms(lock_timeout) / 1000,
-        )

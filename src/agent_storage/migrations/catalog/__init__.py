@@ -26,7 +26,8 @@ column was declared again.
 from __future__ import annotations
 
 from .compare import compare
+from .conversions import LOSS
 from .model import Catalog, Entry, Finding, Property
 from .snapshot import snapshot
 
-__all__ = ["Catalog", "Entry", "Finding", "Property", "compare", "snapshot"]
+__all__ = ["LOSS", "Catalog", "Entry", "Finding", "Property", "compare", "snapshot"]

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from .model import Entry
 
-_LOSS = "-- data loss: "
+#: Stands before each line of a statement that loses rows or values.
+LOSS = "-- data loss: "
 _INTEGERS = ("smallint", "integer", "bigint")
 _FLOATS = ("real", "double precision")
 _MODIFIED = re.compile(r"(?P<name>[a-z ]+?)\((?P<size>\d+)(?:,(?P<scale>-?\d+))?\)(?P<rest>.*)")
@@ -16,7 +17,7 @@ _LABEL = re.compile(r"E?'(?:[^']|'')*'")
 
 def loss(sql: str) -> str:
     """The statements commented out, so that they run only where somebody decided so."""
-    return "\n".join(_LOSS + line for line in sql.splitlines())
+    return "\n".join(LOSS + line for line in sql.splitlines())
 
 
 def widens(present: str, wanted: str) -> bool:
@@ -69,12 +70,20 @@ def _added(alter: str, after: list[str], before: list[str]) -> Iterable[str]:
 
 def moved_aside(wanted: Entry) -> str:
     """The old type under another name, so that the new one can be made."""
-    return f"ALTER {_kind(wanted)} {wanted.name} RENAME TO {_aside(wanted)};"
+    renamed = f"ALTER {_kind(wanted)} {wanted.name} RENAME TO {_aside(wanted)};"
+    if wanted.kind == "domain" and "not null" in wanted.values:
+        # Since 17 its NOT NULL has a name, which the new one is to have.
+        return f"{renamed}\nALTER DOMAIN {_name_aside(wanted)} DROP NOT NULL;"
+    return renamed
 
 
 def dropped_aside(wanted: Entry) -> str:
     """The old type gone; refused while anything still uses it."""
-    return f"DROP {_kind(wanted)} {wanted.name.removesuffix(wanted.label)}{_aside(wanted)};"
+    return f"DROP {_kind(wanted)} {_name_aside(wanted)};"
+
+
+def _name_aside(wanted: Entry) -> str:
+    return wanted.name.removesuffix(wanted.label) + _aside(wanted)
 
 
 def _kind(wanted: Entry) -> str:

@@ -39,7 +39,13 @@ _TYPES: LiteralString = f"""
            CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END AS base,
            CASE WHEN t.typtype = 'd' AND t.typcollation <> base.typcollation
                 THEN t.typcollation::regcollation::text END AS collation,
-           t.typnotnull, pg_get_expr(t.typdefaultbin, 0) AS "default"
+           t.typnotnull,
+           -- 17 names NOT NULL; only a name that the server would not choose by itself has to be written.
+           quote_ident(t.typname || '_not_null') AS usual_name,
+           (SELECT quote_ident(nn.conname)
+              FROM pg_constraint nn
+             WHERE nn.contypid = t.oid AND nn.contype = 'n' AND nn.conname <> t.typname || '_not_null'
+           ) AS not_null_name, pg_get_expr(t.typdefaultbin, 0) AS "default"
       FROM pg_type t
       JOIN pg_namespace n ON n.oid = t.typnamespace
       LEFT JOIN pg_class c ON c.oid = t.typrelid
@@ -103,12 +109,16 @@ def _domain(row: Row) -> Draft:
     draft.add("type", row["base"], inline=True)
     draft.add("collation", row["collation"], inline=True)
     draft.add("default", default, set=f"{alter} SET DEFAULT {default};", reset=f"{alter} DROP DEFAULT;")
+    name = row["not_null_name"]
+    renamed = f"{alter} DROP NOT NULL;\n{alter} ADD CONSTRAINT {name} NOT NULL;"
+    # Before NOT NULL itself, which may take the name away.
+    draft.add("name of not null", name, set=renamed, reset=f"{alter} RENAME CONSTRAINT {name} TO {row['usual_name']};")
     required = "yes" if row["typnotnull"] else None
     draft.add("not null", required, set=f"{alter} SET NOT NULL;", reset=f"{alter} DROP NOT NULL;")
     return draft
 
 
-# Since 17 a domain's NOT NULL is a constraint too; it is told as a property of the domain, as before.
+# Since 17 a domain's NOT NULL is a constraint too; it is told as properties of the domain, as before.
 _DOMAIN_CONSTRAINTS: LiteralString = f"""
     SELECT k.oid, quote_ident(k.conname) AS label, format('%%I.%%I', n.nspname, t.typname) AS domain,
            pg_get_constraintdef(k.oid) AS definition, k.convalidated
