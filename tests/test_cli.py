@@ -61,7 +61,7 @@ def test_the_way_from_an_empty_database_to_a_shown_conversation(url: dict[str, s
     assert len(again["messages"]) == again["usage"]["messages"] == 13
     assert again["tools"][0]["calls"] == 2
     status = json.loads(storage("status", "--json", **url).stdout)
-    assert (status["applied"], status["pending"]) == (1, 0)
+    assert (status["applied"] > 1, status["pending"]) == (True, 0)
     assert "0 pending" in storage("status", **url).stdout
 
 

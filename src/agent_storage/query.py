@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast, get_args, get_origin
 from uuid import UUID
@@ -15,7 +16,7 @@ from uuid import UUID
 from .connection.rows import Codec, check, encode
 from .connection.text import encode_json
 from .errors import InvalidValue
-from .records import Column, bare, columns
+from .records import Column, Timestamp, bare, columns
 from .template import quoted
 
 #: A filter: `{"status": "running", "priority__gte": 3, "data__git_state__ref": "main"}`.
@@ -131,8 +132,12 @@ _TEXT = Column("pattern", str, nullable=False, storage=None)
 
 @lru_cache(maxsize=1024)
 def comparable(column: Column) -> Column:
-    """`column` for comparisons: its bare type, so that no length rule of new values refuses a search."""
-    return Column(column.name, bare(column.annotation), nullable=False, storage=column.storage)
+    """`column` for comparisons: its bare type, so that no length rule of new values refuses a search.
+
+    A moment keeps its rule: without a time zone it would be compared in the session's.
+    """
+    kind = bare(column.annotation)
+    return Column(column.name, Timestamp if kind is datetime else kind, nullable=False, storage=column.storage)
 
 
 def is_text(column: Column) -> bool:

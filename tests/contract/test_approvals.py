@@ -128,7 +128,7 @@ async def test_a_cut_listening_connection_costs_one_more_look_and_misses_nothing
 
 async def test_wait_ends_in_time_and_at_once_for_what_is_decided(face: Any) -> None:
     asked = await request(face)
-    with pytest.raises(WaitTimeout, match="was not decided within 0.05 s") as caught:
+    with pytest.raises(WaitTimeout, match=r"was not decided within 0\.05 s") as caught:
         await face.approval_requests.wait(asked.id, timeout=0.05)
     assert isinstance(caught.value, TimeoutError)
     await face.approval_requests.reject(asked.id, "ada")

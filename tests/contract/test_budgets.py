@@ -48,7 +48,7 @@ async def test_a_pool_that_reaches_its_total_is_exhausted_until_something_comes_
     assert (await face.budget_pools.refund(root.id, Decimal("0.01"))).status == "active"
     await face.budget_pools.spend(root.id, Decimal("0.01"))
     assert (await face.budget_pools.update(root.id, total_budget=6)).status == "active"
-    with pytest.raises(Conflict, match="only 5.000000 was spent"):
+    with pytest.raises(Conflict, match=r"only 5\.000000 was spent"):
         await face.budget_pools.refund(root.id, 6)
 
 
@@ -72,7 +72,7 @@ async def test_nothing_is_spent_from_or_below_a_suspended_pool(face: Any) -> Non
 async def test_a_pool_is_allocated_from_what_its_parent_has_left(face: Any) -> None:
     root = await pool(face, 10)
     await face.budget_pools.spend(root.id, 4)
-    with pytest.raises(BudgetExceeded, match="has 6.000000 left"):
+    with pytest.raises(BudgetExceeded, match=r"has 6\.000000 left"):
         await face.budget_pools.allocate(root.id, 7)
     child = await face.budget_pools.allocate(root.id, 6)
     assert await face.budget_pools.children(root.id) == [child]

@@ -28,8 +28,8 @@ class Codec:
 
 def encode(column: Column, value: Any, codec: Codec, *, table: str, id_: UUID | None = None) -> Any:
     """The parameter to send for a valid `value` of `column`; `id_` is the row's, which encryption binds."""
-    if value is None or column.storage is None:
-        return value
+    if column.storage is None or (value is None and (column.nullable or not column.json)):
+        return value  # a document that must be there may be JSON's null
     if column.encrypted:
         if id_ is None:
             raise InvalidValue(f"{table}.{column.name} is encrypted for one row: set it row by row", table=table)

@@ -1,0 +1,206 @@
+"""The reads that an application's pages run use their indexes: no sequential scan of a big table, at 100,000 rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from agent_storage import sync
+from agent_storage.migrations.manager import Migrator
+
+from .recording import Recorded, nodes
+
+#: 100,000 rows in every table that grows, linked 100 to 1; ids are the row's number, so every test knows them.
+ID = "(lpad(to_hex({}), 16, '0') || '7000800000000000')::uuid"
+BIG, SMALL = 100_000, 1_000
+
+
+MEANT = {
+    "@own": ID.format("n"),
+    "@above": ID.format(f"1 + n % {SMALL}"),
+    "@parent": f"CASE WHEN n > {SMALL} THEN {ID.format(f'1 + n % {SMALL}')} END",
+    "@when": "now() - n * interval '1 minute'",
+    "@later": "now() + n * interval '1 hour'",
+    "@label": "ARRAY['label ' || n % 2000]",
+}
+
+
+def insert(table: str, columns: str, values: str, rows: int) -> str:
+    for name, meant in MEANT.items():
+        values = values.replace(name, meant)
+    return f"INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, {rows}) AS n"
+
+
+ROWS = [
+    ("providers", "id, name, kind", "@own, 'provider ' || n, 'k'", 10),
+    ("projects", "id, name, path", "@own, 'project ' || n, '/p/' || n", SMALL),
+    ("conversations", "id, project_id, last_message_at, archived_at",
+     "@own, @above, @when, CASE WHEN n % 9 = 0 THEN now() END", BIG),
+    ("messages", "id, conversation_id, position, role, content",
+     "@own, @above, n, 'user', to_jsonb('words ' || n)", BIG),
+    ("tool_results", "id, conversation_id, call_id, tool_name, created_at",
+     "@own, @above, 'c', 'tool ' || n % 9, @when", BIG),
+    ("checkpoints", "id, agent_id, session_id, agent_type, state, captured_at",
+     "@own, 'agent ' || n % 1000, 'session ' || n % 5000, 'type ' || n % 50, '1', @when", BIG),
+    ("boards", "id, name, slug", "@own, 'b', 'board ' || n", SMALL),
+    ("repos", "id, slug", "@own, 'repo ' || n", SMALL),
+    ("sessions", "id, agent, status, board_id, repo_id, parent_session_id",
+     "@own, 'a', ('{idle,running,completed,failed}'::text[])[1 + n % 4], @above, @above, @parent", BIG),
+    ("tasks", "id, session_id, status",
+     "@own, @above, CASE WHEN n % 500 = 0 THEN 'running' ELSE 'completed' END", BIG),
+    ("project_files", "id, project_id, path", "@own, @above, 'file ' || n", BIG),
+    ("tickets", "id, project_id, title, status, assignee, labels",
+     "@own, @above, 't', ('{open,done,closed}'::text[])[1 + n % 3], 'person ' || n % 500, @label", BIG),
+    ("ticket_tasks", "id, ticket_id, content, position", "@own, @above, 'c', n", BIG),
+    ("ticket_comments", "id, ticket_id, author, body", "@own, @above, 'a', 'b'", BIG),
+    ("workflows", "id, name, version, definition", "@own, 'workflow ' || n % 5000, n::text, '{}'", BIG),
+    ("workflow_sessions", "id, workflow_id, workflow_snapshot, status",
+     "@own, @above, '{}', CASE WHEN n % 100 = 0 THEN 'running' ELSE 'completed' END", BIG),
+    ("budget_pools", "id, parent_pool_id, total_budget", "@own, @parent, 100", BIG),
+    ("execution_states", "id, session_id", "@own, @own", BIG),
+    ("node_execution_states", "id, session_id, node_id", "@own, @above, 'node ' || n", BIG),
+    ("llm_executions", "id, session_id, node_id", "@own, @above, 'node ' || n % 7", BIG),
+    ("tool_call_logs", "id, execution_id, tool_call_id, tool_name", "@own, @own, 'c', 't'", BIG),
+    ("approval_requests", "id, session_id, node_id, type, status, expires_at",
+     "@own, @above, 'n', 'human_review', CASE WHEN n % 400 = 0 THEN 'pending' ELSE 'approved' END, @later", BIG),
+    ("event_streams", "stream_id, last_sequence", "'stream ' || n, 1000", SMALL),
+    ("stream_events", "id, stream_id, sequence", f"@own, 'stream ' || 1 + n % {SMALL}, n", BIG),
+]  # fmt: skip
+GROWING = {table for table, _, _, rows in ROWS if rows == BIG}
+
+
+@pytest.fixture(scope="module")
+def big(server_conninfo: str) -> Iterator[sync.Storage]:
+    """A database with 100,000 rows in every table that grows."""
+    name = "test_plans"
+    with psycopg.connect(server_conninfo, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    conninfo = psycopg.conninfo.make_conninfo(server_conninfo, dbname=name)
+    Migrator(conninfo).up()
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")  # references hold by construction
+        for row in ROWS:
+            connection.execute(insert(*row))
+        connection.execute("VACUUM ANALYZE")
+    try:
+        with sync.Storage.open(conninfo) as storage:
+            yield storage
+    finally:
+        with psycopg.connect(server_conninfo, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def id_of(number: int) -> UUID:
+    return UUID(f"{number:016x}7000800000000000")
+
+
+ONE, FAR = id_of(77), id_of(90_077)
+RECENTLY = datetime.now(UTC) - timedelta(hours=1)
+
+#: Every read that a page runs, by name.
+READS: dict[str, Callable[[Any], object]] = {
+    "conversations.recent": lambda s: s.conversations.recent(),
+    "conversations.recent archived": lambda s: s.conversations.recent(archived=True),
+    "conversations.recent of a project": lambda s: s.conversations.recent(project_id=ONE),
+    "conversations.usage": lambda s: s.conversations.usage(ONE),
+    "messages.latest": lambda s: s.messages.latest(ONE),
+    "messages.page": lambda s: s.messages.page(ONE, limit=20, after=5000),
+    "messages.page before": lambda s: s.messages.page(ONE, limit=20, before=5000),
+    "messages.thread": lambda s: s.messages.thread(ONE),
+    "messages.search": lambda s: s.messages.search(None, "12345"),
+    "tool_results.of_conversation": lambda s: s.tool_results.of_conversation(ONE),
+    "tool_results.stats": lambda s: s.tool_results.stats(RECENTLY),
+    "checkpoints.latest": lambda s: s.checkpoints.latest("agent 7"),
+    "checkpoints.history": lambda s: s.checkpoints.history("agent 7"),
+    "checkpoints.summaries": lambda s: s.checkpoints.summaries(),
+    "checkpoints.summaries of a session": lambda s: s.checkpoints.summaries(session_id="session 7"),
+    "checkpoints.summaries of a type": lambda s: s.checkpoints.summaries(agent_type="type 7", before=RECENTLY),
+    "boards.by_slug": lambda s: s.boards.by_slug("board 7"),
+    "sessions.by_status": lambda s: s.sessions.by_status("running"),
+    "sessions.by_board": lambda s: s.sessions.by_board(ONE),
+    "sessions.roots": lambda s: s.sessions.roots(),
+    "sessions.children": lambda s: s.sessions.children(ONE),
+    "sessions.descendants": lambda s: s.sessions.descendants(ONE),
+    "sessions.ancestors": lambda s: s.sessions.ancestors(FAR),
+    "sessions.resolve": lambda s: s.sessions.resolve(FAR.hex[:20]),
+    "sessions.short_id": lambda s: s.sessions.short_id(FAR),
+    "tasks.of_session": lambda s: s.tasks.of_session(ONE),
+    "tasks.running": lambda s: s.tasks.running(),
+    "projects.overview": lambda s: s.projects.overview(),
+    "tickets.with_tasks": lambda s: s.tickets.with_tasks(ONE),
+    "tickets of a project": lambda s: s.tickets.page({"project_id": ONE, "status": "open"}),
+    "tickets of a person": lambda s: s.tickets.page({"assignee": "person 7"}),
+    "tickets with a label": lambda s: s.tickets.find({"labels__contains": ["label 7"]}),
+    "ticket_tasks.of_ticket": lambda s: s.ticket_tasks.of_ticket(ONE),
+    "ticket_comments.of_ticket": lambda s: s.ticket_comments.of_ticket(ONE),
+    "a file by its path": lambda s: s.project_files.find({"project_id": id_of(78), "path": "file 77"}),
+    "workflows.named": lambda s: s.workflows.named("workflow 7"),
+    "workflow_sessions.of_workflow": lambda s: s.workflow_sessions.of_workflow(ONE),
+    "workflow_sessions.by_status": lambda s: s.workflow_sessions.by_status("running"),
+    "execution_states.get": lambda s: s.execution_states.get(ONE),
+    "node_execution_states.of_session": lambda s: s.node_execution_states.of_session(ONE),
+    "llm_executions.of_session": lambda s: s.llm_executions.of_session(ONE),
+    "llm_executions.of_node": lambda s: s.llm_executions.of_node(ONE, "node 3"),
+    "llm_executions.usage": lambda s: s.llm_executions.usage(ONE),
+    "tool_call_logs.of_execution": lambda s: s.tool_call_logs.of_execution(ONE),
+    "tool_call_logs.of_session": lambda s: s.tool_call_logs.of_session(ONE),
+    "approval_requests.pending": lambda s: s.approval_requests.pending(),
+    "approval_requests.of_session": lambda s: s.approval_requests.of_session(ONE),
+    "approval_requests.expire_overdue": lambda s: s.approval_requests.expire_overdue(),
+    "budget_pools.children": lambda s: s.budget_pools.children(ONE),
+    "budget_pools.subtree": lambda s: s.budget_pools.subtree(ONE),
+    "budget_pools.spend": lambda s: s.budget_pools.spend(FAR, 1),
+    "stream_events.read": lambda s: s.stream_events.read("stream 7", after=50_000),
+    "get": lambda s: s.messages.get(FAR),
+    "newest first": lambda s: s.workflow_sessions.page(order_by="-id"),
+    "update": lambda s: s.tickets.update(FAR, title="x"),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_no_promised_read_scans_a_big_table(big: sync.Storage, read: str) -> None:
+    recorded = Recorded(big, explain=True)
+    READS[read](recorded)
+    assert recorded.log.plans
+    for name, plan in recorded.log.plans:
+        scanned = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"} & GROWING
+        assert not scanned, f"{name} scans {scanned}"
+
+
+def test_a_short_id_is_one_range_scan_of_the_primary_key(big: sync.Storage) -> None:
+    recorded = Recorded(big, explain=True)
+    recorded.sessions.resolve(FAR.hex[:20])
+    ((_, plan),) = recorded.log.plans
+    (scan,) = [node for node in nodes(plan) if "Index Name" in node]
+    assert scan["Index Name"] == "sessions_pkey"
+    assert "id >=" in scan["Index Cond"]
+    assert "id <=" in scan["Index Cond"]
+
+
+def test_a_page_at_any_depth_starts_where_the_index_says(big: sync.Storage) -> None:
+    recorded = Recorded(big, explain=True)
+    first = recorded.workflow_sessions.page(order_by="id", limit=2)
+    deep = recorded.workflow_sessions.page(order_by="id", limit=2, cursor=first.next_cursor)
+    assert [item.id for item in deep.items] == [id_of(3), id_of(4)]
+    (scan,) = [node for node in nodes(recorded.log.plans[1][1]) if "Index Name" in node]
+    assert "Index Cond" in scan
+    assert "Filter" not in scan
+
+
+def test_every_foreign_key_has_an_index_that_begins_with_it(big: sync.Storage) -> None:
+    query = """
+        SELECT c.conrelid::regclass::text, a.attname
+          FROM pg_constraint c
+          JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+         WHERE c.contype = 'f'
+           AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.conrelid AND i.indkey[0] = c.conkey[1]
+                                                    AND i.indpred IS NULL)
+    """
+    with big.database.connection() as connection:
+        assert connection.execute(query).fetchall() == []
