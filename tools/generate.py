@@ -83,11 +83,18 @@ def _write(path: Path) -> None:
 def _tables() -> list[str]:
     """The tables in reading order: that in which the migrations create them, new ones last."""
     folders = {path.parent.name for path in PACKAGE.glob("tables/*/repository.py")}
-    created: list[str] = []
+    created = list(_domains())
+    return sorted(folders, key=lambda name: (created.index(name) if name in created else len(created), name))
+
+
+def _domains() -> dict[str, str]:
+    """The tables that the migrations create, in order, each with the name of its migration: its domain."""
+    found: dict[str, str] = {}
     for path in sorted((PACKAGE / "migrations" / "versions").glob("*.sql")):
         if not path.name.endswith(".rollback.sql"):
-            created += _CREATE.findall(path.read_text(encoding="utf-8"))
-    return sorted(folders, key=lambda name: (created.index(name) if name in created else len(created), name))
+            domain = path.stem.partition("_")[2].replace("_", " ")
+            found |= dict.fromkeys(_CREATE.findall(path.read_text(encoding="utf-8")), domain)
+    return found
 
 
 def _classes(path: Path) -> list[ast.ClassDef]:
@@ -109,7 +116,12 @@ def _repository(table: str) -> tuple[str, str]:
 def _registry(tables: list[str]) -> str:
     entries = {table: _repository(table) for table in tables}
     imports = "\n".join(f"from .{table}.repository import {name}" for table, (name, _) in sorted(entries.items()))
-    attributes = "\n".join(f'    {table}: {name}\n    """{doc}"""' for table, (name, doc) in entries.items())
+    domains, attributes, last = _domains(), "", ""
+    for table, (name, doc) in entries.items():
+        if (domain := domains.get(table, "new")) != last:
+            attributes += f"\n    # ---- {domain} ----\n\n"
+            last = domain
+        attributes += f'    {table}: {name}\n    """{doc}"""\n'
     classes = "\n".join(f'    "{table}": {name},' for table, (name, _) in entries.items())
     text = f'''{NOTE}"""Every table's repository, one attribute for each table, in reading order."""
 

@@ -66,6 +66,8 @@ REPOSITORIES: dict[str, type[Repository[Any, Any]]] = {
 class Tables:
     """A repository for each table, all bound to the same runner; each is made when it is first used."""
 
+    # ---- chat ----
+
     providers: Providers
     """Who serves models: an API and its key."""
     models: Models
@@ -78,8 +80,14 @@ class Tables:
     """How a tool (an MCP server's, say) is reached and what it takes."""
     tool_results: ToolResults
     """Each call of a tool: its arguments, its result or error, and how long it took."""
+
+    # ---- checkpoints ----
+
     checkpoints: Checkpoints
     """What an agent knew at a moment, to go on from there."""
+
+    # ---- orchestration ----
+
     boards: Boards
     """Where sessions are laid out side by side."""
     repos: Repos
@@ -88,6 +96,9 @@ class Tables:
     """A coding agent at work. Sessions spawn and fork others; no session is its own ancestor."""
     tasks: Tasks
     """A prompt to a session and the work that it set off."""
+
+    # ---- projects ----
+
     projects: Projects
     """A body of work at a path: its files and its tickets."""
     project_files: ProjectFiles
@@ -98,6 +109,9 @@ class Tables:
     """The steps of a ticket, in order."""
     ticket_comments: TicketComments
     """What people and agents say about a ticket."""
+
+    # ---- workflows ----
+
     workflows: Workflows
     """What runs follow: nodes and how they are connected."""
     workflow_sessions: WorkflowSessions
