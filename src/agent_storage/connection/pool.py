@@ -50,7 +50,7 @@ def pool_arguments(settings: Settings) -> dict[str, Any]:
         "min_size": min(settings.pool_min, settings.pool_max),
         "max_size": settings.pool_max,
         "timeout": settings.pool_timeout,
-        "max_waiting": 10 * settings.pool_max,
+        "max_waiting": 50 * settings.pool_max,
         "reconnect_timeout": RECONNECT_TIMEOUT,
         "name": settings.application_name,
         "open": False,

@@ -1,0 +1,1 @@
+"""Interfaces of the field, served over the repositories."""
