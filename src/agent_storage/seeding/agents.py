@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -64,7 +64,7 @@ def _repo(unit: Unit, service: str) -> UUID:
 
 def _session(unit: Unit, board: UUID, repo: UUID, origin: _Place | None, *, forked: bool) -> _Place:
     title, prompts = unit.pick(words.WORK)
-    at = unit.moment() if origin is None else unit.later(origin.at, 200, 1500)
+    at = unit.moment(timedelta(hours=12)) if origin is None else unit.later(origin.at, 200, 1500)
     name = unit.phrase(title) if origin is None else f"{origin.title} – {'another try' if forked else 'subtask'}"
     place = _Place(unit.id(at), at, origin.title if origin else name, origin.repo if origin else repo)
     status = unit.pick(["completed", "completed", "completed", "running", "failed", "idle"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -19,13 +19,17 @@ class Budgets:
     def __init__(self, unit: Unit) -> None:
         self.unit = unit
         self.begun = unit.until - SPAN - timedelta(hours=10)
-        self.root = unit.id(self.begun)
-        self.flows = {flow.name: unit.id(self.begun + timedelta(seconds=1)) for flow in words.FLOWS}
+        self.root = self._next_id()
+        self.flows = {flow.name: self._next_id() for flow in words.FLOWS}
         keys = [(flow.name, kind) for flow in words.FLOWS for kind in _KINDS]
-        self.leaves = {key: unit.id(self.begun + timedelta(seconds=2)) for key in keys}
+        self.leaves = {key: self._next_id() for key in keys}
         self.used: dict[UUID, Decimal] = {}
         self.parents = {self.leaves[key]: self.flows[key[0]] for key in keys}
         self.parents |= dict.fromkeys(self.flows.values(), self.root)
+
+    def _next_id(self) -> UUID:
+        self.begun = self.unit.later(self.begun, 300, 900)
+        return self.unit.id(self.begun)
 
     def pool(self, flow: str) -> UUID:
         """The pool for a run of that workflow."""
@@ -40,24 +44,24 @@ class Budgets:
 
     def add(self) -> None:
         """The pools, once it is known what was spent from them."""
-        self._pool(self.root, None, f"{self.unit.team}: all agents", Decimal(250), 0)
+        self._pool(self.root, None, f"{self.unit.team}: all agents", Decimal(250))
         for flow, pool in self.flows.items():
-            self._pool(pool, self.root, flow, Decimal(60), 1)
+            self._pool(pool, self.root, flow, Decimal(60))
         for number, ((flow, kind), pool) in enumerate(self.leaves.items()):
             total = Decimal(20) if kind == "production" else Decimal(5)
             if number == 1:  # one that is used up, and one that was stopped
                 total = self.used.get(pool, total)
-            self._pool(pool, self.flows[flow], f"{flow}, {kind}", total, 2, suspended=number == len(_KINDS) + 1)
+            self._pool(pool, self.flows[flow], f"{flow}, {kind}", total, suspended=number == len(_KINDS) + 1)
 
     def _pool(
-        self, pool: UUID, parent: UUID | None, name: str, total: Decimal, depth: int, *, suspended: bool = False
+        self, pool: UUID, parent: UUID | None, name: str, total: Decimal, *, suspended: bool = False
     ) -> None:
         used = self.used.get(pool, Decimal(0))
         status = "suspended" if suspended else "exhausted" if used >= total else "active"
         self.unit.add(
             "budget_pools",
             NewBudgetPool,
-            self.begun + timedelta(seconds=depth),
+            datetime.fromtimestamp((pool.int >> 80) / 1000, UTC),
             id=pool,
             parent_pool_id=parent,
             total_budget=max(total, used),

@@ -120,7 +120,7 @@ FOLLOW_UPS = (
     ("How long will it take?", "About {n} minutes for the change, and a day until it has gone through staging."),
     ("Can you draft the ticket?", "Done: title, cause, steps and an acceptance test. I labelled it for {service}."),
     ("What could go wrong?", "A roll-back would leave both versions running; keep the old column until next week."),
-    ("Show me the numbers again, please.", "Before: 2,840 ms at p95. With the change on staging: 3{n} ms."),
+    ("Show me the numbers again, please.", "Before: 2,840 ms at p95. With the change on staging: 3{n}0 ms."),
     ("Is there a cheaper way?", "Yes: cache the lookup for {n} seconds. It hides the cause but needs no release."),
     ("Did we have this before?", "Twice, in March and in June; {person} closed both without finding the cause."),
     ("Thanks, that is all.", "Glad to help. I noted the decision in the ticket so that {person} finds it."),

@@ -1,0 +1,161 @@
+"""How the commands show things in a terminal: tables, trees, short ids, states. Stored text is never obeyed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from uuid import UUID
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .context import plain, to_json
+
+if TYPE_CHECKING:
+    from ..types import Message
+
+T = TypeVar("T")
+
+_ROLES = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
+_STATES = {
+    **dict.fromkeys(("completed", "approved", "active", "success"), "green"),
+    **dict.fromkeys(("failed", "rejected", "exhausted", "error", "timeout"), "red"),
+    **dict.fromkeys(("running", "in_progress"), "cyan"),
+    **dict.fromkeys(("idle", "created", "skipped", "expired", "cancelled"), "dim"),
+}
+
+
+class _Console(Console):
+    """A console for which a reader that goes away (`storage session list | head`) is no error."""
+
+    def on_broken_pipe(self) -> None:
+        """End quietly."""
+        _end_quietly()
+
+
+def _end_quietly() -> NoReturn:
+    # what is still buffered must go somewhere when Python flushes it at its end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
+
+
+def make_console() -> Console:
+    """The console of stdout, which colours nothing by itself."""
+    return _Console(highlight=False, emoji=False)
+
+
+def emit(value: Any) -> None:
+    """Print a value as JSON."""
+    try:
+        typer.echo(to_json(value))
+    except BrokenPipeError:
+        _end_quietly()
+
+
+def line(text: str, style: str = "") -> None:
+    """Print a sentence, folded at the terminal's width."""
+    make_console().print(Text(plain(text), style=style))
+
+
+def cell(value: object, style: str = "") -> Text:
+    """A value on one line; None is nothing."""
+    text = "" if value is None else plain(str(value))
+    return Text(" ".join(text.split()), style=style)
+
+
+def state(status: str) -> Text:
+    """A status in its colour, in as few words as possible."""
+    words = status.replace("waiting_for_", "waits: ").replace("_", " ")
+    return Text(words, style=_STATES.get(status, "yellow"))
+
+
+def when(moment: datetime | None) -> str:
+    """A moment in the local time zone, to the minute."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}" if moment else ""
+
+
+def short_ids(ids: Iterable[UUID | None]) -> dict[UUID, str]:
+    """The shortest prefix of each id, of at least 8 digits, that none of the others shares."""
+    from ..ids import shortest_prefix
+
+    known = sorted({item for item in ids if item is not None})
+    before, after = [None, *known[:-1]], [*known[1:], None]
+    return {item: shortest_prefix(item, *beside) for item, *beside in zip(known, before, after, strict=True)}
+
+
+def listing(columns: Mapping[str, str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A table. A column is `wide` (takes what is left and is cut), `right` (numbers) or `""` (never cut)."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold", expand=True)
+    for name, kind in columns.items():
+        wide = kind == "wide"
+        table.add_column(
+            name,
+            justify="right" if kind == "right" else "left",
+            ratio=1 if wide else None,
+            no_wrap=True,
+            overflow="ellipsis",
+            header_style="dim",
+            min_width=12 if wide else None,
+        )
+    for row in rows:
+        table.add_row(*(item if isinstance(item, Text) else cell(item) for item in row))
+    make_console().print(table)
+
+
+def facts(pairs: Mapping[str, object]) -> None:
+    """Names and values below each other; what is None or empty is left out."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in pairs.items():
+        if value not in (None, "", []):
+            grid.add_row(name, value if isinstance(value, Text) else Text(plain(str(value))))
+    make_console().print(grid)
+
+
+def branches(roots: Sequence[T], below: Mapping[Any, Sequence[T]], key: str = "id") -> Iterator[tuple[str, T]]:
+    """Every node of some trees with the lines that lead to it, parents first. `below` holds children by id."""
+    stack: list[tuple[str, str, T]] = [("", "", root) for root in reversed(roots)]
+    while stack:
+        lead, own, node = stack.pop()
+        yield lead + own, node
+        inner = lead + {"": "", "├─ ": "│  ", "└─ ": "   "}[own]
+        children = below.get(getattr(node, key), ())
+        marks = ["├─ "] * (len(children) - 1) + ["└─ "]
+        stack += [(inner, mark, child) for mark, child in reversed(list(zip(marks, children, strict=False)))]
+
+
+def transcript(console: Console, messages: Iterable[Message]) -> None:
+    """Messages as a person reads them."""
+    for message in messages:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=13, no_wrap=True)
+        grid.add_column(overflow="fold")
+        head = Text(f"{message.position:>3} {message.role:<9} ", style=_ROLES[message.role])
+        grid.add_row(head, Text(plain(_words(message))))
+        console.print(grid)
+
+
+def _words(message: Message) -> str:
+    """A message's content as a person reads it."""
+    if isinstance(message.content, str):
+        return message.content
+    lines: list[str] = []
+    for part in message.content:
+        fields = part.model_dump()
+        match part.type:
+            case "text":
+                lines.append(fields["text"])
+            case "tool_call":
+                lines.append(f"→ {fields['name']}({fields['arguments']})")
+            case "tool_result":
+                lines.append(f"← {fields['result']}")
+            case kind:
+                lines.append(f"[{kind}]")
+    return "\n".join(lines)
