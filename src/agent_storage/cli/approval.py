@@ -23,9 +23,7 @@ By = Annotated[str | None, typer.Option(help="Who decides; default: the user of 
 @app.command("list")
 def list_(
     status: Annotated[str, typer.Option(help="pending, approved, rejected, expired or all.")] = "pending",
-    kind: Annotated[
-        str | None, typer.Option("--type", help="human_review, budget_increase or workflow_call.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option("--type", help="human_review, budget_increase or workflow_call.")] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,

@@ -40,7 +40,7 @@ def tree(
     """Pools and those below them: used, total, what is left. Examples: `storage budget tree`, `… tree 019f7a3e`"""
     from .queries import PoolForest
 
-    where: dict[str, object] = {"parent_pool_id": None} | ({"status": status} if status else {})
+    where: dict[str, object] = {"parent_pool_id": None, **({"status": status} if status else {})}
     with opened(db) as storage:
         pools = storage.budget_pools
         roots = [pools.resolve(id)] if id else list(pools.find(where, "-id", limit))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
@@ -44,14 +45,20 @@ def list_(
     listing(
         columns,
         [
-            (short[item.id], when(item.last_message_at), item.message_count, _model(item, models), item.title or "untitled")
+            (
+                short[item.id],
+                when(item.last_message_at),
+                item.message_count,
+                _model(item, models),
+                item.title or "untitled",
+            )
             for item in found
         ],
     )
 
 
-def _model(conversation: Conversation, models: dict[object, str]) -> str:
-    return models.get(conversation.model_id, "")
+def _model(conversation: Conversation, models: dict[UUID, str]) -> str:
+    return models.get(conversation.model_id, "") if conversation.model_id else ""
 
 
 @app.command()
@@ -61,7 +68,7 @@ def show(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """A conversation with its last messages, its tokens and their cost. Example: `storage conversation show 019f7a3e`"""
+    """A conversation, its last messages, tokens and cost. Example: `storage conversation show 019f7a3e`"""
     with opened(db) as storage:
         conversation = storage.conversations.resolve(id)
         messages = sorted(storage.messages.latest(conversation.id, limit), key=lambda message: message.position)

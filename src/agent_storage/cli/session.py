@@ -61,7 +61,7 @@ def _title(session: Session) -> str:
 
 @app.command()
 def show(id: Id, limit: Limit = 20, as_json: AsJson = False, db: Db = None) -> None:
-    """A session, where it comes from, what came from it, and its newest tasks. Example: `storage session show 019f7a3e`"""
+    """A session, where it comes from, and its newest tasks. Example: `storage session show 019f7a3e`"""
     with opened(db) as storage:
         session = storage.sessions.resolve(id)
         above, below = storage.sessions.ancestors(session.id), storage.sessions.children(session.id)
@@ -153,7 +153,12 @@ def _show_tree(roots: list[Session], below: dict[UUID, list[Session]]) -> None:
     nodes = list(branches(roots, below))
     short = short_ids(session.id for _, session in nodes)
     rows = [
-        (short[item.id], state(item.status), item.agent, cell(None).append(lead).append(_mark(item)).append(cell(_title(item))))
+        (
+            short[item.id],
+            state(item.status),
+            item.agent,
+            cell(None).append(lead).append(_mark(item)).append(cell(_title(item))),
+        )
         for lead, item in nodes
     ]
     listing({"ID": "", "STATUS": "", "AGENT": "", "SESSION": "wide"}, rows)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from uuid import UUID
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -76,8 +75,11 @@ def state(status: str) -> Text:
 
 
 def when(moment: datetime | None) -> str:
-    """A moment in the local time zone, to the minute."""
-    return f"{moment.astimezone():%Y-%m-%d %H:%M}" if moment else ""
+    """A moment in the local time zone, to the minute; one of another year without its time."""
+    if moment is None:
+        return ""
+    local = moment.astimezone()
+    return f"{local:%d %b %H:%M}" if local.year == datetime.now().astimezone().year else f"{local:%d %b %Y}"
 
 
 def short_ids(ids: Iterable[UUID | None]) -> dict[UUID, str]:
@@ -90,22 +92,22 @@ def short_ids(ids: Iterable[UUID | None]) -> dict[UUID, str]:
 
 
 def listing(columns: Mapping[str, str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table. A column is `wide` (takes what is left and is cut), `right` (numbers) or `""` (never cut)."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold", expand=True)
+    """A table. A column is `wide` (cut where the terminal ends), `fold` (folded there), `right` (numbers) or `""`."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left", title_style="bold")
     for name, kind in columns.items():
-        wide = kind == "wide"
-        table.add_column(
-            name,
-            justify="right" if kind == "right" else "left",
-            ratio=1 if wide else None,
-            no_wrap=True,
-            overflow="ellipsis",
-            header_style="dim",
-            min_width=12 if wide else None,
-        )
+        flexible = kind in ("wide", "fold")
+        justify = "right" if kind == "right" else "left"
+        table.add_column(name, justify=justify, no_wrap=not flexible, overflow="ellipsis", header_style="dim")
+    kinds = list(columns.values())
     for row in rows:
-        table.add_row(*(item if isinstance(item, Text) else cell(item) for item in row))
+        table.add_row(*(_fitted(item, kind) for item, kind in zip(row, kinds, strict=True)))
     make_console().print(table)
+
+
+def _fitted(item: object, kind: str) -> Text:
+    text = item if isinstance(item, Text) else cell(item)
+    text.no_wrap = kind != "fold"
+    return text
 
 
 def facts(pairs: Mapping[str, object]) -> None:

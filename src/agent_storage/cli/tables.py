@@ -48,7 +48,7 @@ def tables(as_json: AsJson = False, db: Db = None) -> None:
     if as_json:
         emit({"tables": found})
         return
-    columns = {"TABLE": "", "ROWS": "right", "SIZE": "right", "IDX": "right", "WHAT IT IS FOR": "wide"}
+    columns = {"TABLE": "", "ROWS": "right", "SIZE": "right", "IDX": "right", "WHAT IT IS FOR": "fold"}
     listing(columns, _rows(found))
     size, about = sum(item["size_bytes"] + item["index_bytes"] for item in found), any(i["estimated"] for i in found)
     line(f"{'about ' if about else ''}{sum(item['rows'] for item in found):,} rows, {_human(size)} in all")
@@ -99,7 +99,7 @@ def _rows(found: list[dict[str, Any]]) -> list[tuple[object, ...]]:
 
 def _human(size: float) -> str:
     for unit in ("B", "kB", "MB"):
-        if size < 1024:  # noqa: PLR2004  # a unit's end
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"  # noqa: PLR2004
+        if size < 1024:  # a unit's end
+            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GB"

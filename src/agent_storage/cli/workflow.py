@@ -50,7 +50,7 @@ def list_(
         line("no workflow matches" if name or status else "no workflows yet; `storage seed demo` makes some")
         return
     short = short_ids(item.id for item in found)
-    columns = {"ID": "", "RUNS": "right", "NEWEST RUN": "", "STATUS": "", "VERSION": "right", "NAME": "wide"}
+    columns = {"ID": "", "RUNS": "right", "NEWEST RUN": "", "STATUS": "", "VER": "right", "NAME": "wide"}
     listing(
         columns,
         [

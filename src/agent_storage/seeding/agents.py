@@ -65,8 +65,9 @@ def _repo(unit: Unit, service: str) -> UUID:
 def _session(unit: Unit, board: UUID, repo: UUID, origin: _Place | None, *, forked: bool) -> _Place:
     title, prompts = unit.pick(words.WORK)
     at = unit.moment(timedelta(hours=12)) if origin is None else unit.later(origin.at, 200, 1500)
-    name = unit.phrase(title) if origin is None else f"{origin.title} – {'another try' if forked else 'subtask'}"
-    place = _Place(unit.id(at), at, origin.title if origin else name, origin.repo if origin else repo)
+    # a fork goes on with its origin's title, a spawned session works on a part
+    name = origin.title if origin and forked else unit.phrase(unit.pick(prompts) if origin else title)
+    place = _Place(unit.id(at), at, name, origin.repo if origin else repo)
     status = unit.pick(["completed", "completed", "completed", "running", "failed", "idle"])
     agent, sha = unit.pick(words.AGENTS), f"{unit.random.getrandbits(160):040x}"
     _tasks(unit, place, status, prompts)
@@ -111,9 +112,7 @@ def _tasks(unit: Unit, place: _Place, status: str, prompts: tuple[str, ...]) -> 
             "model": unit.pick(unit.known.models)[1],
         }
         ended = unit.later(at, 30, 900) if state in ("completed", "failed") else None
-        task = unit.add(
-            "tasks", NewTask, at, session_id=place.id, status=state, completed_at=ended, data=data
-        )
+        task = unit.add("tasks", NewTask, at, session_id=place.id, status=state, completed_at=ended, data=data)
         place.tasks.append(task)
 
 

@@ -18,7 +18,7 @@ class Budgets:
 
     def __init__(self, unit: Unit) -> None:
         self.unit = unit
-        self.begun = unit.until - SPAN - timedelta(hours=10)
+        self.begun = unit.until - SPAN - timedelta(hours=10, seconds=unit.random.uniform(0, 7200))
         self.root = self._next_id()
         self.flows = {flow.name: self._next_id() for flow in words.FLOWS}
         keys = [(flow.name, kind) for flow in words.FLOWS for kind in _KINDS]
@@ -44,18 +44,16 @@ class Budgets:
 
     def add(self) -> None:
         """The pools, once it is known what was spent from them."""
-        self._pool(self.root, None, f"{self.unit.team}: all agents", Decimal(250))
+        self._pool(self.root, None, f"{self.unit.team}: all agents", Decimal(80))
         for flow, pool in self.flows.items():
-            self._pool(pool, self.root, flow, Decimal(60))
+            self._pool(pool, self.root, flow, Decimal(25))
         for number, ((flow, kind), pool) in enumerate(self.leaves.items()):
-            total = Decimal(20) if kind == "production" else Decimal(5)
+            total = Decimal(15) if kind == "production" else Decimal(8)
             if number == 1:  # one that is used up, and one that was stopped
                 total = self.used.get(pool, total)
-            self._pool(pool, self.flows[flow], f"{flow}, {kind}", total, suspended=number == len(_KINDS) + 1)
+            self._pool(pool, self.flows[flow], kind, total, suspended=number == len(_KINDS) + 1)
 
-    def _pool(
-        self, pool: UUID, parent: UUID | None, name: str, total: Decimal, *, suspended: bool = False
-    ) -> None:
+    def _pool(self, pool: UUID, parent: UUID | None, name: str, total: Decimal, *, suspended: bool = False) -> None:
         used = self.used.get(pool, Decimal(0))
         status = "suspended" if suspended else "exhausted" if used >= total else "active"
         self.unit.add(

@@ -85,7 +85,7 @@ class _Talk:
         tool, call_id = self.topic.tool, f"call_{self.unit.random.getrandbits(48):012x}"
         call = ToolCallPart(id=call_id, name=tool, arguments=self.topic.arguments)
         message = self._say("assistant", [TextPart(text="Let me look."), call])
-        asked, failed = self.at, self.unit.random.random() < 0.08  # noqa: PLR2004  # about one in twelve
+        asked, failed = self.at, self.unit.random.random() < 0.08  # about one in twelve
         duration = int(self.unit.random.lognormvariate(5.5, 0.8))
         result = {"error": "timed out"} if failed else self.topic.result
         self._log(message, call, asked, result, failed=failed, duration=duration)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -34,9 +35,9 @@ def add(unit: Unit) -> None:
     """The team's workflows, their runs, and the budgets that these were charged to."""
     budgets = Budgets(unit)
     for flow in words.FLOWS:
-        at = unit.until - SPAN - timedelta(hours=unit.random.randint(1, 9))
+        at = unit.later(unit.until - SPAN - timedelta(hours=9), 0, 30_000)
         nodes = [{"id": name, "type": kind} for name, kind, _ in flow.nodes]
-        edges = [[a["id"], b["id"]] for a, b in zip(nodes, nodes[1:], strict=False)]
+        edges = [[a["id"], b["id"]] for a, b in pairwise(nodes)]
         definition = {"name": flow.name, "nodes": nodes, "edges": edges}
         metadata = {"team": unit.team}
         workflow = unit.add("workflows", NewWorkflow, at, name=flow.name, definition=definition, metadata=metadata)
@@ -59,7 +60,11 @@ class _Run:
         self.budgets = budgets
         self.model = unit.pick(unit.known.models)
         by = unit.pick(unit.people)
-        self.fields = {"workflow_id": workflow, "workflow_snapshot": definition, "metadata": {"started_by": by}}
+        self.fields: dict[str, Any] = {
+            "workflow_id": workflow,
+            "workflow_snapshot": definition,
+            "metadata": {"started_by": by},
+        }
 
     def add(self) -> None:
         """The run with all that belongs to it."""
@@ -69,7 +74,9 @@ class _Run:
             self._node(*node, self._state(number, stop))
         if self.status in ("completed", "failed"):
             self._event(f"run.{self.status}", None)
-        self.unit.add("workflow_sessions", NewWorkflowSession, self.begun, id=self.id, status=self.status, **self.fields)
+        self.unit.add(
+            "workflow_sessions", NewWorkflowSession, self.begun, id=self.id, status=self.status, **self.fields
+        )
         ended = self.at if self.status in ("completed", "failed") else None
         self.unit.add(
             "execution_states",
@@ -84,7 +91,7 @@ class _Run:
             context={"attempt": 1},
             extra={"updated_at": self.at},
         )
-        stream = {"stream_id": self.stream, "last_sequence": self.sequence}
+        stream: dict[str, Any] = {"stream_id": self.stream, "last_sequence": self.sequence}
         self.unit.add("event_streams", NewEventStream, self.begun, extra={"updated_at": self.at}, **stream)
 
     def _stop(self) -> int:
@@ -98,7 +105,10 @@ class _Run:
     def _state(self, number: int, stop: int) -> str:
         if number != stop:
             return "completed" if number < stop else "pending"
-        waiting = {"waiting_for_human_review": "waiting_for_review", "waiting_for_budget_approval": "waiting_for_approval"}
+        waiting = {
+            "waiting_for_human_review": "waiting_for_review",
+            "waiting_for_budget_approval": "waiting_for_approval",
+        }
         return waiting.get(self.status, {"failed": "failed", "paused": "pending"}.get(self.status, "running"))
 
     def _node(self, name: str, kind: str, text: str, state: str) -> None:
@@ -136,7 +146,7 @@ class _Run:
     def _call(self, name: str, kind: str, text: str, *, failed: bool) -> None:
         """A call of the model, which asks for a tool."""
         at = self.at = self.unit.later(self.at, 2, 30)
-        model, (into, out) = self.model, (self.unit.random.randint(800, 9000), self.unit.random.randint(60, 900))
+        model, (into, out) = self.model, (self.unit.random.randint(8000, 90_000), self.unit.random.randint(300, 4000))
         cost = Decimal(into * model[2] + out * model[3]) / 1_000_000
         tool, call_id = _TOOLS[kind], f"call_{self.unit.random.getrandbits(48):012x}"
         arguments = {"command": f"make {name}"} if kind == "tool" else {"pattern": name, "path": "src"}

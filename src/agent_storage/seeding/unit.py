@@ -75,7 +75,9 @@ class Unit:
 
     def phrase(self, text: str) -> str:
         """A text of `words` with its slots filled: {service}, {person}, {n}."""
-        return text.format(service=self.pick(self.services), person=self.pick(self.people), n=self.random.randint(2, 90))
+        return text.format(
+            service=self.pick(self.services), person=self.pick(self.people), n=self.random.randint(2, 90)
+        )
 
     def add(
         self,

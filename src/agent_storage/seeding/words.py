@@ -38,8 +38,8 @@ TOPICS = (
         "logs.search",
         {"query": "service={service} duration_ms>2000", "since": "7d"},
         {"hits": 412, "top": "POST /orders waits for the connection pool", "p95_ms": 2840},
-        "Nearly all slow requests wait for a database connection: the weekly export opens {n} of them at 08:00 and keeps "
-        "them while it renders. Give the export a pool of its own, and start it at 05:00 until that is released.",
+        "Nearly all slow requests wait for a database connection: the weekly export opens {n} of them at 08:00 "
+        "and keeps them while it renders. Give the export a pool of its own, and start it at 05:00 until that is released.",
     ),
     Topic(
         "Review the retry logic of {service}",
@@ -65,7 +65,7 @@ TOPICS = (
         "ci.status",
         {"branch": "release/{n}"},
         {"state": "failed", "job": "integration", "test": "test_refund_twice", "runs": 3},
-        "Not yet: the integration job failed in 1 of 3 runs, each time in test_refund_twice. It waits for a fixed 200 ms "
+        "Not yet: the integration job failed in 1 of 3 runs, each time in test_refund_twice. It waits a fixed 200 ms "
         "instead of the event. I would fix the test first; the other 1,148 tests pass.",
     ),
     Topic(
@@ -102,7 +102,7 @@ TOPICS = (
         {"sql": "SELECT subject, body FROM support WHERE tag = '{service}' AND week = current_week()"},
         [{"rows": 57}],
         "1. Confirmation mails arrive up to {n} minutes late (31 tickets). 2. The German invoice says 'Quantity' (9). "
-        "3. Exports above 10,000 lines end without a message (6). The first one has a workaround: resend from the admin.",
+        "3. Exports above 10,000 lines end without a message (6). The first one has a workaround: resend by hand.",
     ),
     Topic(
         "A test of {service} fails only in CI",
@@ -110,8 +110,8 @@ TOPICS = (
         "shell.run",
         {"command": "TZ=UTC pytest tests/test_timezones.py -q"},
         {"output": "1 failed, {n} passed", "exit_code": 1},
-        "It depends on the machine's time zone: with TZ=UTC it fails here too. parse_day() makes a naive datetime; give "
-        "it the shop's zone. One line in calendar.py, and the test should set TZ itself.",
+        "It depends on the machine's time zone: with TZ=UTC it fails here too. parse_day() makes a naive datetime; "
+        "give it the shop's zone. One line in calendar.py, and the test should set TZ itself.",
     ),
 )
 
@@ -239,7 +239,11 @@ FLOWS = (
         "Nightly dependency review",
         (
             ("collect", "tool", "{n} dependencies, 4 of them outdated"),
-            ("assess", "llm", "Two upgrades are safe; httpx changes its time-out defaults and needs a look at {service}."),
+            (
+                "assess",
+                "llm",
+                "Two upgrades are safe; httpx changes its time-out defaults and needs a look at {service}.",
+            ),
             ("approve", "approval", "Upgrade the 2 safe dependencies of {service}?"),
             ("patch", "llm", "Raised the two versions and adapted one import in {service}."),
             ("test", "tool", "1,148 passed"),
@@ -250,7 +254,11 @@ FLOWS = (
         "Customer ticket triage",
         (
             ("fetch", "tool", "{n} new tickets"),
-            ("classify", "llm", "12 billing, 7 delivery, 3 about {service}; two customers sound as if they will leave."),
+            (
+                "classify",
+                "llm",
+                "12 billing, 7 delivery, 3 about {service}; two customers sound as if they will leave.",
+            ),
             ("draft", "llm", "Drafted answers for the billing tickets; each names the invoice and the next step."),
             ("review", "approval", "Send {n} drafted answers to customers?"),
             ("send", "tool", "Sent, none bounced"),
