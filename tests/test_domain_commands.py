@@ -131,21 +131,23 @@ def test_the_ids_are_those_of_their_time_and_nothing_lies_in_the_future(url: str
 def test_what_the_database_keeps_up_to_date_agrees(url: str) -> None:
     wrong = {
         "message_count": """SELECT c.id FROM conversations c LEFT JOIN messages m ON m.conversation_id = c.id
-                             GROUP BY c.id HAVING count(m.id) <> c.message_count OR max(m.position) <> c.message_count
-                                OR max(m.created_at) <> c.last_message_at""",
+                             GROUP BY c.id HAVING count(m.id) <> c.message_count
+                                OR max(m.position) <> c.message_count OR max(m.created_at) <> c.last_message_at""",
         "last_sequence": """SELECT s.id FROM event_streams s LEFT JOIN stream_events e USING (stream_id)
                              GROUP BY s.id HAVING count(e.id) <> s.last_sequence OR max(sequence) <> last_sequence""",
         "depends_on": """SELECT t.id FROM ticket_tasks t, unnest(t.depends_on) d (id)
-                          WHERE NOT EXISTS (SELECT FROM ticket_tasks o WHERE o.id = d.id AND o.ticket_id = t.ticket_id)""",
+                          WHERE NOT EXISTS (
+                                SELECT FROM ticket_tasks o WHERE o.id = d.id AND o.ticket_id = t.ticket_id)""",
         "pending_approval_id": """SELECT n.id FROM node_execution_states n LEFT JOIN approval_requests a
                                      ON a.id = n.pending_approval_id AND a.session_id = n.session_id
                                   WHERE n.pending_approval_id IS NOT NULL AND a.id IS NULL""",
-        "genealogy": """SELECT s.id FROM sessions s WHERE coalesce(data->'genealogy'->>'fork_point_task_id',
-                               data->'genealogy'->>'spawn_point_task_id') IS NOT NULL AND NOT EXISTS (SELECT FROM tasks t
-                         WHERE t.session_id IN (s.parent_session_id, s.forked_from_session_id) AND t.id::text IN (
-                               data->'genealogy'->>'fork_point_task_id', data->'genealogy'->>'spawn_point_task_id'))""",
+        "genealogy": """SELECT s.id FROM sessions s WHERE s.data -> 'genealogy' <> '{}' AND NOT EXISTS (
+                         SELECT FROM tasks t WHERE t.session_id IN (s.parent_session_id, s.forked_from_session_id)
+                            AND t.id::text IN (s.data #>> '{genealogy,fork_point_task_id}',
+                                               s.data #>> '{genealogy,spawn_point_task_id}'))""",
         "session_ids": """SELECT b.id FROM boards b, jsonb_array_elements_text(data->'session_ids') i (id)
-                           WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id::text = i.id AND s.board_id = b.id)""",
+                           WHERE NOT EXISTS (
+                                 SELECT FROM sessions s WHERE s.id::text = i.id AND s.board_id = b.id)""",
     }
     assert {name: rows(url, query) for name, query in wrong.items()} == {name: [] for name in wrong}
 

@@ -15,7 +15,13 @@ from .show import emit, line, listing, short_ids, state, when
 if TYPE_CHECKING:
     from ..types import ApprovalRequest
 
-app = typer.Typer(name="approval", cls=Group, no_args_is_help=True, help="What runs ask people, and the answers.")
+app = typer.Typer(
+    name="approval",
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    help="What runs ask people, and the answers.",
+)
 Id = Annotated[str, typer.Argument(metavar="ID", help="A request's id, or the first digits of it.")]
 By = Annotated[str | None, typer.Option(help="Who decides; default: the user of the system.", show_default=False)]
 
@@ -67,7 +73,10 @@ def approve(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Say yes; the run that waits goes on. Example: `storage approval approve 019f7a3e --notes 'after the freeze'`"""
+    """Say yes; the run that waits goes on.
+
+    Example: `storage approval approve 019f7a3e --notes 'after the freeze'`
+    """
     with opened(db) as storage:
         request = storage.approval_requests.resolve(id)
         _report(storage.approval_requests.approve(request.id, by or _user(), notes), as_json=as_json)
@@ -81,7 +90,10 @@ def reject(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Say no. Example: `storage approval reject 019f7a3e --reason 'too expensive'`"""
+    """Say no.
+
+    Example: `storage approval reject 019f7a3e --reason 'too expensive'`
+    """
     with opened(db) as storage:
         request = storage.approval_requests.resolve(id)
         _report(storage.approval_requests.reject(request.id, by or _user(), reason), as_json=as_json)

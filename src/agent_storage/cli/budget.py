@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
     from ..types import BudgetPool
 
-app = typer.Typer(name="budget", cls=Group, no_args_is_help=True, help="What is spent, and what is left.")
+app = typer.Typer(
+    name="budget", cls=Group, no_args_is_help=True, add_completion=False, help="What is spent, and what is left."
+)
 _BAR = 10
 
 
 @app.callback()
 def _budget() -> None:
-    """What is spent, and what is left. Example: `storage budget tree`"""
+    """What is spent, and what is left.
+
+    Example: `storage budget tree`
+    """
 
 
 @app.command()
@@ -37,7 +42,10 @@ def tree(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Pools and those below them: used, total, what is left. Examples: `storage budget tree`, `… tree 019f7a3e`"""
+    """Pools and those below them: used, total, what is left.
+
+    Examples: `storage budget tree`, `… tree 019f7a3e`
+    """
     from .queries import PoolForest
 
     where: dict[str, object] = {"parent_pool_id": None, **({"status": status} if status else {})}

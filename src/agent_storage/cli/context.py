@@ -24,6 +24,10 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, metavar="N
 class Group(TyperGroup):
     """A group of commands that meets a typo with the nearest command."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.suggest_commands = False  # newer releases of Typer would add a suggestion of their own
+
     # Typer's newer releases bring their own click, and have no public name for its context.
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command. Fails with a suggestion when there is none of that name."""

@@ -16,7 +16,7 @@ from .show import emit, facts, line, listing, make_console, short_ids, transcrip
 if TYPE_CHECKING:
     from ..types import Conversation
 
-app = typer.Typer(name="conversation", cls=Group, no_args_is_help=True, help="Conversations.")
+app = typer.Typer(name="conversation", cls=Group, no_args_is_help=True, add_completion=False, help="Conversations.")
 
 
 @app.command("list")
@@ -27,7 +27,10 @@ def list_(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """The conversations that were last active. Examples: `storage conversation list -n 5`, `… list --archived`"""
+    """The conversations that were last active.
+
+    Examples: `storage conversation list -n 5`, `… list --archived`
+    """
     with opened(db) as storage:
         project_id = storage.projects.resolve(project).id if project else None
         found = storage.conversations.recent(limit, project_id=project_id, archived=archived).items
@@ -68,7 +71,10 @@ def show(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """A conversation, its last messages, tokens and cost. Example: `storage conversation show 019f7a3e`"""
+    """A conversation, its last messages, tokens and cost.
+
+    Example: `storage conversation show 019f7a3e`
+    """
     with opened(db) as storage:
         conversation = storage.conversations.resolve(id)
         messages = sorted(storage.messages.latest(conversation.id, limit), key=lambda message: message.position)

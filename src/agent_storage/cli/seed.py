@@ -17,12 +17,21 @@ import typer
 from .context import AsJson, Db, Group, opened, require_schema
 from .show import emit, line, listing
 
-app = typer.Typer(name="seed", cls=Group, no_args_is_help=True, help="Fill every table with believable demo data.")
+app = typer.Typer(
+    name="seed",
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Fill every table with believable demo data.",
+)
 
 
 @app.callback()
 def _seed() -> None:
-    """Fill every table with believable demo data. Example: `storage seed demo --scale 10`"""
+    """Fill every table with believable demo data.
+
+    Example: `storage seed demo --scale 10`
+    """
 
 
 @app.command()
@@ -58,7 +67,7 @@ def _report(counts: dict[str, int], seconds: float) -> None:
 
     listing({"TABLE": "", "ROWS": "right", "": "wide"}, [(name, f"{counts[name]:,}", "") for name in REPOSITORIES])
     line(f"{sum(counts.values()):,} rows in {len(counts)} tables, {seconds:.1f} s")
-    line("next: storage tables · storage session tree · storage workflow list · storage approval list")
+    line("next: storage tables · storage session tree · storage approval list")
 
 
 @contextmanager

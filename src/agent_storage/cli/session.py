@@ -17,7 +17,9 @@ from .show import branches, cell, emit, facts, line, listing, short_ids, state, 
 if TYPE_CHECKING:
     from ..types import Session, Task
 
-app = typer.Typer(name="session", cls=Group, no_args_is_help=True, help="Coding agents' sessions.")
+app = typer.Typer(
+    name="session", cls=Group, no_args_is_help=True, add_completion=False, help="Coding agents' sessions."
+)
 Id = Annotated[str, typer.Argument(metavar="ID", help="A session's id, or the first digits of it.")]
 
 
@@ -29,7 +31,10 @@ def list_(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """The newest sessions. Examples: `storage session list`, `storage session list --status running --agent codex`"""
+    """The newest sessions.
+
+    Examples: `storage session list`, `storage session list --status running --agent codex`
+    """
     where = {name: value for name, value in (("status", status), ("agent", agent)) if value is not None}
     with opened(db) as storage:
         found = list(storage.sessions.find(where, "-id", limit))
@@ -61,7 +66,10 @@ def _title(session: Session) -> str:
 
 @app.command()
 def show(id: Id, limit: Limit = 20, as_json: AsJson = False, db: Db = None) -> None:
-    """A session, where it comes from, and its newest tasks. Example: `storage session show 019f7a3e`"""
+    """A session, where it comes from, and its newest tasks.
+
+    Example: `storage session show 019f7a3e`
+    """
     with opened(db) as storage:
         session = storage.sessions.resolve(id)
         above, below = storage.sessions.ancestors(session.id), storage.sessions.children(session.id)

@@ -33,8 +33,15 @@ _STATES = {
 class _Console(Console):
     """A console for which a reader that goes away (`storage session list | head`) is no error."""
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, or end quietly when nobody reads any more."""
+        try:
+            super().print(*objects, **options)
+        except BrokenPipeError:
+            _end_quietly()
+
     def on_broken_pipe(self) -> None:
-        """End quietly."""
+        """What newer releases of rich call instead."""
         _end_quietly()
 
 
@@ -87,8 +94,8 @@ def short_ids(ids: Iterable[UUID | None]) -> dict[UUID, str]:
     from ..ids import shortest_prefix
 
     known = sorted({item for item in ids if item is not None})
-    before, after = [None, *known[:-1]], [*known[1:], None]
-    return {item: shortest_prefix(item, *beside) for item, *beside in zip(known, before, after, strict=True)}
+    around = [None, *known, None]
+    return {item: shortest_prefix(item, around[at], around[at + 2]) for at, item in enumerate(known)}
 
 
 def listing(columns: Mapping[str, str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         WorkflowSession,
     )
 
-app = typer.Typer(name="workflow", cls=Group, no_args_is_help=True, help="Workflows and their runs.")
+app = typer.Typer(
+    name="workflow", cls=Group, no_args_is_help=True, add_completion=False, help="Workflows and their runs."
+)
 
 
 @app.command("list")

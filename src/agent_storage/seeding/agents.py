@@ -23,6 +23,7 @@ class _Place:
     at: datetime
     title: str
     repo: UUID
+    work: tuple[str, tuple[str, ...]]
     tasks: list[UUID] = field(default_factory=list[UUID])
 
 
@@ -63,11 +64,11 @@ def _repo(unit: Unit, service: str) -> UUID:
 
 
 def _session(unit: Unit, board: UUID, repo: UUID, origin: _Place | None, *, forked: bool) -> _Place:
-    title, prompts = unit.pick(words.WORK)
+    title, prompts = work = origin.work if origin else unit.pick(words.WORK)
     at = unit.moment(timedelta(hours=12)) if origin is None else unit.later(origin.at, 200, 1500)
     # a fork goes on with its origin's title, a spawned session works on a part
     name = origin.title if origin and forked else unit.phrase(unit.pick(prompts) if origin else title)
-    place = _Place(unit.id(at), at, name, origin.repo if origin else repo)
+    place = _Place(unit.id(at), at, name, origin.repo if origin else repo, work)
     status = unit.pick(["completed", "completed", "completed", "running", "failed", "idle"])
     agent, sha = unit.pick(words.AGENTS), f"{unit.random.getrandbits(160):040x}"
     _tasks(unit, place, status, prompts)

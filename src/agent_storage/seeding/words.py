@@ -39,7 +39,7 @@ TOPICS = (
         {"query": "service={service} duration_ms>2000", "since": "7d"},
         {"hits": 412, "top": "POST /orders waits for the connection pool", "p95_ms": 2840},
         "Nearly all slow requests wait for a database connection: the weekly export opens {n} of them at 08:00 "
-        "and keeps them while it renders. Give the export a pool of its own, and start it at 05:00 until that is released.",
+        "and keeps them while it renders. Give the export a pool of its own; until then, start it at 05:00.",
     ),
     Topic(
         "Review the retry logic of {service}",
