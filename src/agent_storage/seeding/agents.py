@@ -67,7 +67,7 @@ def _session(unit: Unit, board: UUID, repo: UUID, origin: _Place | None, *, fork
     title, prompts = work = origin.work if origin else unit.pick(words.WORK)
     at = unit.moment(timedelta(hours=12)) if origin is None else unit.later(origin.at, 200, 1500)
     # a fork goes on with its origin's title, a spawned session works on a part
-    name = origin.title if origin and forked else unit.phrase(unit.pick(prompts) if origin else title)
+    name = origin.title if origin and forked else _part(unit, prompts, origin) if origin else unit.phrase(title)
     place = _Place(unit.id(at), at, name, origin.repo if origin else repo, work)
     status = unit.pick(["completed", "completed", "completed", "running", "failed", "idle"])
     agent, sha = unit.pick(words.AGENTS), f"{unit.random.getrandbits(160):040x}"
@@ -96,6 +96,11 @@ def _session(unit: Unit, board: UUID, repo: UUID, origin: _Place | None, *, fork
     )
     _checkpoint(unit, place, agent, name)
     return place
+
+
+def _part(unit: Unit, prompts: tuple[str, ...], origin: _Place) -> str:
+    """What a spawned session takes over: not what its origin does itself."""
+    return unit.pick([text for text in map(unit.phrase, prompts) if text != origin.title])
 
 
 def _tasks(unit: Unit, place: _Place, status: str, prompts: tuple[str, ...]) -> None:
