@@ -411,3 +411,9 @@ def test_a_pipe_that_closes_is_no_error(url: str, command: str) -> None:
     errors = process.stderr.read()
     process.stderr.close()
     assert (process.wait(30), errors) == (0, b"")
+
+
+def test_a_terminal_without_unicode_gets_question_marks_and_json_stays_whole(url: str) -> None:
+    assert "? spawned" in shown(url, "session", "tree", PYTHONIOENCODING="ascii")
+    done = storage("budget", "tree", "--json", "--db", url, PYTHONIOENCODING="ascii")
+    assert json.loads(done.stdout)["pools"]

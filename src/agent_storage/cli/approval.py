@@ -44,7 +44,8 @@ def list_(
     if as_json:
         emit({"approvals": found})
     elif not found:
-        line(f"no {'' if status == 'all' else status + ' '}approval requests; `storage seed demo` makes some")
+        hint = "; `storage seed demo` makes some" if status in ("pending", "all") else ""
+        line(f"no {'' if status == 'all' else status + ' '}approval requests{hint}")
     else:
         _table(found, pending=status == "pending")
 

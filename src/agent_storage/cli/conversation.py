@@ -14,7 +14,7 @@ from .context import AsJson, Db, Group, Limit, opened
 from .show import emit, facts, line, listing, make_console, short_ids, transcript, when
 
 if TYPE_CHECKING:
-    from ..types import Conversation
+    from ..types import Conversation, Model, Usage
 
 app = typer.Typer(name="conversation", cls=Group, no_args_is_help=True, add_completion=False, help="Conversations.")
 
@@ -43,19 +43,17 @@ def list_(
         narrowed = project or archived
         line("no conversation matches" if narrowed else "no conversations yet; `storage seed demo` makes some")
         return
+    _table(found, models)
+
+
+def _table(found: list[Conversation], models: dict[UUID, str]) -> None:
     short = short_ids(item.id for item in found)
     columns = {"ID": "", "LAST ACTIVE": "", "MSGS": "right", "MODEL": "", "TITLE": "wide"}
     listing(
         columns,
         [
-            (
-                short[item.id],
-                when(item.last_message_at),
-                item.message_count,
-                _model(item, models),
-                item.title or "untitled",
-            )
-            for item in found
+            (short[i.id], when(i.last_message_at), i.message_count, _model(i, models), i.title or "untitled")
+            for i in found
         ],
     )
 
@@ -83,6 +81,15 @@ def show(
     if as_json:
         emit({"conversation": conversation, "messages": messages, "usage": usage})
         return
+    _facts(conversation, model, usage)
+    if len(messages) < usage.messages:
+        line(f"… {usage.messages - len(messages)} earlier messages (--limit shows more)", "dim")
+    console = make_console()
+    console.rule()
+    transcript(console, messages)
+
+
+def _facts(conversation: Conversation, model: Model | None, usage: Usage) -> None:
     facts(
         {
             "conversation": conversation.id,
@@ -93,8 +100,3 @@ def show(
             "used": f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, cost {usage.cost:.6f}",
         }
     )
-    if len(messages) < usage.messages:
-        line(f"… {usage.messages - len(messages)} earlier messages (--limit shows more)", "dim")
-    console = make_console()
-    console.rule()
-    transcript(console, messages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,13 +54,15 @@ def _end_quietly() -> NoReturn:
 
 def make_console() -> Console:
     """The console of stdout, which colours nothing by itself."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal's encoding lacks becomes a question mark
+        sys.stdout.reconfigure(errors="replace")
     return _Console(highlight=False, emoji=False)
 
 
 def emit(value: Any) -> None:
-    """Print a value as JSON."""
+    """Print a value as JSON, which is UTF-8 whatever the terminal's encoding."""
     try:
-        typer.echo(to_json(value))
+        typer.echo(to_json(value).encode())
     except BrokenPipeError:
         _end_quietly()
 

@@ -77,6 +77,15 @@ def _ticket(unit: Unit, project: UUID, text: tuple[str, str, tuple[str, ...]], *
         labels=unit.random.sample(words.LABELS, unit.random.randint(1, 2)),
         extra={"deleted_at": finished if archived else None},
     )
+    _steps(unit, ticket, at, steps, 0 if status == "open" else done)
+    for _ in range(unit.random.randint(1, 3)):
+        author, body = unit.pick([*unit.people, *words.AGENTS]), unit.phrase(unit.pick(words.COMMENTS))
+        unit.add(
+            "ticket_comments", NewTicketComment, unit.later(at, 60, 7000), ticket_id=ticket, author=author, body=body
+        )
+
+
+def _steps(unit: Unit, ticket: UUID, at: datetime, steps: tuple[str, ...], done: int) -> None:
     before: UUID | None = None
     for position, step in enumerate(steps, 1):
         before = unit.add(
@@ -85,15 +94,10 @@ def _ticket(unit: Unit, project: UUID, text: tuple[str, str, tuple[str, ...]], *
             at + timedelta(seconds=position),
             ticket_id=ticket,
             content=unit.phrase(step),
-            done=position <= done and status != "open",
+            done=position <= done,
             position=position,
             estimated_hours=Decimal(unit.random.randint(1, 16)) / 2,
             depends_on=[before] if before else [],
             tags=["backend"] if position % 2 else [],
             agent_id=unit.pick([*words.AGENTS, None]),
-        )
-    for _ in range(unit.random.randint(1, 3)):
-        author, body = unit.pick([*unit.people, *words.AGENTS]), unit.phrase(unit.pick(words.COMMENTS))
-        unit.add(
-            "ticket_comments", NewTicketComment, unit.later(at, 60, 7000), ticket_id=ticket, author=author, body=body
         )

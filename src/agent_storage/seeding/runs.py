@@ -167,10 +167,16 @@ class _Run:
             metadata={"model": model[1], "temperature": 0.2},
         )
         self.budgets.spend(self.pool, cost)
+        self._log(execution, kind, tool, call_id, arguments)
+        for part in text.split(". ")[:2]:
+            self._event("text", name, text=part)
+
+    def _log(self, execution: UUID, kind: str, tool: str, call_id: str, arguments: dict[str, str]) -> None:
+        """The tool call that the model asked for."""
         self.unit.add(
             "tool_call_logs",
             NewToolCallLog,
-            self.unit.later(at, 0.1, 2),
+            self.unit.later(self.at, 0.1, 2),
             execution_id=execution,
             tool_call_id=call_id,
             tool_name=tool,
@@ -178,8 +184,6 @@ class _Run:
             result={"exit_code": 0} if kind == "tool" else {"matches": self.unit.random.randint(0, 40)},
             duration_ms=int(self.unit.random.lognormvariate(5, 0.9)),
         )
-        for part in text.split(". ")[:2]:
-            self._event("text", name, text=part)
 
     def _approval(self, name: str, kind: str, text: str, state: str) -> UUID:
         at = self.at = self.unit.later(self.at, 1, 5)
