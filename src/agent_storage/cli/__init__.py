@@ -5,17 +5,25 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
+
+from .context import Group, no_such_command
 
 #: The commands in the order in which --help lists them: name, module, what it is for.
 _COMMANDS = {
     "demo": ("demo", "Store a real conversation, read it back and show it."),
     "status": ("status", "Where the database is, and whether its schema is current."),
+    "tables": ("tables", "Every table: how many rows, how large, and what it is for."),
+    "seed": ("seed", "Fill every table with believable demo data of any size."),
+    "conversation": ("conversation", "Conversations: list them, read one."),
+    "session": ("session", "Coding agents' sessions: list them, show one, and who spawned or forked whom."),
+    "workflow": ("workflow", "Workflows and their runs: list them, show where one stands."),
+    "approval": ("approval", "What runs ask people: list the open requests, approve or reject one."),
+    "budget": ("budget", "Budgets: what is spent and what is left, as a tree."),
     "migrate": ("migrate", "Change the schema: up, down, status, plan, check, drift and more."),
     "check": ("check", "Prepare every declared statement and compare it with its signature."),
     "sql": ("statements", "List the declared statements, show one, or explain its plan."),
@@ -23,7 +31,7 @@ _COMMANDS = {
 }
 
 
-class _Lazy(TyperGroup):
+class _Lazy(Group):
     """A group that knows its commands by name and imports one only to run it, so that `--help` is quick."""
 
     # Typer's newer releases bring their own click, and have no public name for its context.
@@ -32,9 +40,7 @@ class _Lazy(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in _COMMANDS:
-            near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            ctx.fail(f"No such command {cmd_name!r}.{hint}")
+            no_such_command(ctx, cmd_name, _COMMANDS)
         module, summary = _COMMANDS[cmd_name]
         # A command that is only listed needs its summary alone.
         if ctx.resilient_parsing or cmd_name not in sys.argv:

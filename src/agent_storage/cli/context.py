@@ -5,17 +5,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import difflib
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from ..sync import Storage
 
 Db = Annotated[str | None, typer.Option("--db", metavar="URL", help="The database; default: as set, else embedded.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, metavar="N", help="At most so many.")]
+
+
+class Group(TyperGroup):
+    """A group of commands that meets a typo with the nearest command."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.suggest_commands = False  # newer releases of Typer would add a suggestion of their own
+
+    # Typer's newer releases bring their own click, and have no public name for its context.
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command. Fails with a suggestion when there is none of that name."""
+        command = super().get_command(ctx, cmd_name)
+        return command or no_such_command(ctx, cmd_name, self.commands)
+
+
+def no_such_command(ctx: Any, name: str, known: Iterable[str]) -> None:
+    """Fail as for a wrong command line, with the nearest of the known names."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    ctx.fail(f"No such command {name!r}.{hint}")
 
 
 @contextmanager
@@ -54,3 +78,20 @@ def to_json(value: Any) -> str:
         return item.model_dump(mode="json") if isinstance(item, BaseModel) else str(item)
 
     return orjson.dumps(value, default=default, option=orjson.OPT_INDENT_2).decode()
+
+
+def require_schema(storage: Storage) -> None:
+    """Raise, with what to do, when a migration is pending."""
+    from ..migrations.manager import Migrator
+
+    Migrator(storage.database.conninfo).require_current()
+
+
+def plain(text: str) -> str:
+    """What a terminal can show: control characters and lone surrogates as escapes."""
+    return "".join(
+        character
+        if character in "\n\t" or (character.isprintable() and not "\ud800" <= character <= "\udfff")
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )

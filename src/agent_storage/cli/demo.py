@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .context import AsJson, Db, opened, to_json
+from .context import AsJson, Db, opened, plain, require_schema, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ def demo(
     """
     talk = _read(file)
     with opened(db) as storage:
-        _require_schema(storage)
+        require_schema(storage)
         conversation, model = _store(storage, talk)
         messages = storage.messages.page(conversation.id, limit=1000).items
         usage = storage.conversations.usage(conversation.id)
@@ -63,12 +63,6 @@ def _read(file: Path | None) -> dict[str, Any]:
             param_hint="--file",
         )
     return talk  # pyright: ignore[reportUnknownVariableType]
-
-
-def _require_schema(storage: Storage) -> None:
-    from ..migrations.manager import Migrator
-
-    Migrator(storage.database.conninfo).require_current()
 
 
 def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]:
@@ -108,25 +102,16 @@ def _answer(messages: list[Message], call_id: str) -> Any:
     return None
 
 
-_COLOURS = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
-
-
 def _show(
     conversation: Conversation, model: Model, messages: list[Message], usage: Usage, tools: list[ToolStats]
 ) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    console.rule(Text(_plain(conversation.title or "untitled"), style="bold"))
-    for message in messages:
-        head = Text(f"{message.position:>3} {message.role:<9} ", style=_COLOURS[message.role])
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(width=13, no_wrap=True)
-        grid.add_column(overflow="fold")
-        grid.add_row(head, Text(_plain(_text(message))))
-        console.print(grid)
+    from .show import make_console, transcript
+
+    console = make_console()
+    console.rule(Text(plain(conversation.title or "untitled"), style="bold"))
+    transcript(console, messages)
     console.rule()
     _totals(console, model, usage, tools)
 
@@ -142,35 +127,6 @@ def _totals(console: Console, model: Model, usage: Usage, tools: list[ToolStats]
             f"tool {tool.tool_name}: {tool.calls} calls, {tool.errors} errors, p95 {tool.p95_ms or 0:.0f} ms (one day)",
             highlight=False,
         )
-
-
-def _text(message: Message) -> str:
-    """A message's content as a person reads it."""
-    if isinstance(message.content, str):
-        return message.content
-    lines: list[str] = []
-    for part in message.content:
-        fields = part.model_dump()
-        match part.type:
-            case "text":
-                lines.append(fields["text"])
-            case "tool_call":
-                lines.append(f"→ {fields['name']}({fields['arguments']})")
-            case "tool_result":
-                lines.append(f"← {fields['result']}")
-            case kind:
-                lines.append(f"[{kind}]")
-    return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """What a terminal can show: control characters and lone surrogates as escapes."""
-    return "".join(
-        character
-        if character in "\n\t" or (character.isprintable() and not "\ud800" <= character <= "\udfff")
-        else character.encode("unicode_escape", "surrogatepass").decode()
-        for character in text
-    )
 
 
 def _where(storage: Storage, conversation: Conversation) -> None:

@@ -1,0 +1,90 @@
+"""`storage budget`: what is spent, and what is left."""
+
+# Typer's option functions are partly untyped.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from collections import defaultdict
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from .context import AsJson, Db, Group, Limit, opened
+from .show import branches, cell, emit, line, listing, short_ids, state
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from ..types import BudgetPool
+
+app = typer.Typer(
+    name="budget", cls=Group, no_args_is_help=True, add_completion=False, help="What is spent, and what is left."
+)
+_BAR = 10
+
+
+@app.callback()
+def _budget() -> None:
+    """What is spent, and what is left.
+
+    Example: `storage budget tree`
+    """
+
+
+@app.command()
+def tree(
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A pool; default: the newest roots.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only roots that are active, exhausted or suspended.")] = None,
+    limit: Limit = 10,
+    as_json: AsJson = False,
+    db: Db = None,
+) -> None:
+    """Pools and those below them: used, total, what is left.
+
+    Examples: `storage budget tree`, `… tree 019f7a3e`
+    """
+    from .queries import PoolForest
+
+    where: dict[str, object] = {"parent_pool_id": None, **({"status": status} if status else {})}
+    with opened(db) as storage:
+        pools = storage.budget_pools
+        roots = [pools.resolve(id)] if id else list(pools.find(where, "-id", limit))
+        found = PoolForest(storage.database).with_descendants([root.id for root in roots])
+    if as_json:
+        emit({"pools": found})
+    elif not roots:
+        line("no budget pool matches" if status else "no budget pools yet; `storage seed demo` makes some")
+    else:
+        _show(roots, found)
+
+
+def _show(roots: list[BudgetPool], found: list[BudgetPool]) -> None:
+    below: defaultdict[UUID, list[BudgetPool]] = defaultdict(list)
+    for pool in found:
+        if pool.parent_pool_id is not None:
+            below[pool.parent_pool_id].append(pool)
+    short = short_ids(pool.id for pool in found)
+    rows = [
+        (
+            short[pool.id],
+            cell(None).append(lead).append(cell(pool.metadata.get("name") or "unnamed")),
+            f"{pool.used_budget:,.2f}",
+            f"{pool.total_budget:,.2f}",
+            f"{pool.remaining_budget:,.2f}",
+            _bar(pool),
+            state(pool.status),
+        )
+        for lead, pool in branches(roots, below)
+    ]
+    columns = {"ID": "", "POOL": "wide", "USED": "right", "TOTAL": "right", "LEFT": "right", "": "", "STATUS": ""}
+    listing(columns, rows)
+
+
+def _bar(pool: BudgetPool) -> Text:
+    share = pool.used_budget / pool.total_budget if pool.total_budget else Decimal(1)
+    full = min(_BAR, int(share * _BAR + Decimal("0.5")))
+    style = "red" if share >= Decimal("0.9") else "yellow" if share >= Decimal("0.6") else "green"
+    return cell("█" * full, style).append("░" * (_BAR - full), style="dim")

@@ -1,0 +1,193 @@
+"""`storage workflow`: workflows and their runs."""
+
+# Typer's option functions are partly untyped.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from .context import AsJson, Db, Group, Limit, opened
+from .show import cell, emit, facts, line, listing, short_ids, state, when
+
+if TYPE_CHECKING:
+    from ..sync import Storage
+    from ..types import (
+        ApprovalRequest,
+        ExecutionStateWithNodes,
+        ModelUsage,
+        NodeExecutionState,
+        Workflow,
+        WorkflowSession,
+    )
+
+app = typer.Typer(
+    name="workflow", cls=Group, no_args_is_help=True, add_completion=False, help="Workflows and their runs."
+)
+
+
+@app.command("list")
+def list_(
+    name: Annotated[str | None, typer.Option(help="Only the workflows of this name.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only those whose newest run stands so.")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+    db: Db = None,
+) -> None:
+    """The newest workflows, how often they ran, and how the newest run stands.
+
+    Examples: `storage workflow list`, `storage workflow list --status failed`
+    """
+    from .queries import WorkflowSummaries
+
+    with opened(db) as storage:
+        found = WorkflowSummaries(storage.database).summaries(name, status, limit)
+    if as_json:
+        emit({"workflows": found})
+        return
+    if not found:
+        line("no workflow matches" if name or status else "no workflows yet; `storage seed demo` makes some")
+        return
+    short = short_ids(item.id for item in found)
+    columns = {"ID": "", "RUNS": "right", "NEWEST RUN": "", "STATUS": "", "VER": "right", "NAME": "wide"}
+    listing(
+        columns,
+        [
+            (short[i.id], i.runs, when(i.newest_at), state(i.newest_status or "never ran"), i.version, i.name)
+            for i in found
+        ],
+    )
+
+
+@app.command()
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The id of a workflow or of a run, or its first digits.")],
+    limit: Limit = 20,
+    as_json: AsJson = False,
+    db: Db = None,
+) -> None:
+    """A workflow with its newest runs, or a run: its nodes, what its model calls used, its approvals.
+
+    Example: `storage workflow show 019f7a3e`
+    """
+    from ..errors import NotFound
+
+    with opened(db) as storage:
+        try:
+            workflow = storage.workflows.resolve(id)
+        except NotFound:
+            run = _Run.read(storage, _run(storage, id))
+            emit(vars(run)) if as_json else run.show()
+            return
+        runs = storage.workflow_sessions.of_workflow(workflow.id, limit)
+    if as_json:
+        emit({"workflow": workflow, "runs": runs})
+    else:
+        _show_workflow(workflow, runs)
+
+
+def _run(storage: Storage, id_: str) -> WorkflowSession:
+    from ..errors import NotFound
+
+    try:
+        return storage.workflow_sessions.resolve(id_)
+    except NotFound:
+        raise NotFound(f"neither a workflow nor a run has an id that begins with {id_}") from None
+
+
+def _show_workflow(workflow: Workflow, runs: list[WorkflowSession]) -> None:
+    nodes = " → ".join(f"{name} ({kind})" if kind else name for name, kind in _nodes(workflow.definition))
+    facts({"workflow": workflow.id, "name": workflow.name, "version": workflow.version, "nodes": nodes})
+    if not runs:
+        line("it never ran; workflow_sessions.start() begins a run")
+        return
+    short = short_ids(run.id for run in runs)
+    columns = {"RUN": "", "BEGUN": "", "STATUS": "", "STARTED BY": "wide"}
+    listing(
+        columns,
+        [(short[run.id], when(run.created_at), state(run.status), run.metadata.get("started_by")) for run in runs],
+    )
+
+
+def _nodes(definition: Any) -> list[tuple[str, str]]:
+    """The nodes of a definition as (id, type), as far as it is of the usual form."""
+    nodes = cast(Any, definition).get("nodes") if isinstance(definition, dict) else None
+    if not isinstance(nodes, list):
+        return []
+    found = [cast(dict[str, Any], node) for node in cast(list[Any], nodes) if isinstance(node, dict)]
+    return [(str(node["id"]), str(node.get("type") or "")) for node in found if "id" in node]
+
+
+@dataclass
+class _Run:
+    """A run and all that tells where it stands."""
+
+    run: WorkflowSession
+    workflow: Workflow | None
+    state: ExecutionStateWithNodes | None
+    usage: ModelUsage
+    approvals: list[ApprovalRequest]
+
+    @classmethod
+    def read(cls, storage: Storage, run: WorkflowSession) -> _Run:
+        """All of it, in four round trips."""
+        return cls(
+            run,
+            storage.workflows.get(run.workflow_id) if run.workflow_id else None,
+            storage.execution_states.get(run.id),
+            storage.llm_executions.usage(run.id),
+            storage.approval_requests.of_session(run.id),
+        )
+
+    def show(self) -> None:
+        """Print it."""
+        usage, at = self.usage, self.state
+        tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out, cost {usage.cost:.6f}"
+        facts(
+            {
+                "run": self.run.id,
+                "workflow": f"{self.workflow.name}, version {self.workflow.version}" if self.workflow else "deleted",
+                "status": state(self.run.status),
+                "begun": when(self.run.created_at),
+                "ended": when(at.completed_at) if at else None,
+                "stands at": at.current_node_id if at else None,
+                "budget": at.budget_pool_id if at else None,
+                "model calls": f"{usage.calls} ({usage.failures} failed), {tokens}",
+            }
+        )
+        self._show_nodes()
+        self._show_approvals()
+
+    def _show_nodes(self) -> None:
+        states = {node.node_id: node for node in self.state.nodes} if self.state else {}
+        planned = _nodes(self.run.workflow_snapshot)
+        names = [*planned, *((name, "") for name in states if name not in dict(planned))]
+        rows = [_node_row(name, kind, states.get(name)) for name, kind in names]
+        if rows:
+            listing({"NODE": "", "TYPE": "", "STATUS": "", "TOOK": "right", "OUTPUT": "wide"}, rows)
+
+    def _show_approvals(self) -> None:
+        if not self.approvals:
+            return
+        short = short_ids(item.id for item in self.approvals)
+        columns = {"APPROVAL": "", "STATUS": "", "NODE": "", "DECIDED BY": "", "QUESTION": "wide"}
+        listing(
+            columns,
+            [
+                (short[i.id], state(i.status), i.node_id, i.resolved_by or "–", i.context.get("question"))
+                for i in self.approvals
+            ],
+        )
+
+
+def _node_row(name: str, kind: str, node: NodeExecutionState | None) -> tuple[object, ...]:
+    if node is None:
+        return name, kind, state("pending"), "", ""
+    ended, begun = node.completed_at, node.started_at
+    took = f"{(ended - begun).total_seconds():,.1f} s" if ended and begun else ""
+    output: Any = node.output
+    text = cast(Any, output).get("text", output) if isinstance(output, dict) else output
+    return name, kind, state(node.status), took, cell(node.error, "red") if node.error else text

@@ -1,0 +1,46 @@
+"""The way of the demo data into the database: COPY, table after table, references first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from ..connection.rows import encode_row
+from ..records import columns
+from ..sync.database import Transaction
+from .unit import Row, Unit
+
+if TYPE_CHECKING:
+    from ..sync.storage import StorageTransaction
+
+#: The tables in an order in which each finds what it refers to.
+ORDER = (
+    *("providers", "models", "tool_configs", "projects", "project_files", "tickets", "ticket_tasks", "ticket_comments"),
+    *("conversations", "messages", "tool_results", "boards", "repos", "sessions", "tasks", "checkpoints"),
+    *("workflows", "workflow_sessions", "budget_pools", "execution_states", "node_execution_states"),
+    *("llm_executions", "tool_call_logs", "approval_requests", "event_streams", "stream_events"),
+)
+
+
+def write(tx: StorageTransaction, unit: Unit, counts: dict[str, int]) -> None:
+    """Copy a unit's rows and count them."""
+    runner = cast(Transaction, tx.providers.runner)
+    for table in ORDER:
+        if rows := unit.rows.get(table):
+            # by id, which is by time, as they would have come
+            _copy(runner, table, sorted(rows, key=lambda row: str(row.new.id)))
+            counts[table] += len(rows)
+
+
+def _copy(runner: Transaction, table: str, rows: list[Row]) -> None:
+    names = list(columns(type(rows[0].new)))
+    extra = list(rows[0].extra)
+
+    def values(row: Row) -> list[Any]:
+        return [*encode_row(row.new, names, runner.codec, table=table).values(), *(row.extra[name] for name in extra)]
+
+    runner.copy(table, [*names, *extra], map(values, rows))
+
+
+def analyze(tx: StorageTransaction) -> None:
+    """Tell the planner what is there now."""
+    cast(Transaction, tx.providers.runner).connection.execute(f"ANALYZE {', '.join(ORDER)}".encode())
