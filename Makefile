@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-SOURCES := src tests tools examples cli.py
+SOURCES := src tests tools examples benchmarks cli.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format generate count clean

@@ -36,9 +36,12 @@ def test_the_first_migration_contains_the_shared_text() -> None:
     assert (PACKAGE / "tables" / "_shared.sql").read_text("utf-8") in first
 
 
-@pytest.mark.parametrize("number", range(len(re.findall(r"```python\n", README))))
-def test_every_python_block_of_the_readme_runs(number: int, migrated: str, tmp_path: Path) -> None:
-    block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[number]
+ADAPTERS = (ROOT / "docs" / "adapters.md").read_text("utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README + ADAPTERS, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: str(BLOCKS.index(block)))
+def test_every_python_block_of_the_readme_and_the_adapters_runs(block: str, migrated: str, tmp_path: Path) -> None:
     script = tmp_path / "block.py"
     script.write_text(block, "utf-8")
     run(sys.executable, script, STORAGE_DATABASE_URL=migrated)
@@ -55,7 +58,7 @@ def test_every_shell_line_of_the_readme_is_a_command_that_runs(database: str, tm
         if command[0] == "make":
             assert re.search(rf"^{command[1]}:", makefile, re.MULTILINE), line
         else:  # on a copy of the folder: `new` writes into it
-            folder = ["--folder", versions]
+            folder = ["--folder", versions] if command[1] == "migrate" else []
             run(sys.executable, "-m", "agent_storage.cli", *command[1:], *folder, **environment)
             for path in versions.glob("*_conversation_language*.sql"):  # a person writes them now
                 path.write_text("SELECT 1;\n", "utf-8")
