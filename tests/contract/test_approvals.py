@@ -14,7 +14,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from agent_storage import Conflict, MissingReference, NotFound, StorageError, WaitTimeout
+from agent_storage import Conflict, MissingReference, NotFound, Storage, StorageError, WaitTimeout
 from agent_storage.types import NewApprovalRequest, NewWorkflow
 
 
@@ -158,3 +158,12 @@ async def test_waiting_inside_a_transaction_is_refused(storage: Any) -> None:
     async with storage.transaction() as tx:
         with pytest.raises(StorageError, match="needs the storage itself"):
             await tx.approval_requests.wait(asked.id, 1)
+
+
+async def test_closing_the_storage_ends_who_still_waits(migrated: str) -> None:
+    async with Storage.open(migrated) as storage:
+        asked = await request(storage)
+        waiting = asyncio.create_task(storage.approval_requests.wait(asked.id))
+        await listening(storage)
+    with pytest.raises(StorageError, match="was closed while this waited"):
+        await waiting

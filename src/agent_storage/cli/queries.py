@@ -9,7 +9,7 @@ from ..sync.repository import sql
 from ..sync.tables.budget_pools.repository import BudgetPools
 from ..sync.tables.sessions.repository import Sessions
 from ..sync.tables.workflows.repository import Workflows
-from ..types import BudgetPool, Session, Workflow
+from ..types import BudgetPool, RunStatus, Session, Workflow
 
 
 class WorkflowSummary(Workflow):
@@ -80,6 +80,6 @@ class WorkflowSummaries(Workflows):
          ORDER BY w.id DESC
          LIMIT %(limit)s
     """)
-    def summaries(self, name: str | None, status: str | None, limit: int) -> list[WorkflowSummary]:
+    def summaries(self, name: str | None, status: RunStatus | None, limit: int) -> list[WorkflowSummary]:
         """Workflows, newest first."""
         ...

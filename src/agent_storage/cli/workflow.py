@@ -44,7 +44,7 @@ def list_(
     from .queries import WorkflowSummaries
 
     with opened(db) as storage:
-        found = WorkflowSummaries(storage.database).summaries(name, status, limit)
+        found = WorkflowSummaries(storage.database).summaries(name, cast(Any, status), limit)
     if as_json:
         emit({"workflows": found})
         return

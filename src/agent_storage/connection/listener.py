@@ -66,12 +66,13 @@ class Listener:
                 self._waiting.pop((channel, payload), None)
 
     def close(self) -> None:
-        """Disconnect and end the thread. May be called twice."""
+        """Disconnect and end the thread; who still waits gets an error. May be called twice."""
         self._stop.set()
         thread = self._thread
         if thread is not None:
             self._wake_writer.send(b"\0")
             thread.join()
+        self._fail(StorageError("the storage was closed while this waited"))
         self._wake_reader.close()
         self._wake_writer.close()
 
