@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,8 +53,8 @@ def _end_quietly() -> NoReturn:
 
 def make_console() -> Console:
     """The console of stdout, which colours nothing by itself."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal's encoding lacks becomes a question mark
-        sys.stdout.reconfigure(errors="replace")
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):  # what the encoding lacks becomes a question mark
+        reconfigure(errors="replace")
     return _Console(highlight=False, emoji=False)
 
 

@@ -70,10 +70,9 @@ def _session(unit: Unit, board: UUID, repo: UUID, origin: _Place | None, *, fork
     name = origin.title if origin and forked else _part(unit, prompts, origin) if origin else unit.phrase(title)
     place = _Place(unit.id(at), at, name, origin.repo if origin else repo, work)
     status = unit.pick(["completed", "completed", "completed", "running", "failed", "idle"])
-    agent, sha = unit.pick(words.AGENTS), f"{unit.random.getrandbits(160):040x}"
+    agent, sha = unit.pick(words.AGENTS), _sha(unit)
     _tasks(unit, place, status, prompts)
-    point = unit.pick(origin.tasks) if origin and origin.tasks else None
-    genealogy = {("fork_point_task_id" if forked else "spawn_point_task_id"): point} if point else {}
+    point = unit.pick(origin.tasks) if origin else None
     unit.add(
         "sessions",
         NewSession,
@@ -85,17 +84,26 @@ def _session(unit: Unit, board: UUID, repo: UUID, origin: _Place | None, *, fork
         repo_id=place.repo,
         parent_session_id=origin.id if origin and not forked else None,
         forked_from_session_id=origin.id if origin and forked else None,
-        data={
-            "title": name,
-            "git_state": {"ref": "agents/1", "base_sha": sha, "current_sha": f"{unit.random.getrandbits(160):040x}"},
-            "genealogy": genealogy,
-            "concepts": ["coding", "testing"],
-            "tool_use_count": 7 * len(place.tasks),
-            "message_count": 12 * len(place.tasks),
-        },
+        data=_about(unit, place, name, sha, {f"{'fork' if forked else 'spawn'}_point_task_id": point} if point else {}),
     )
     _checkpoint(unit, place, agent, name)
     return place
+
+
+def _sha(unit: Unit) -> str:
+    return f"{unit.random.getrandbits(160):040x}"
+
+
+def _about(unit: Unit, place: _Place, title: str, sha: str, genealogy: dict[str, UUID]) -> dict[str, Any]:
+    """A session's data."""
+    return {
+        "title": title,
+        "git_state": {"ref": "agents/1", "base_sha": sha, "current_sha": _sha(unit)},
+        "genealogy": genealogy,
+        "concepts": ["coding", "testing"],
+        "tool_use_count": 7 * len(place.tasks),
+        "message_count": 12 * len(place.tasks),
+    }
 
 
 def _part(unit: Unit, prompts: tuple[str, ...], origin: _Place) -> str:
