@@ -30,10 +30,11 @@ from psycopg_pool import AsyncConnectionPool
 from rich.console import Console
 from rich.table import Table
 
-from agent_storage import BudgetExceeded, Storage
+from agent_storage import BudgetExceeded, Storage, sync
 from agent_storage.connection.embedded import EmbeddedServer
 from agent_storage.ids import prefix_range
 from agent_storage.migrations.manager import Migrator
+from agent_storage.seeding import seed_demo
 from agent_storage.types import NewApprovalRequest, NewBudgetPool, NewStreamEvent, NewWorkflow
 
 Row = dict[str, Any]
@@ -236,6 +237,8 @@ def main() -> None:
         with EmbeddedServer(Path(folder) / "server", settings={"synchronous_commit": "off"}) as server:
             conninfo = server.conninfo("postgres")
             Migrator(conninfo).up()
+            with sync.Storage.open(conninfo) as storage:
+                seed_demo(storage, scale=5)  # no table is empty, as in life
             rows = asyncio.run(measure(conninfo, arguments.only or list(ALL), 0.1 if arguments.quick else 1))
     show(rows)
     if arguments.json:
