@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,9 @@ def server_conninfo(_environment: None) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def database(server_conninfo: str) -> Iterator[str]:
-    """An empty database of the test's own."""
+@contextmanager
+def fresh_database(server_conninfo: str) -> Iterator[str]:
+    """An empty database, dropped at the end."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server_conninfo, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
@@ -70,6 +71,13 @@ def database(server_conninfo: str) -> Iterator[str]:
     finally:
         with psycopg.connect(server_conninfo, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database(server_conninfo: str) -> Iterator[str]:
+    """An empty database of the test's own."""
+    with fresh_database(server_conninfo) as conninfo:
+        yield conninfo
 
 
 @dataclass

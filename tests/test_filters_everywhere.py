@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import Any, Literal, get_args, get_origin
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +22,7 @@ from agent_storage.records import Column, bare, columns
 from agent_storage.sync.tables import REPOSITORIES
 from agent_storage.types import NewBoard
 
+from .conftest import fresh_database
 from .rows import Factory
 
 ORDERED = {
@@ -33,21 +33,13 @@ ORDERED = {
 @pytest.fixture(scope="module")
 def filled(server_conninfo: str) -> Iterator[sync.Storage]:
     """A database with 40 rows of edge values in every table."""
-    name = "test_filters_everywhere"
-    with psycopg.connect(server_conninfo, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    conninfo = psycopg.conninfo.make_conninfo(server_conninfo, dbname=name)
-    Migrator(conninfo).up()
-    try:
+    with fresh_database(server_conninfo) as conninfo:
+        Migrator(conninfo).up()
         with sync.Storage.open(conninfo) as storage:
             Factory(storage, 1).fill(40)
             for ticket in storage.tickets.find(limit=5):
                 storage.tickets.archive(ticket.id)
             yield storage
-    finally:
-        with psycopg.connect(server_conninfo, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def all_rows(storage: sync.Storage, table: str) -> list[Any]:

@@ -13,6 +13,7 @@ import pytest
 from agent_storage import sync
 from agent_storage.migrations.manager import Migrator
 
+from .conftest import fresh_database
 from .recording import Recorded, nodes
 
 #: 100,000 rows in every table that grows, linked 100 to 1; ids are the row's number, so every test knows them.
@@ -77,23 +78,15 @@ GROWING = {table for table, _, _, rows in ROWS if rows == BIG}
 @pytest.fixture(scope="module")
 def big(server_conninfo: str) -> Iterator[sync.Storage]:
     """A database with 100,000 rows in every table that grows."""
-    name = "test_plans"
-    with psycopg.connect(server_conninfo, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    conninfo = psycopg.conninfo.make_conninfo(server_conninfo, dbname=name)
-    Migrator(conninfo).up()
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute("SET session_replication_role = replica")  # references hold by construction
-        for row in ROWS:
-            connection.execute(insert(*row))
-        connection.execute("VACUUM ANALYZE")
-    try:
+    with fresh_database(server_conninfo) as conninfo:
+        Migrator(conninfo).up()
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute("SET session_replication_role = replica")  # references hold by construction
+            for row in ROWS:
+                connection.execute(insert(*row))
+            connection.execute("VACUUM ANALYZE")
         with sync.Storage.open(conninfo) as storage:
             yield storage
-    finally:
-        with psycopg.connect(server_conninfo, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def id_of(number: int) -> UUID:

@@ -36,12 +36,11 @@ def test_the_first_migration_contains_the_shared_text() -> None:
     assert (PACKAGE / "tables" / "_shared.sql").read_text("utf-8") in first
 
 
-ADAPTERS = (ROOT / "docs" / "adapters.md").read_text("utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README + ADAPTERS, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: str(BLOCKS.index(block)))
-def test_every_python_block_of_the_readme_and_the_adapters_runs(block: str, migrated: str, tmp_path: Path) -> None:
+def test_every_python_block_of_the_readme_runs(block: str, migrated: str, tmp_path: Path) -> None:
     script = tmp_path / "block.py"
     script.write_text(block, "utf-8")
     run(sys.executable, script, STORAGE_DATABASE_URL=migrated)

@@ -1,101 +1,171 @@
-"""The contract of a checkpoint provider, and several of them in one configuration."""
+"""What agents may rely on to keep their states, whoever implements it: another `provider` must pass all of it."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
-from agent_storage import Conflict, InvalidSettings, MissingReference, NotFound, Storage, Unavailable
-from agent_storage.adapters.checkpoints import (
-    AgentCheckpoint,
-    CheckpointProvider,
-    CheckpointProviders,
-    PostgresCheckpoints,
-)
+from agent_storage import Conflict, InvalidSettings, InvalidValue, Storage, StorageError, Unavailable
+from agent_storage.adapters.checkpoints import CheckpointProvider, CheckpointProviders, PostgresCheckpoints
 from agent_storage.migrations.manager import Migrator
+from agent_storage.types import NewCheckpoint
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)
+
+
+def checkpoint(agent_id: str = "agent", minutes: int = 0, **fields: Any) -> NewCheckpoint:
+    return NewCheckpoint(agent_id=agent_id, captured_at=NOW + timedelta(minutes=minutes), **{"state": {}, **fields})
+
+
+@pytest.fixture(params=["one", "several"])
+async def provider(
+    request: pytest.FixtureRequest, storage: Storage, migrated: str
+) -> AsyncIterator[CheckpointProvider]:
+    if request.param == "one":
+        yield PostgresCheckpoints(storage)
+    else:
+        async with CheckpointProviders({"main": migrated}) as providers:
+            yield providers
 
 
 @pytest.fixture
-def provider(storage: Storage) -> CheckpointProvider:
-    """The provider under test, empty."""
-    return PostgresCheckpoints(storage)
+async def two(migrated: str, database: str) -> AsyncIterator[CheckpointProviders]:
+    await asyncio.to_thread(Migrator(database).up)
+    configuration = {"main": {"url": migrated}, "backup": {"url": database, "pool_max": 2}, "default": "main"}
+    async with CheckpointProviders(configuration) as providers:
+        yield providers
 
 
-async def test_what_is_stored_is_retrieved_as_it_was(provider: CheckpointProvider) -> None:
-    given = AgentCheckpoint(
-        agent_id="a", session_id="s", agent_type="t", name="n", captured_at=START, state={"x": ["\x00", None, 0.5]}
+# ---- the protocol ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_stored_is_retrieved_whole(provider: CheckpointProvider) -> None:
+    assert isinstance(provider, CheckpointProvider)
+    state = {"messages": [{"text": "nul \x00 lone \ud800"}], "zero": 0, "empty": "", "no": False, "none": None}
+    parent = await provider.store_checkpoint(checkpoint())
+    new = checkpoint(
+        session_id="s\x00", agent_type="coder", name="before", state=state, parent_id=UUID(parent), minutes=1
     )
-    id_ = await provider.store_checkpoint(given)
-    assert await provider.retrieve_checkpoint(id_) == given.model_copy(update={"id": id_})
-    assert await provider.retrieve_checkpoint("nobody") is None
+    found = await provider.retrieve_checkpoint(await provider.store_checkpoint(new))
+    assert found
+    assert {name: getattr(found, name) for name in type(new).model_fields if name != "id"} == new.model_dump(
+        exclude={"id"}
+    )
 
 
-async def test_ids_are_any_text_taken_once(provider: CheckpointProvider) -> None:
-    assert await provider.store_checkpoint(AgentCheckpoint(id="first", agent_id="a", state=1)) == "first"
+@pytest.mark.parametrize("state", [0, "", False, [], "text", [1, None]])
+async def test_a_state_is_any_json(provider: CheckpointProvider, state: Any) -> None:
+    found = await provider.retrieve_checkpoint(await provider.store_checkpoint(checkpoint(state=state)))
+    assert found and found.state == state and type(found.state) is type(state)
+
+
+async def test_an_id_of_the_callers_own_is_kept_and_taken_once(provider: CheckpointProvider) -> None:
+    mine = uuid4()
+    assert await provider.store_checkpoint(checkpoint(id=mine)) == str(mine)
     with pytest.raises(Conflict):
-        await provider.store_checkpoint(AgentCheckpoint(id="first", agent_id="a", state=2))
-    await provider.store_checkpoint(AgentCheckpoint(id="second", parent_id="first", agent_id="a", state=2))
-    stored = await provider.retrieve_checkpoint("first")
-    assert stored is not None
-    assert (stored.id, stored.state) == ("first", 1)
-    with pytest.raises(MissingReference):
-        await provider.store_checkpoint(AgentCheckpoint(parent_id="nobody", agent_id="a", state=2))
+        await provider.store_checkpoint(checkpoint(id=mine, state={"other": 1}))
+    found = await provider.retrieve_checkpoint(str(mine))
+    assert found and found.state == {}
 
 
-async def test_lists_are_newest_first_without_states_and_filter(provider: CheckpointProvider) -> None:
-    ids = [
-        await provider.store_checkpoint(
-            AgentCheckpoint(
-                agent_id=f"a{n % 2}", session_id=f"s{n % 3}", captured_at=START + timedelta(hours=n), state=n
-            )
-        )
-        for n in range(6)
-    ]
-    assert [item.id for item in await provider.list_checkpoints()] == ids[::-1]
-    assert [item.id for item in await provider.list_checkpoints("a1", limit=2)] == [ids[5], ids[3]]
-    assert [item.id for item in await provider.list_checkpoints(session_id="s0")] == [ids[3], ids[0]]
-    between = await provider.list_checkpoints(after=START, before=START + timedelta(hours=3))
-    assert [item.id for item in between] == [ids[2], ids[1]]
-    assert not hasattr(between[0], "state")
+@pytest.mark.parametrize("id", [str(uuid4()), "no-uuid", "nul\x00"])
+async def test_what_is_not_there_is_none(provider: CheckpointProvider, id: str) -> None:
+    assert await provider.retrieve_checkpoint(id) is None
 
 
-async def test_named_providers_keep_apart_what_is_theirs(migrated: str, database: str) -> None:
-    Migrator(database).up()
-    configuration = {"default": "main", "main": {"url": migrated}, "backup": {"url": database, "pool_max": 2}}
-    async with CheckpointProviders.configure(configuration) as providers:
-        assert list(providers) == ["main", "backup"]
-        assert providers.default is providers["main"]
-        await providers.default.store_checkpoint(AgentCheckpoint(id="x", agent_id="a", state=1))
-        assert await providers["backup"].retrieve_checkpoint("x") is None
-        for provider in providers.values():
-            await provider.store_checkpoint(AgentCheckpoint(id="both", agent_id="a", state=2))
-        with pytest.raises(NotFound, match="configured are: main, backup"):
-            providers["other"]
+async def test_lists_are_newest_first_filtered_limited_and_without_states(provider: CheckpointProvider) -> None:
+    for minute in (2, 0, 1):
+        for agent in ("a", "b"):
+            new = checkpoint(agent, minute, name=f"{agent}{minute}", session_id=f"s{minute}", state={"big": "x" * 9})
+            await provider.store_checkpoint(new)
+
+    async def names(**filters: Any) -> list[str | None]:
+        return [summary.name for summary in await provider.list_checkpoints(**filters)]
+
+    assert await names(agent_id="a") == ["a2", "a1", "a0"]
+    assert await names(session_id="s1") == ["b1", "a1"]
+    assert await names(agent_id="a", session_id="s1") == ["a1"]
+    assert await names(limit=3) == ["b2", "a2", "b1"]
+    assert await names(agent_id="a", before=NOW + timedelta(minutes=2)) == ["a1", "a0"]
+    assert await names(agent_id="a", after=NOW) == ["a2", "a1"]
+    assert await names(agent_id="a", after=NOW, before=NOW + timedelta(minutes=2)) == ["a1"]
+    assert await names(agent_id="nobody") == []
+    summaries = await provider.list_checkpoints()
+    assert len(summaries) == 6 and not any(hasattr(summary, "state") for summary in summaries)
+    for wrong in ({"limit": 0}, {"limit": 1001}, {"before": datetime(2026, 1, 1)}):  # noqa: DTZ001
+        with pytest.raises(InvalidValue):
+            await provider.list_checkpoints(**wrong)  # pyright: ignore
+
+
+async def test_many_at_once_are_all_kept(provider: CheckpointProvider) -> None:
+    ids = await asyncio.gather(*(provider.store_checkpoint(checkpoint(minutes=n)) for n in range(50)))
+    assert [str(summary.id) for summary in await provider.list_checkpoints("agent")] == list(reversed(ids))
+
+
+# ---- several providers -----------------------------------------------------------------------------------------------
+
+
+async def test_each_provider_has_a_database_of_its_own(two: CheckpointProviders) -> None:
+    first = await two.store_checkpoint(checkpoint(name="main"))
+    second = await two["backup"].store_checkpoint(checkpoint(name="backup"))
+    assert (list(two), len(two), two.default_name) == (["main", "backup"], 2, "main")
+    assert two.default is two["main"]
+    assert await two["main"].retrieve_checkpoint(first) == await two.retrieve_checkpoint(first) != None  # noqa: E711
+    assert await two["backup"].retrieve_checkpoint(first) is await two.retrieve_checkpoint(second) is None
+    assert [summary.name for summary in await two.list_checkpoints()] == ["main"]
+    assert [summary.name for summary in await two["backup"].list_checkpoints()] == ["backup"]
+
+
+async def test_an_unknown_name_is_answered_with_the_known_ones(two: CheckpointProviders) -> None:
+    with pytest.raises(InvalidSettings, match=r"'bogus'.*known are: main, backup"):
+        two["bogus"]
+
+
+async def test_leaving_closes_them_all_and_they_may_be_opened_anew(migrated: str) -> None:
+    providers = CheckpointProviders({"main": {"url": migrated}, "same": migrated, "default": "same"})
+    for _ in range(2):
+        async with providers:
+            await providers.store_checkpoint(checkpoint())
+        for name in providers:
+            with pytest.raises(StorageError, match="not open"):
+                await providers[name].list_checkpoints()
+    await providers.close()
+
+
+async def test_when_one_cannot_be_reached_none_stays_open(migrated: str) -> None:
+    nowhere = "postgresql://127.0.0.1:1/none"
+    providers = CheckpointProviders({"main": migrated, "backup": nowhere, "default": "main"})
+    with pytest.raises(Unavailable):
+        await providers.open()
+    with pytest.raises(StorageError, match="not open"):
+        await providers.list_checkpoints()
 
 
 @pytest.mark.parametrize(
     ("configuration", "reason"),
     [
-        ({}, "no checkpoint provider"),
-        ({"a": {}, "b": {}}, "write one of: a, b"),
-        ({"default": "c", "a": {}}, "default checkpoint provider is c"),
-        ({"a": "postgresql:///x"}, "needs its settings"),
-        ({"a": {"url": "mysql://x"}}, "checkpoint provider a: "),
-        ({"a": {"bogus": 1}}, "unknown setting bogus"),
+        ({}, "no checkpoint provider is configured"),
+        ({"default": "main"}, "no checkpoint provider is configured"),
+        ({"main": {"url": "mysql://x"}}, "'main'"),
+        ({"main": {"url": "postgresql:///x", "bogus": 1}}, "'main': unknown setting bogus"),
+        ({"main": {"url": "postgresql:///x", "pool_max": "many"}}, "'main'.*pool_max"),
+        ({"main": 5}, "'main' must be a URL or a mapping"),
+        ({"main": "postgresql:///x", "backup": "postgresql:///y"}, "default must be one of main, backup"),
+        ({"main": "postgresql:///x", "default": "bogus"}, "'bogus' is not configured; known are: main"),
+        ({"main": "postgresql:///x", "default": ["main"]}, "is not configured"),
     ],
 )
-def test_a_wrong_configuration_says_what_to_write(configuration: Any, reason: str) -> None:
+def test_a_configuration_that_cannot_be_used_is_refused_at_once(configuration: Any, reason: str) -> None:
     with pytest.raises(InvalidSettings, match=reason):
-        CheckpointProviders.configure(configuration)
+        CheckpointProviders(configuration)
 
 
-async def test_when_one_cannot_be_reached_the_others_are_closed_again(migrated: str) -> None:
-    dead = "postgresql://nobody@127.0.0.1:1/none"
-    providers = CheckpointProviders.configure({"default": "a", "a": {"url": migrated}, "b": {"url": dead}})
-    with pytest.raises(Unavailable):
-        await providers.__aenter__()
-    assert "closed" in repr(providers["a"].storage.database)
+def test_a_password_is_never_shown() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        CheckpointProviders({"main": "mysql://me:hush@localhost/db"})
+    assert "hush" not in str(caught.value)

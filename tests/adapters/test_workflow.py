@@ -1,18 +1,22 @@
-"""The contract of a workflow engine's storage adapter. Another implementation passes it with a fixture of its own."""
+"""What a workflow engine may rely on, whoever implements it: give another `adapter` and all of it must pass.
+
+The tests that also ask for `storage` look at what is beneath, and hold for this implementation alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
-from agent_storage import Conflict, InvalidValue, MissingReference, NotFound, Storage, StorageError
-from agent_storage.adapters.workflow import WorkflowStorage
-from agent_storage.adapters.workflow_records import (
+from agent_storage import Conflict, InvalidSettings, InvalidValue, MissingReference, NotFound, Storage, Unavailable
+from agent_storage.adapters.text_ids import RESERVED, row_id
+from agent_storage.adapters.workflow import (
     ApprovalRequest,
     BudgetPool,
     ExecutionState,
@@ -22,262 +26,608 @@ from agent_storage.adapters.workflow_records import (
     StreamEvent,
     ToolCall,
     Workflow,
+    WorkflowStorage,
 )
+from agent_storage.types import NewWorkflow
 
-DEFINITION = {"nodes": [{"id": "plan"}, {"id": "write"}], "text": "\x00"}
+ODD_IDS = ["workflow-1", "Ж/ü 🙂", "nul\x00id", "lone \ud800", " ", "x" * 3000, str(uuid4()), str(uuid4()).upper()]
+NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)
 
 
 @pytest.fixture
-async def adapter(migrated: str) -> AsyncIterator[Any]:
-    """The adapter under test: initialized, empty."""
-    made = WorkflowStorage(migrated)
-    await made.initialize()
-    yield made
-    await made.close()
+async def adapter(storage: Storage) -> AsyncIterator[WorkflowStorage]:
+    async with WorkflowStorage(storage) as opened:
+        yield opened
 
 
-async def session(adapter: Any, id_: str = "session-1", workflow: str = "workflow-1") -> Session:
-    if await adapter.get_workflow(workflow) is None:
-        await adapter.save_workflow(Workflow(id=workflow, name="Article", definition=DEFINITION))
-    made = await adapter.create_session(Session(id=id_, workflow_id=workflow, metadata={"by": "ada"}))
-    assert isinstance(made, Session)
-    return made
+@pytest.fixture
+async def session(adapter: WorkflowStorage) -> Session:
+    await adapter.save_workflow(Workflow(id="workflow-1", name="triage", definition={"nodes": ["a", "b"]}))
+    return await adapter.create_session(Session(id="session-1", workflow_id="workflow-1"))
 
 
-async def test_it_may_be_initialized_and_closed_twice(migrated: str) -> None:
+def given(item: Any) -> dict[str, Any]:
+    """What a caller says of an item, without what is added to it."""
+    added = {"created_at", "updated_at", "remaining_budget", "sequence"}
+    return {name: getattr(item, name) for name in type(item).model_fields if name not in added}
+
+
+# ---- ids -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", ODD_IDS)
+async def test_any_text_is_an_id_and_comes_back_as_it_was_given(adapter: WorkflowStorage, id: str) -> None:
+    await adapter.save_workflow(Workflow(id=id, name="n", definition=1))
+    await adapter.create_session(Session(id=id, workflow_id=id))
+    await adapter.create_budget_pool(BudgetPool(id=id, total_budget=Decimal(5)))
+    await adapter.create_budget_pool(BudgetPool(id=id + "!", parent_pool_id=id, total_budget=Decimal(2)))
+    await adapter.create_approval_request(ApprovalRequest(id=id, session_id=id, node_id="n", type="human_review"))
+    await adapter.save_llm_execution(LlmExecution(id=id, session_id=id, node_id="n"))
+    await adapter.log_tool_call(ToolCall(id=id, execution_id=id, tool_call_id="c", tool_name="t"))
+    nodes = {"n": NodeState(pending_approval_id=id)}
+    await adapter.save_execution_state(ExecutionState(session_id=id, budget_pool_id=id, nodes=nodes))
+
+    workflow, run, pool = (
+        await adapter.get_workflow(id),
+        await adapter.get_session(id),
+        await adapter.get_budget_pool(id),
+    )
+    approval, state = await adapter.get_approval_request(id), await adapter.get_execution_state(id)
+    assert workflow and run and pool and approval and state
+    assert (workflow.id, run.id, run.workflow_id, pool.id, approval.id, approval.session_id) == (id,) * 6
+    assert (state.session_id, state.budget_pool_id, state.nodes["n"].pending_approval_id) == (id,) * 3
+    assert [(child.id, child.parent_pool_id) for child in await adapter.get_child_budget_pools(id)] == [(id + "!", id)]
+    assert [(call.id, call.session_id) for call in await adapter.get_llm_executions(id)] == [(id, id)]
+    assert [(call.id, call.execution_id) for call in await adapter.get_session_tool_calls(id)] == [(id, id)]
+    for item in (workflow, run, pool, state.nodes["n"]):
+        assert item.metadata == {}
+    assert approval.context == state.context == {}
+
+
+async def test_an_id_that_is_not_given_is_a_new_one(adapter: WorkflowStorage) -> None:
+    made = await adapter.save_workflow(Workflow(name="n", definition=1))
+    assert UUID(made.id).version == 7
+    assert await adapter.get_workflow(made.id) == made
+
+
+@pytest.mark.parametrize("id", ["", None, 5])
+async def test_what_is_no_text_is_no_id(adapter: WorkflowStorage, id: Any) -> None:
+    with pytest.raises(InvalidValue):
+        await adapter.get_workflow(id)
+    with pytest.raises(InvalidValue):
+        await adapter.save_workflow(Workflow(id=id, name="n", definition=1))
+
+
+async def test_a_uuid_is_the_rows_own_id_and_other_texts_never_meet(storage: Storage, adapter: WorkflowStorage) -> None:
+    mine = uuid4()
+    await adapter.save_workflow(Workflow(id=str(mine), name="n", definition=1))
+    assert await storage.workflows.exists(mine)
+    assert row_id("a") != row_id("A") and row_id("a").version == 5
+    assert row_id("workflow-1") == UUID("34bef20f-807e-5cbf-9085-e840fad44485")  # stored ids depend on it
+
+
+async def test_the_reserved_key_of_the_callers_own_survives(storage: Storage, adapter: WorkflowStorage) -> None:
+    own = {RESERVED: {"id": "mine", "$own": [0]}, "a": 1}
+    await adapter.save_workflow(Workflow(id="w", name="n", definition=1, metadata=own))
+    found = await adapter.get_workflow("w")
+    assert found and (found.id, found.metadata) == ("w", own)
+    assert (await adapter.update_workflow("w", metadata={RESERVED: 7})).metadata == {RESERVED: 7}
+    foreign = await storage.workflows.create(NewWorkflow(name="n", definition=1, metadata={RESERVED: [1]}))
+    read = await adapter.get_workflow(str(foreign.id))
+    assert read and (read.id, read.metadata) == (str(foreign.id), {RESERVED: [1]})
+
+
+async def test_nobody_may_take_an_id_twice(adapter: WorkflowStorage, session: Session) -> None:
+    pool = BudgetPool(id="p", total_budget=Decimal(1))
+    request = ApprovalRequest(id="r", session_id=session.id, node_id="n", type="human_review")
+    call = LlmExecution(id="l", session_id=session.id, node_id="n")
+    tool = ToolCall(id="t", execution_id="l", tool_call_id="c", tool_name="t")
+    for save, item in (
+        (adapter.create_budget_pool, pool),
+        (adapter.create_approval_request, request),
+        (adapter.save_llm_execution, call),
+        (adapter.log_tool_call, tool),
+    ):
+        await save(item)  # pyright: ignore
+        with pytest.raises(Conflict):
+            await save(item)  # pyright: ignore
+    with pytest.raises(Conflict):
+        await adapter.save_workflow(Workflow(id="workflow-1", name="other", definition=1))
+    with pytest.raises(Conflict):
+        await adapter.create_session(session)
+    with pytest.raises(Conflict):
+        await adapter.create_session(Session(id=session.id, workflow_id="workflow-1"))
+    kept = await adapter.get_workflow("workflow-1")
+    assert kept and kept.name == "triage"
+
+
+async def test_what_is_not_there_is_none_to_read_and_not_found_to_change(adapter: WorkflowStorage) -> None:
+    for get in (
+        adapter.get_workflow,
+        adapter.get_session,
+        adapter.get_execution_state,
+        adapter.get_budget_pool,
+        adapter.get_approval_request,
+    ):
+        assert await get("nothing") is None
+    for call in (
+        adapter.update_workflow("nothing", name="n"),
+        adapter.update_workflow("nothing", metadata={}),
+        adapter.update_session("nothing", status="paused"),
+        adapter.update_budget_pool("nothing", total_budget=Decimal(1)),
+        adapter.update_approval_request("nothing", context={}),
+        adapter.delete_workflow("nothing"),
+        adapter.delete_session("nothing"),
+        adapter.approve_request("nothing", "ann"),
+        adapter.reject_request("nothing", "ann"),
+    ):
+        with pytest.raises(NotFound, match="'nothing'"):
+            await call
+    for read in (adapter.get_llm_executions, adapter.get_tool_calls, adapter.get_session_tool_calls):
+        assert await read("nothing") == []
+    assert await adapter.get_node_llm_executions("nothing", "n") == await adapter.get_stream_events("nothing") == []
+
+
+async def test_what_refers_to_nothing_is_refused(adapter: WorkflowStorage) -> None:
+    for call in (
+        adapter.create_session(Session(workflow_id="nothing", workflow_snapshot=1)),
+        adapter.save_execution_state(ExecutionState(session_id="nothing")),
+        adapter.update_node_state("nothing", "n", status="running"),
+        adapter.save_llm_execution(LlmExecution(session_id="nothing", node_id="n")),
+        adapter.log_tool_call(ToolCall(execution_id="nothing", tool_call_id="c", tool_name="t")),
+        adapter.create_budget_pool(BudgetPool(parent_pool_id="nothing", total_budget=Decimal(1))),
+    ):
+        with pytest.raises(MissingReference):
+            await call
+    with pytest.raises(NotFound, match="'nothing'"):
+        await adapter.create_session(Session(workflow_id="nothing"))
+
+
+# ---- workflows and runs ----------------------------------------------------------------------------------------------
+
+
+async def test_a_workflow_is_saved_listed_changed_and_deleted(adapter: WorkflowStorage) -> None:
+    first = Workflow(id="w1", name="a", version="2", definition={"n": [0, "", False, None]}, metadata={"k": "\x00"})
+    saved = await adapter.save_workflow(first)
+    assert given(saved) == given(first) and saved.created_at
+    await adapter.save_workflow(Workflow(id="w2", name="b", definition=0))
+    await adapter.save_workflow(Workflow(id="w3", name="a", version="2", definition=""))
+    assert [item.id for item in await adapter.list_workflows()] == ["w1", "w2", "w3"]
+    assert [item.id for item in await adapter.list_workflows(name="a")] == ["w1", "w3"]
+    assert [item.id for item in await adapter.list_workflows(limit=1, offset=1)] == ["w2"]
+    changed = await adapter.update_workflow("w1", definition=False, metadata={"new": 0})
+    assert (changed.id, changed.name, changed.definition, changed.metadata) == ("w1", "a", False, {"new": 0})
+    assert await adapter.get_workflow("w1") == changed
+    await adapter.delete_workflow("w1")
+    assert await adapter.get_workflow("w1") is None
+    with pytest.raises(NotFound):
+        await adapter.delete_workflow("w1")
+
+
+@pytest.mark.parametrize("changes", [{}, {"bogus": 1}, {"id": "x"}, {"name": 5}, {"metadata": None}, {"metadata": [1]}])
+async def test_a_wrong_change_is_refused(adapter: WorkflowStorage, changes: dict[str, Any]) -> None:
+    saved = await adapter.save_workflow(Workflow(id="w", name="n", definition=1))
+    with pytest.raises(InvalidValue):
+        await adapter.update_workflow("w", **changes)
+    assert await adapter.get_workflow("w") == saved
+
+
+async def test_a_run_keeps_the_definition_that_it_started_with(adapter: WorkflowStorage, session: Session) -> None:
+    assert session.workflow_snapshot == {"nodes": ["a", "b"]}
+    await adapter.update_workflow("workflow-1", definition={"nodes": []})
+    own = await adapter.create_session(Session(workflow_id="workflow-1", workflow_snapshot=0, status="paused"))
+    assert (own.workflow_snapshot, own.status) == (0, "paused")
+    paused = await adapter.create_session(Session(id="p", workflow_id="workflow-1", status="paused", metadata={"a": 0}))
+    assert (paused.workflow_snapshot, paused.status, paused.metadata) == ({"nodes": []}, "paused", {"a": 0})
+    await adapter.delete_workflow("workflow-1")
+    left = await adapter.get_session(session.id)
+    assert left and (left.workflow_id, left.workflow_snapshot) == (None, {"nodes": ["a", "b"]})
+
+
+async def test_runs_are_listed_newest_first_and_filtered(adapter: WorkflowStorage, session: Session) -> None:
+    await adapter.save_workflow(Workflow(id="w2", name="n", definition=1))
+    await adapter.create_session(Session(id="s2", workflow_id="w2"))
+    await adapter.create_session(Session(id="s3", workflow_id="w2", workflow_snapshot=1, status="failed"))
+    await adapter.create_session(Session(id="s4"))
+    assert [run.id for run in await adapter.list_sessions()] == ["s4", "s3", "s2", "session-1"]
+    assert [run.id for run in await adapter.list_sessions(workflow_id="w2")] == ["s3", "s2"]
+    assert [run.id for run in await adapter.list_sessions(status="running")] == ["s4", "s2", "session-1"]
+    assert [run.id for run in await adapter.list_sessions("w2", "failed")] == ["s3"]
+    assert [run.id for run in await adapter.list_sessions(limit=2, offset=1)] == ["s3", "s2"]
+    with pytest.raises(InvalidValue):
+        await adapter.list_sessions(status="bogus")  # pyright: ignore
+
+
+async def test_update_session_writes_status_and_metadata_alone(adapter: WorkflowStorage, session: Session) -> None:
+    changed = await adapter.update_session(session.id, status="completed")
+    assert given(changed) == {**given(session), "status": "completed"}
+    changed = await adapter.update_session(session.id, metadata={"a": {"b": False}})
+    assert given(changed) == {**given(session), "status": "completed", "metadata": {"a": {"b": False}}}
+    for name in ("workflow_id", "workflow_snapshot", "id", "bogus"):
+        with pytest.raises(InvalidValue, match="cannot be changed"):
+            await adapter.update_session(session.id, **{name: "x"})
+    with pytest.raises(InvalidValue):
+        await adapter.update_session(session.id, status="bogus")
+    assert await adapter.get_session(session.id) == changed
+
+
+async def test_deleting_a_run_deletes_what_was_stored_of_it(adapter: WorkflowStorage, session: Session) -> None:
+    await adapter.save_execution_state(ExecutionState(session_id=session.id, nodes={"a": NodeState()}))
+    await adapter.save_llm_execution(LlmExecution(session_id=session.id, node_id="a"))
+    await adapter.delete_session(session.id)
+    assert await adapter.get_session(session.id) is await adapter.get_execution_state(session.id) is None
+    assert await adapter.get_llm_executions(session.id) == []
+
+
+# ---- where runs stand ------------------------------------------------------------------------------------------------
+
+
+async def test_saving_a_state_replaces_what_it_names_and_leaves_other_nodes(
+    adapter: WorkflowStorage, session: Session
+) -> None:
+    nodes = {"a": NodeState(status="running", metadata={"k": 1}), "b": NodeState(error="bad\x00")}
+    first = ExecutionState(session_id=session.id, current_node_id="a", started_at=NOW, context={"x": 0}, nodes=nodes)
+    saved = await adapter.save_execution_state(first)
+    assert (saved.context, saved.started_at, set(saved.nodes)) == ({"x": 0}, NOW, {"a", "b"})
+    again = ExecutionState(session_id=session.id, status="completed", nodes={"a": NodeState(status="completed")})
+    saved = await adapter.save_execution_state(again)
+    assert (saved.status, saved.current_node_id, saved.context) == ("completed", None, {})
+    assert (saved.nodes["a"].status, saved.nodes["a"].metadata) == ("completed", {})
+    assert saved.nodes["b"].error == "bad\x00"
+    assert await adapter.get_execution_state(session.id) == saved
+
+
+async def test_a_state_is_saved_with_its_nodes_or_not_at_all(adapter: WorkflowStorage, session: Session) -> None:
+    bad = ExecutionState(
+        session_id=session.id, status="failed", nodes={"a": NodeState(), "b": NodeState(retry_count=-1)}
+    )
+    with pytest.raises(InvalidValue):
+        await adapter.save_execution_state(bad)
+    missing = ExecutionState(session_id=session.id, budget_pool_id="nothing", nodes={"a": NodeState()})
+    with pytest.raises(MissingReference):
+        await adapter.save_execution_state(missing)
+    assert await adapter.get_execution_state(session.id) is None
+
+
+@pytest.mark.parametrize("value", [0, "", False, [], {}, 0.5, "\x00", {"deep": [None, 0, ""]}, None])
+async def test_falsy_inputs_and_outputs_survive(adapter: WorkflowStorage, session: Session, value: Any) -> None:
+    state = ExecutionState(session_id=session.id, nodes={"a": NodeState(input=value, output=value)})
+    await adapter.save_execution_state(state)
+    await adapter.update_node_state(session.id, "b", input=value, output=value)
+    found = await adapter.get_execution_state(session.id)
+    assert found
+    for node in found.nodes.values():
+        for read in (node.input, node.output):
+            assert read == value and type(read) is type(value)
+
+
+async def test_a_node_is_made_or_changed_in_the_fields_given(adapter: WorkflowStorage, session: Session) -> None:
+    made = await adapter.update_node_state(session.id, "a", status="running", started_at=NOW, input={"q": 1})
+    assert (made.status, made.input, made.metadata, made.retry_count) == ("running", {"q": 1}, {}, 0)
+    waiting = await adapter.update_node_state(
+        session.id, "a", pending_approval_id="appr-1", status="waiting_for_approval"
+    )
+    assert (waiting.pending_approval_id, waiting.input, waiting.metadata) == ("appr-1", {"q": 1}, {})
+    noted = await adapter.update_node_state(session.id, "a", metadata={"n": 0})
+    assert (noted.pending_approval_id, noted.metadata, noted.status) == ("appr-1", {"n": 0}, "waiting_for_approval")
+    again = await adapter.update_node_state(session.id, "a", pending_approval_id="appr-2", retry_count=1)
+    assert (again.pending_approval_id, again.metadata, again.retry_count) == ("appr-2", {"n": 0}, 1)
+    cleared = await adapter.update_node_state(session.id, "a", pending_approval_id=None)
+    assert (cleared.pending_approval_id, cleared.metadata) == (None, {"n": 0})
+    with pytest.raises(InvalidValue, match="cannot be changed"):
+        await adapter.update_node_state(session.id, "a", bogus=1)
+    with pytest.raises(InvalidValue):
+        await adapter.update_node_state(session.id, "a", metadata=None)
+
+
+async def test_changes_of_one_node_at_the_same_time_all_survive(adapter: WorkflowStorage, session: Session) -> None:
+    await asyncio.gather(
+        adapter.update_node_state(session.id, "a", metadata={"m": 1}),
+        adapter.update_node_state(session.id, "a", pending_approval_id="appr-1"),
+        adapter.update_node_state(session.id, "a", output=0),
+        adapter.update_node_state(session.id, "a", error="e"),
+    )
+    state = await adapter.update_node_state(session.id, "a", status="running")
+    assert (state.metadata, state.pending_approval_id, state.output, state.error) == ({"m": 1}, "appr-1", 0, "e")
+
+
+# ---- what runs did ---------------------------------------------------------------------------------------------------
+
+
+async def test_model_calls_come_back_whole_and_oldest_first(adapter: WorkflowStorage, session: Session) -> None:
+    full = LlmExecution(
+        id="zz",
+        session_id=session.id,
+        node_id="a",
+        success=False,
+        text="\x00",
+        tool_calls=[{"id": "c", "args": ""}],
+        prompt_tokens=0,
+        completion_tokens=2,
+        total_tokens=2,
+        cost=Decimal("0.000000123"),
+        error="",
+        metadata={"model": "m", "temperature": 0},
+    )
+    assert given(await adapter.save_llm_execution(full)) == given(full)
+    ids = [f"call-{number}" for number in range(12)]
+    for number, text in enumerate(ids):
+        await adapter.save_llm_execution(LlmExecution(id=text, session_id=session.id, node_id="ab"[number % 2]))
+    assert [call.id for call in await adapter.get_llm_executions(session.id)] == ["zz", *ids]
+    assert [call.id for call in await adapter.get_node_llm_executions(session.id, "b")] == ids[1::2]
+    assert [call.id for call in await adapter.get_node_llm_executions(session.id, "a", limit=2, offset=1)] == ids[0:4:2]
+    assert [call.id for call in await adapter.get_llm_executions(session.id, limit=2, offset=3)] == ids[2:4]
+
+
+async def test_within_one_transaction_the_order_is_kept_too(adapter: WorkflowStorage, session: Session) -> None:
+    ids = [f"call-{number}" for number in range(20)]
+    async with adapter.begin_transaction() as inner:
+        for text in ids:
+            await inner.save_llm_execution(LlmExecution(id=text, session_id=session.id, node_id="a"))
+            await inner.log_tool_call(ToolCall(id=text, execution_id="call-0", tool_call_id="c", tool_name="t"))
+            await inner.create_session(Session(id=text))
+    assert [call.id for call in await adapter.get_llm_executions(session.id)] == ids
+    assert [call.id for call in await adapter.get_tool_calls("call-0")] == ids
+    assert [run.id for run in await adapter.list_sessions(limit=20)] == ids[::-1]
+
+
+async def test_tool_calls_come_back_whole_by_call_and_by_run(adapter: WorkflowStorage, session: Session) -> None:
+    for text in ("l1", "l2"):
+        await adapter.save_llm_execution(LlmExecution(id=text, session_id=session.id, node_id="a"))
+    for number, result in enumerate([0, "", False, {"a": None}]):
+        call = ToolCall(
+            id=f"t{number}",
+            execution_id="l1" if number < 3 else "l2",
+            tool_call_id="toolu_\x00",
+            tool_name="search",
+            args={RESERVED: "the model's own", "q": ""},
+            result=result,
+            error=None,
+            duration_ms=0,
+        )
+        assert given(await adapter.log_tool_call(call)) == given(call)
+    calls = await adapter.get_tool_calls("l1")
+    assert [(call.id, call.result) for call in calls] == [("t0", 0), ("t1", ""), ("t2", False)]
+    assert calls[2].result is False and calls[0].args == {RESERVED: "the model's own", "q": ""}
+    assert [call.id for call in await adapter.get_tool_calls("l1", limit=1, offset=1)] == ["t1"]
+    assert [call.id for call in await adapter.get_session_tool_calls(session.id)] == ["t0", "t1", "t2", "t3"]
+
+
+async def test_events_are_counted_within_their_stream(adapter: WorkflowStorage) -> None:
+    for data in (0, "", False, {"t": "\x00"}):
+        await adapter.save_stream_event(StreamEvent(stream_id="run", node_id="n", data=data))
+    other = await adapter.save_stream_event(StreamEvent(stream_id="other"))
+    assert (other.sequence, other.data, other.node_id) == (1, {}, None)
+    events = await adapter.get_stream_events("run")
+    assert [(event.sequence, event.data) for event in events] == [(1, 0), (2, ""), (3, False), (4, {"t": "\x00"})]
+    assert [event.sequence for event in await adapter.get_stream_events("run", after=1, limit=2)] == [2, 3]
+
+
+async def test_events_saved_at_the_same_time_leave_no_gap(adapter: WorkflowStorage) -> None:
+    await asyncio.gather(*(adapter.save_stream_event(StreamEvent(stream_id="run", data=n)) for n in range(40)))
+    assert [event.sequence for event in await adapter.get_stream_events("run")] == list(range(1, 41))
+
+
+# ---- budgets and approvals -------------------------------------------------------------------------------------------
+
+
+async def test_a_budget_pool_is_made_changed_and_has_children(adapter: WorkflowStorage) -> None:
+    pool = BudgetPool(id="root", total_budget=Decimal("10.5"), used_budget=Decimal(0), metadata={"k": ""})
+    made = await adapter.create_budget_pool(pool)
+    assert given(made) == given(pool) and made.remaining_budget == Decimal("10.5")
+    ids = [f"child-{number}" for number in range(5)]
+    for text in ids:
+        await adapter.create_budget_pool(BudgetPool(id=text, parent_pool_id="root", total_budget=Decimal(1)))
+    await adapter.create_budget_pool(BudgetPool(id="below", parent_pool_id="child-0", total_budget=Decimal(1)))
+    assert [child.id for child in await adapter.get_child_budget_pools("root")] == ids
+    used = await adapter.update_budget_pool("child-0", used_budget=Decimal("0.25"), metadata={"m": 0})
+    assert (used.id, used.parent_pool_id, used.remaining_budget) == ("child-0", "root", Decimal("0.75"))
+    assert used.metadata == {"m": 0}
+    assert (await adapter.update_budget_pool("child-0", status="suspended")).status == "suspended"
+    with pytest.raises(InvalidValue):
+        await adapter.update_budget_pool("child-0", used_budget=Decimal(2))
+    with pytest.raises(InvalidValue, match="cannot be changed"):
+        await adapter.update_budget_pool("child-0", parent_pool_id="below")
+
+
+async def test_approvals_are_listed_and_filtered(adapter: WorkflowStorage, session: Session) -> None:
+    await adapter.create_session(Session(id="s2"))
+    made: list[ApprovalRequest] = []
+    for number, (run, kind) in enumerate(
+        [(session.id, "human_review"), ("s2", "budget_increase"), (session.id, "workflow_call"), ("s2", "human_review")]
+    ):
+        request = ApprovalRequest(id=f"r{number}", session_id=run, node_id="n", type=kind, context={"q": "\x00"})  # pyright: ignore
+        made.append(await adapter.create_approval_request(request))
+        assert given(made[-1]) == given(request)
+    await adapter.approve_request("r1", "ann")
+
+    async def ids(**filters: Any) -> list[str]:
+        return [request.id for request in await adapter.list_approval_requests(**filters)]
+
+    assert await ids() == ["r0", "r1", "r2", "r3"]
+    assert await ids(session_id="s2") == ["r1", "r3"]
+    assert await ids(status="approved") == ["r1"]
+    assert await ids(type="human_review", session_id="s2") == ["r3"]
+    assert await ids(limit=2, offset=1) == ["r1", "r2"]
+    assert [item.id for item in await adapter.list_pending_approvals()] == ["r0", "r2", "r3"]
+    assert [item.id for item in await adapter.list_pending_approvals(session.id, "workflow_call")] == ["r2"]
+    assert [item.id for item in await adapter.list_pending_approvals(limit=1, offset=1)] == ["r2"]
+    with pytest.raises(InvalidValue):
+        await adapter.list_approval_requests(status="bogus")  # pyright: ignore
+
+
+async def test_a_request_is_changed_but_decided_only_by_a_decision(adapter: WorkflowStorage, session: Session) -> None:
+    request = ApprovalRequest(id="r", session_id=session.id, node_id="n", type="human_review", context={"a": 1})
+    await adapter.create_approval_request(request)
+    changed = await adapter.update_approval_request("r", context={"b": 0}, expires_at=NOW + timedelta(days=9999))
+    assert (changed.id, changed.session_id, changed.context) == ("r", session.id, {"b": 0})
+    for change in ({"status": "approved"}, {"resolved_by": "eve"}, {"session_id": "x"}):
+        with pytest.raises(InvalidValue, match="cannot be changed"):
+            await adapter.update_approval_request("r", **change)
+    approved = await adapter.approve_request("r", "ann", "fine\x00")
+    assert (approved.status, approved.resolved_by, approved.resolution_notes) == ("approved", "ann", "fine\x00")
+    assert approved.resolved_at and approved.context == {"b": 0}
+    for decide in (adapter.approve_request, adapter.reject_request):
+        with pytest.raises(Conflict, match="'r' was approved by ann"):
+            await decide("r", "bob")
+    assert await adapter.get_approval_request("r") == approved
+
+
+async def test_a_rejection_counts_and_an_expired_request_cannot_be_decided(
+    adapter: WorkflowStorage, session: Session
+) -> None:
+    made = {"session_id": session.id, "node_id": "n", "type": "budget_increase"}
+    await adapter.create_approval_request(ApprovalRequest(id="no", **made))
+    rejected = await adapter.reject_request("no", "bob", "too much")
+    assert (rejected.status, rejected.resolved_by, rejected.resolution_notes) == ("rejected", "bob", "too much")
+    with pytest.raises(Conflict, match="rejected by bob"):
+        await adapter.approve_request("no", "ann")
+    late = ApprovalRequest(id="late", **made, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    await adapter.create_approval_request(late)
+    with pytest.raises(Conflict, match="expired"):
+        await adapter.approve_request("late", "ann")
+
+
+async def test_of_fifty_who_decide_at_once_one_does(adapter: WorkflowStorage, session: Session) -> None:
+    await adapter.create_approval_request(
+        ApprovalRequest(id="r", session_id=session.id, node_id="n", type="human_review")
+    )
+    calls = [
+        (adapter.approve_request if number % 2 else adapter.reject_request)("r", f"person-{number}")
+        for number in range(50)
+    ]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    decided = [result for result in results if isinstance(result, ApprovalRequest)]
+    refused = [result for result in results if isinstance(result, Conflict)]
+    assert (len(decided), len(refused)) == (1, 49)
+    assert all(f"by {decided[0].resolved_by} " in str(error) for error in refused)
+    assert await adapter.get_approval_request("r") == decided[0]
+
+
+# ---- transactions, opening, closing ----------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """Leaves a block."""
+
+
+async def test_a_transaction_keeps_everything_or_nothing(adapter: WorkflowStorage, session: Session) -> None:
+    async def work(inner: WorkflowStorage) -> None:
+        await inner.save_workflow(Workflow(id="w", name="n", definition=1))
+        await inner.create_session(Session(id="s", workflow_id="w", status="paused"))
+        await inner.save_execution_state(ExecutionState(session_id="s", nodes={"a": NodeState()}))
+        await inner.update_node_state("s", "a", metadata={"k": 1})
+        await inner.update_session(session.id, status="completed")
+        await inner.save_stream_event(StreamEvent(stream_id="run"))
+        assert await inner.get_workflow("w")
+
+    with pytest.raises(Stop):
+        async with adapter.begin_transaction() as inner:
+            await work(inner)
+            raise Stop
+    assert await adapter.get_workflow("w") is await adapter.get_session("s") is None
+    assert await adapter.get_stream_events("run") == []
+    assert await adapter.get_session(session.id) == session
+    async with adapter.begin_transaction() as inner:
+        await work(inner)
+    assert await adapter.get_workflow("w") and len(await adapter.get_stream_events("run")) == 1
+
+
+async def test_a_transaction_within_one_undoes_its_own_part(adapter: WorkflowStorage) -> None:
+    async with adapter.begin_transaction() as outer:
+        await outer.save_workflow(Workflow(id="kept", name="n", definition=1))
+        with pytest.raises(Conflict):
+            async with outer.begin_transaction() as inner:
+                await inner.save_workflow(Workflow(id="gone", name="n", definition=1))
+                await inner.save_workflow(Workflow(id="kept", name="n", definition=1))
+        await outer.initialize()
+        await outer.close()
+    assert [item.id for item in await adapter.list_workflows()] == ["kept"]
+
+
+async def test_others_see_nothing_of_a_transaction_before_its_end(adapter: WorkflowStorage) -> None:
+    inside, go = asyncio.Event(), asyncio.Event()
+
+    async def writer() -> None:
+        async with adapter.begin_transaction() as inner:
+            await inner.save_workflow(Workflow(id="w", name="n", definition=1))
+            inside.set()
+            await go.wait()
+
+    task = asyncio.create_task(writer())
+    await inside.wait()
+    assert await adapter.list_workflows() == []
+    go.set()
+    await task
+    assert len(await adapter.list_workflows()) == 1
+
+
+async def test_opening_and_closing_twice_does_nothing(migrated: str) -> None:
     adapter = WorkflowStorage(migrated)
     for _ in range(2):
         await adapter.initialize()
+    assert await adapter.list_workflows() == []
     for _ in range(2):
         await adapter.close()
-
-
-async def test_a_storage_that_was_given_stays_open(storage: Storage) -> None:
-    adapter = WorkflowStorage(storage)
     await adapter.initialize()
-    await adapter.close()
-    assert await storage.workflows.count() == 0
-
-
-@pytest.mark.parametrize(
-    "id_", ["workflow-1", "Ø \x00 1", str(uuid4()), str(uuid4()).upper(), "00000000000000000000000000000001"]
-)
-async def test_any_text_is_an_id_and_is_given_back_as_it_came(adapter: Any, id_: str) -> None:
-    saved = await adapter.save_workflow(Workflow(id=id_, name="w", definition=DEFINITION, metadata={"x": 1}))
-    assert (saved.id, saved.metadata) == (id_, {"x": 1})
-    assert await adapter.get_workflow(id_) == saved
-    made = await adapter.create_session(Session(id=id_, workflow_id=id_))
-    assert (made.id, made.workflow_id, made.metadata) == (id_, id_, {})
-    assert await adapter.list_sessions(workflow_id=id_) == [made]
-
-
-async def test_what_is_no_id_and_the_reserved_key_are_refused(adapter: Any) -> None:
-    with pytest.raises(InvalidValue, match="empty"):
-        await adapter.save_workflow(Workflow(id="", name="w", definition={}))
-    with pytest.raises(InvalidValue, match="reserved"):
-        await adapter.save_workflow(Workflow(id="w", name="w", definition={}, metadata={"_ids": 1}))
-
-
-async def test_workflows_are_saved_once_updated_listed_and_deleted(adapter: Any) -> None:
-    one = await adapter.save_workflow(Workflow(id="1", name="a", definition=DEFINITION))
-    two = await adapter.save_workflow(Workflow(id="2", name="b", version="7", definition=[]))
-    with pytest.raises(Conflict):
-        await adapter.save_workflow(Workflow(id="1", name="again", definition={}))
-    assert await adapter.get_workflow("1") == one
-    assert await adapter.list_workflows() == [two, one]
-    assert await adapter.list_workflows(name="a") == [one]
-    assert await adapter.list_workflows(limit=1, offset=1) == [one]
-    changed = await adapter.update_workflow(Workflow(id="1", name="c", definition=0, metadata={"y": 2}))
-    assert (changed.name, changed.definition, changed.metadata, changed.id) == ("c", 0, {"y": 2}, "1")
-    await adapter.delete_workflow("1")
-    assert await adapter.get_workflow("1") is None
-    for missing in (
-        adapter.delete_workflow("1"),
-        adapter.update_workflow(Workflow(id="1", name="c", definition={})),
-        adapter.delete_session("none"),
-        adapter.update_session("none", status="paused"),
-        adapter.update_budget_pool(BudgetPool(id="none", total_budget=Decimal(1))),
-        adapter.approve_request("none", "ada"),
-        adapter.create_session(Session(id="s", workflow_id="none")),
-    ):
-        with pytest.raises(NotFound):
-            await missing
-
-
-async def test_a_session_keeps_its_snapshot_and_outlives_its_workflow(adapter: Any) -> None:
-    made = await session(adapter)
-    assert (made.workflow_snapshot, made.status, made.metadata) == (DEFINITION, "running", {"by": "ada"})
-    with pytest.raises(Conflict):
-        await adapter.create_session(Session(id="session-1", workflow_id="workflow-1"))
-    paused = await adapter.update_session("session-1", status="paused")
-    assert (paused.status, paused.metadata, paused.workflow_id) == ("paused", {"by": "ada"}, "workflow-1")
-    marked = await adapter.update_session("session-1", metadata={"new": True})
-    assert (marked.status, marked.metadata, marked.id) == ("paused", {"new": True}, "session-1")
-    await adapter.delete_workflow("workflow-1")
-    orphan = await adapter.get_session("session-1")
-    assert (orphan.workflow_id, orphan.workflow_snapshot) == (None, DEFINITION)
-    assert await adapter.list_sessions(status="paused") == [orphan]
-    await adapter.delete_session("session-1")
-    assert await adapter.get_session("session-1") is None
-
-
-async def test_a_snapshot_of_its_own_is_kept(adapter: Any) -> None:
-    await session(adapter)
-    imported = Session(id="old", workflow_id="workflow-1", workflow_snapshot=[1], status="completed")
-    assert (await adapter.create_session(imported)).workflow_snapshot == [1]
-    late = await adapter.create_session(Session(id="late", workflow_id="workflow-1", status="failed"))
-    assert (late.workflow_snapshot, late.status) == (DEFINITION, "failed")
-
-
-async def test_an_execution_state_is_saved_with_the_nodes_it_names_and_leaves_others(adapter: Any) -> None:
-    await session(adapter)
-    nodes = {name: NodeState(node_id=name, input=value, output=value) for name, value in
-             (("zero", 0), ("empty", ""), ("false", False), ("none", None))}  # fmt: skip
-    saved = await adapter.save_execution_state(
-        ExecutionState(session_id="session-1", current_node_id="zero", context={"k": "\x00"}, nodes=nodes)
-    )
-    for name, node in nodes.items():
-        stored = saved.nodes[name]
-        assert (stored.input, stored.output) == (node.input, node.output)
-        assert type(stored.input) is type(node.input)
-    assert (saved.session_id, saved.context, saved.budget_pool_id) == ("session-1", {"k": "\x00"}, None)
-    assert await adapter.get_execution_state("session-1") == saved
-    again = await adapter.save_execution_state(
-        ExecutionState(session_id="session-1", status="completed",
-                       nodes={"zero": NodeState(node_id="zero", status="completed", output=1)})
-    )  # fmt: skip
-    assert again.nodes.keys() == nodes.keys()
-    assert (again.status, again.nodes["zero"].output, again.nodes["empty"]) == ("completed", 1, saved.nodes["empty"])
-    assert await adapter.get_execution_state("nobody") is None
-    with pytest.raises(MissingReference):
-        await adapter.save_execution_state(ExecutionState(session_id="nobody"))
-
-
-async def test_updating_a_node_changes_what_is_set(adapter: Any) -> None:
-    await session(adapter)
-    await adapter.update_node_state("session-1", NodeState(node_id="n", status="running", input={"q": 1}))
-    waiting = await adapter.update_node_state(
-        "session-1", NodeState(node_id="n", status="waiting_for_approval", pending_approval_id="approval-1")
-    )
-    assert (waiting.input, waiting.status, waiting.pending_approval_id) == (
-        {"q": 1},
-        "waiting_for_approval",
-        "approval-1",
-    )
-    done = await adapter.update_node_state("session-1", NodeState(node_id="n", output=0, pending_approval_id=None))
-    assert (done.output, done.pending_approval_id, done.status) == (0, None, "waiting_for_approval")
-    with pytest.raises(MissingReference):
-        await adapter.update_node_state("nobody", NodeState(node_id="n"))
-
-
-async def test_model_and_tool_calls_come_oldest_first_also_out_of_one_transaction(adapter: Any) -> None:
-    await session(adapter)
-    async with adapter.begin_transaction() as inside:
-        for number in range(20):
-            execution = LlmExecution(
-                id=f"call {number}", session_id="session-1", node_id=f"n{number % 2}", cost=Decimal("0.0000001"),
-                metadata={"model": "m"},
-            )  # fmt: skip
-            await inside.save_llm_execution(execution)
-            await inside.log_tool_call(
-                ToolCall(execution_id=f"call {number}", tool_call_id=str(number), tool_name="t", result=False)
-            )
-    calls = await adapter.get_llm_executions("session-1")
-    assert [call.id for call in calls] == [f"call {number}" for number in range(20)]
-    assert (calls[0].session_id, calls[0].cost, calls[0].metadata) == (
-        "session-1",
-        Decimal("0.0000001"),
-        {"model": "m"},
-    )
-    assert [call.id for call in await adapter.get_node_llm_executions("session-1", "n1")] == [
-        f"call {number}" for number in range(1, 20, 2)
-    ]
-    (tool_call,) = await adapter.get_tool_calls("call 3")
-    assert (tool_call.execution_id, tool_call.result, tool_call.tool_call_id) == ("call 3", False, "3")
-    logged = await adapter.get_session_tool_calls("session-1")
-    assert [(call.execution_id, call.tool_call_id) for call in logged] == [(f"call {n}", str(n)) for n in range(20)]
-    with pytest.raises(Conflict):
-        await adapter.save_llm_execution(LlmExecution(id="call 1", session_id="session-1", node_id="n"))
-    with pytest.raises(MissingReference):
-        await adapter.log_tool_call(ToolCall(execution_id="nobody", tool_call_id="c", tool_name="t"))
-
-
-async def test_budgets_are_created_updated_and_listed_below_their_parent(adapter: Any) -> None:
-    root = await adapter.create_budget_pool(BudgetPool(id="root", total_budget=Decimal(10), metadata={"team": "a"}))
-    assert (root.id, root.remaining_budget, root.metadata) == ("root", 10, {"team": "a"})
-    for name in ("one", "two"):
-        await adapter.create_budget_pool(BudgetPool(id=name, parent_pool_id="root", total_budget=Decimal(5)))
-    children = await adapter.get_child_budget_pools("root")
-    assert [(child.id, child.parent_pool_id) for child in children] == [("one", "root"), ("two", "root")]
-    updated = await adapter.update_budget_pool(root.model_copy(update={"used_budget": Decimal(4), "status": "active"}))
-    assert (updated.remaining_budget, updated.used_budget) == (6, 4)
-    assert await adapter.get_budget_pool("root") == updated
-    with pytest.raises(Conflict):
-        await adapter.create_budget_pool(root)
-    with pytest.raises(InvalidValue):
-        await adapter.update_budget_pool(root.model_copy(update={"used_budget": Decimal(11)}))
-
-
-async def approval(adapter: Any, id_: str = "approval-1") -> Any:
-    if await adapter.get_session("session-1") is None:
-        await session(adapter)
-    new = ApprovalRequest(id=id_, session_id="session-1", node_id="n", type="human_review", context={"q": "ok?"})
-    return await adapter.create_approval_request(new)
-
-
-async def test_approvals_are_created_listed_updated_and_decided_once(adapter: Any) -> None:
-    first, second = await approval(adapter), await approval(adapter, "approval-2")
-    assert (first.id, first.session_id, first.context, first.status) == (
-        "approval-1", "session-1", {"q": "ok?"}, "pending",
-    )  # fmt: skip
-    assert await adapter.list_pending_approvals(session_id="session-1") == [first, second]
-    approved = await adapter.approve_request("approval-1", "ada", "fine")
-    assert (approved.status, approved.resolved_by, approved.id) == ("approved", "ada", "approval-1")
-    with pytest.raises(Conflict, match="by ada"):
-        await adapter.reject_request("approval-1", "bob")
-    assert (await adapter.reject_request("approval-2", "bob", "no")).resolution_notes == "no"
-    third = await approval(adapter, "approval-3")
-    expired = await adapter.update_approval_request(third.model_copy(update={"status": "expired"}))
-    assert (expired.status, expired.context) == ("expired", {"q": "ok?"})
-    assert await adapter.list_approval_requests(status="expired") == [expired]
-    assert await adapter.list_approval_requests(type="budget_increase") == []
-    assert await adapter.get_approval_request("nobody") is None
-    with pytest.raises(Conflict):
-        await approval(adapter)
-
-
-async def test_of_50_approvers_one_wins(adapter: Any) -> None:
-    await approval(adapter)
-    outcomes = await asyncio.gather(
-        *(adapter.approve_request("approval-1", f"p{n}") for n in range(50)), return_exceptions=True
-    )
-    assert sum(isinstance(outcome, ApprovalRequest) for outcome in outcomes) == 1
-    assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 49
-
-
-async def test_stream_events_are_numbered_and_read_behind_a_sequence(adapter: Any) -> None:
-    for number in range(3):
-        saved = await adapter.save_stream_event(StreamEvent(stream_id="s", node_id="n", data={"n": number}))
-        assert saved.sequence == number + 1
-    assert [event.data for event in await adapter.get_stream_events("s", after=1)] == [{"n": 1}, {"n": 2}]
-    assert await adapter.get_stream_events("nothing") == []
-
-
-async def test_a_transaction_keeps_all_or_nothing(adapter: Any) -> None:
-    with pytest.raises(RuntimeError):
-        async with adapter.begin_transaction() as inside:
-            await session(inside)
-            await inside.save_execution_state(
-                ExecutionState(session_id="session-1", nodes={"n": NodeState(node_id="n")})
-            )
-            await inside.save_stream_event(StreamEvent(stream_id="s"))
-            raise RuntimeError
     assert await adapter.list_workflows() == []
-    assert await adapter.get_execution_state("session-1") is None
-    assert await adapter.get_stream_events("s") == []
-    async with adapter.begin_transaction() as inside:
-        await session(inside)
-        with pytest.raises(StorageError, match="open already"):
-            async with inside.begin_transaction():
-                pass
-    assert (await adapter.get_session("session-1")) is not None
+    await adapter.close()
+
+
+async def test_a_storage_that_was_open_stays_open(storage: Storage, migrated: str) -> None:
+    async with WorkflowStorage(storage):
+        pass
+    assert await storage.workflows.count() == 0
+    closed = Storage.open(migrated)
+    async with WorkflowStorage(closed) as adapter:
+        assert await adapter.list_workflows() == []
+    with pytest.raises(Exception, match="not open"):
+        await closed.workflows.count()
+
+
+async def test_a_storage_whose_connections_are_all_in_use_is_open(migrated: str) -> None:
+    async with Storage.open(migrated, pool_max=1, pool_timeout=0.2) as busy:
+        async with busy.database.connection():
+            adapter = WorkflowStorage(busy)
+            await adapter.initialize()
+        await adapter.close()
+        assert await adapter.list_workflows() == []
+
+
+async def test_one_operation_is_one_statement(
+    storage: Storage, adapter: WorkflowStorage, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = {f"n{number}": NodeState(output=number) for number in range(50)}
+    for number in range(20):
+        await adapter.save_llm_execution(LlmExecution(id=f"l{number}", session_id=session.id, node_id="n"))
+        await adapter.log_tool_call(ToolCall(execution_id=f"l{number}", tool_call_id="c", tool_name="t"))
+    ran: list[str] = []
+    run = storage.database.run
+
+    async def counted(statement: Any, values: Any) -> Any:
+        ran.append(statement.name)
+        return await run(statement, values)
+
+    monkeypatch.setattr(storage.database, "run", counted)
+    await adapter.save_execution_state(ExecutionState(session_id=session.id, nodes=nodes))
+    assert len((await adapter.get_execution_state(session.id) or ExecutionState(session_id="")).nodes) == 50
+    assert (
+        len(await adapter.get_session_tool_calls(session.id)) == len(await adapter.get_llm_executions(session.id)) == 20
+    )
+    await adapter.update_session(session.id, status="paused")
+    await adapter.create_session(Session(workflow_id="workflow-1"))
+    await adapter.save_stream_event(StreamEvent(stream_id="s"))
+    assert len(ran) == 7
+
+
+async def test_a_url_that_cannot_be_used_says_so(server_conninfo: str) -> None:
+    with pytest.raises(InvalidSettings):
+        WorkflowStorage("mysql://localhost/db")
+    with pytest.raises(Unavailable):
+        await WorkflowStorage("postgresql://127.0.0.1:1/none").initialize()
+
+
+@pytest.mark.parametrize("fields", [{"name": 5}, {"bogus": 1}, {"created_at": "never"}, {"metadata": [1]}])
+def test_a_wrong_record_is_an_invalid_value(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValue):
+        Workflow(**{"name": "n", "definition": 1, **fields})

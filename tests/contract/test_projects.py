@@ -20,7 +20,7 @@ from agent_storage.types import (
 )
 
 
-async def project(face: Any, path: str = "/work/app") -> Any:
+async def project(face: Any, path: str = "/srv/app") -> Any:
     return await face.projects.create(NewProject(name="App", path=path))
 
 

@@ -1,1 +1,1 @@
-"""Interfaces of the field, served over the repositories."""
+"""Interfaces that other software expects of its storage, served by the repositories of `Storage`."""

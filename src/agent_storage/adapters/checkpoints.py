@@ -1,187 +1,176 @@
-"""The checkpoint provider protocol of the field, and several named providers in one configuration.
-
-configuration = {"default": "main", "main": {"url": "postgresql:///app"}, "backup": {"url": "postgresql:///backup"}}
-async with CheckpointProviders.configure(configuration) as providers:
-    id = await providers.default.store_checkpoint(AgentCheckpoint(agent_id="planner", state={"step": 3}))
-    await providers["backup"].store_checkpoint(…)
-"""
+"""Checkpoint providers: the protocol that agents' frameworks expect, on PostgreSQL, and several of them by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
-from pydantic import ConfigDict, Field
+from agent_storage import Storage
+from agent_storage.adapters.text_ids import row_id
+from agent_storage.errors import InvalidSettings, InvalidValue
+from agent_storage.types import Checkpoint, CheckpointSummary, NewCheckpoint
 
-from agent_storage.errors import InvalidSettings, NotFound
-from agent_storage.records import Document, Json, Timestamp
-from agent_storage.storage import Storage
-from agent_storage.types import CheckpointSummary, NewCheckpoint
-
-from .text_ids import to_uuid, to_uuid_or_none
-
-
-class AgentCheckpoint(Document):
-    """An agent's state at a moment. Its id is text; without one, the database makes it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    id: str | None = None
-    agent_id: str
-    session_id: str | None = None
-    agent_type: str | None = None
-    name: str | None = None
-    parent_id: str | None = None
-    captured_at: Timestamp = Field(default_factory=lambda: datetime.now(UTC))
-    state: Json
+#: The key of a configuration that names the default provider.
+DEFAULT = "default"
 
 
-class CheckpointInfo(Document):
-    """A checkpoint without its state. Its id is that of the row, a UUID's text."""
-
-    id: str
-    agent_id: str
-    session_id: str | None
-    agent_type: str | None
-    name: str | None
-    parent_id: str | None
-    captured_at: datetime
-    size_bytes: int
-
-
+@runtime_checkable
 class CheckpointProvider(Protocol):
-    """What keeps checkpoints. The contract's tests run on any implementation."""
+    """Where agents keep their states."""
 
-    async def store_checkpoint(self, checkpoint: AgentCheckpoint) -> str:
-        """The id that it is retrieved by. Raises `Conflict` for an id that is taken."""
+    async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
+        """Store a checkpoint; its id. Raises `Conflict` when an id of the caller's own is taken, `InvalidValue`."""
         ...
 
-    async def retrieve_checkpoint(self, id: str) -> AgentCheckpoint | None:
+    async def retrieve_checkpoint(self, id: str) -> Checkpoint | None:
         """The checkpoint with its state, or None."""
         ...
 
     async def list_checkpoints(
         self,
         agent_id: str | None = None,
-        *,
         session_id: str | None = None,
+        limit: int = 100,
         before: datetime | None = None,
         after: datetime | None = None,
-        limit: int = 100,
-    ) -> list[CheckpointInfo]:
-        """Checkpoints without their states, newest first; `before` and `after` are exclusive."""
+    ) -> list[CheckpointSummary]:
+        """Checkpoints (of an agent, of a session) without their states, the one that was captured last first.
+
+        `before` and `after` are exclusive. Raises `InvalidValue` for a limit that is not from 1 to 1000, and for a
+        moment without a time zone.
+        """
         ...
 
 
-class PostgresCheckpoints:
-    """Checkpoints in the `checkpoints` table of a storage. Each operation is one round trip."""
+class PostgresCheckpoints(CheckpointProvider):
+    """Checkpoints in the table `checkpoints` of a storage, which the caller opens and closes."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
-    async def store_checkpoint(self, checkpoint: AgentCheckpoint) -> str:
-        """The id that it is retrieved by: its own text, else a new UUID's. Raises `Conflict`, `MissingReference`."""
-        fields = {name: getattr(checkpoint, name) for name in NewCheckpoint.model_fields if name != "id"}
-        fields["parent_id"] = to_uuid_or_none(checkpoint.parent_id)
-        new = NewCheckpoint(id=to_uuid_or_none(checkpoint.id), **fields)
-        stored = await self.storage.checkpoints.store(new)
-        return checkpoint.id or str(stored)
+    async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
+        """Store a checkpoint; its id. Raises `Conflict`, `InvalidValue`, `MissingReference` without its parent."""
+        return str(await self.storage.checkpoints.store(checkpoint))
 
-    async def retrieve_checkpoint(self, id: str) -> AgentCheckpoint | None:
-        """The checkpoint with its state, or None."""
-        found = await self.storage.checkpoints.retrieve(to_uuid(id))
-        if found is None:
-            return None
-        shared = AgentCheckpoint.model_fields.keys() & type(found).model_fields.keys()
-        fields: dict[str, Any] = {name: getattr(found, name) for name in shared}
-        fields |= {"id": id, "parent_id": None if found.parent_id is None else str(found.parent_id)}
-        return AgentCheckpoint(**fields)
+    async def retrieve_checkpoint(self, id: str) -> Checkpoint | None:
+        """The checkpoint with its state, or None, also when `id` is no UUID."""
+        return await self.storage.checkpoints.retrieve(row_id(id))
 
     async def list_checkpoints(
         self,
         agent_id: str | None = None,
-        *,
         session_id: str | None = None,
+        limit: int = 100,
         before: datetime | None = None,
         after: datetime | None = None,
-        limit: int = 100,
-    ) -> list[CheckpointInfo]:
-        """Checkpoints without their states, newest first; `before` and `after` are exclusive."""
+    ) -> list[CheckpointSummary]:
+        """Checkpoints without their states, the one that was captured last first; one round trip."""
+        for name, moment in (("before", before), ("after", after)):
+            if moment is not None and moment.tzinfo is None:  # a filter would take it for the session's time zone
+                raise InvalidValue(f"checkpoints: {name} must have a time zone, such as datetime.now(UTC)", column=name)
         page = await self.storage.checkpoints.summaries(
             agent_id, limit, session_id=session_id, before=before, after=after
         )
-        return [_info(row) for row in page.items]
+        return page.items
 
 
-def _info(row: CheckpointSummary) -> CheckpointInfo:
-    fields: dict[str, Any] = {name: getattr(row, name) for name in CheckpointInfo.model_fields}
-    fields |= {"id": str(row.id), "parent_id": None if row.parent_id is None else str(row.parent_id)}
-    return CheckpointInfo(**fields)
+class CheckpointProviders(CheckpointProvider):
+    """Several providers, each on a database of its own; itself a provider, the default one.
 
+    `{"main": {"url": …}, "backup": {"url": …}, "default": "main"}`: a provider is a URL or a mapping of the settings of
+    `Storage.open()`. A single provider is the default by itself. Connects when entered (`async with`).
+    """
 
-class CheckpointProviders(Mapping[str, PostgresCheckpoints]):
-    """Named providers, opened and closed together: `async with CheckpointProviders.configure({…}) as providers:`."""
+    def __init__(self, configuration: Mapping[str, Any]) -> None:
+        """Raises `InvalidSettings` that names the provider, before anything is connected."""
+        configured = {name: settings for name, settings in configuration.items() if name != DEFAULT}
+        if not configured:
+            raise InvalidSettings("no checkpoint provider is configured; give one, such as {'main': {'url': …}}")
+        self._storages = {name: _storage(name, settings) for name, settings in configured.items()}
+        self._providers = {name: PostgresCheckpoints(storage) for name, storage in self._storages.items()}
+        self.default_name = self._default_name(configuration.get(DEFAULT))
+        self._open = AsyncExitStack()
 
-    def __init__(self, storages: Mapping[str, Storage], default: str) -> None:
-        self._storages = dict(storages)
-        self._providers = {name: PostgresCheckpoints(storage) for name, storage in storages.items()}
-        self._default = default
-        self._opened = AsyncExitStack()
+    def _default_name(self, given: Any) -> str:
+        if given is None and len(self._providers) == 1:
+            return next(iter(self._providers))
+        known = ", ".join(self._providers)
+        if given is None:
+            raise InvalidSettings(f"say which checkpoint provider is the default: {DEFAULT} must be one of {known}")
+        if not isinstance(given, str) or given not in self._providers:
+            raise InvalidSettings(f"the default checkpoint provider {given!r} is not configured; known are: {known}")
+        return given
 
-    @classmethod
-    def configure(cls, configuration: Mapping[str, Any]) -> Self:
-        """Providers by name, each with the settings of `Storage.open` (`url` and others).
+    async def open(self) -> Self:
+        """Connect them all. When one cannot be reached, the others are closed again. Raises `Unavailable`."""
+        async with AsyncExitStack() as stack:
+            for storage in self._storages.values():
+                await stack.enter_async_context(storage)
+            self._open = stack.pop_all()
+        return self
 
-        `default` names the one that is meant where none is named; a single provider needs none. Raises
-        `InvalidSettings` that says which name or setting is wrong.
-        """
-        named = {name: item for name, item in configuration.items() if name != "default"}
-        if not named:
-            raise InvalidSettings('no checkpoint provider is configured; write {"main": {"url": "postgresql://…"}}')
-        default = configuration.get("default", next(iter(named)) if len(named) == 1 else None)
-        if default not in named:
-            known = ", ".join(named)
-            raise InvalidSettings(f"the default checkpoint provider is {default}; write one of: {known}")
-        return cls({name: _storage(name, item) for name, item in named.items()}, str(default))
+    async def close(self) -> None:
+        """Close them all, also when closing one fails. May be called twice."""
+        await self._open.aclose()
 
-    @property
-    def default(self) -> PostgresCheckpoints:
-        """The provider that is meant where none is named."""
-        return self._providers[self._default]
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
 
     def __getitem__(self, name: str) -> PostgresCheckpoints:
+        """The provider of this name. Raises `InvalidSettings` that lists the known ones."""
         if name not in self._providers:
             known = ", ".join(self._providers)
-            raise NotFound(f"there is no checkpoint provider {name!r}; configured are: {known}")
+            raise InvalidSettings(f"no checkpoint provider {name!r} is configured; known are: {known}")
         return self._providers[name]
 
     def __iter__(self) -> Iterator[str]:
+        """The names, in the order of the configuration."""
         return iter(self._providers)
 
     def __len__(self) -> int:
         return len(self._providers)
 
-    async def __aenter__(self) -> Self:
-        """Connect all; when one cannot be reached, those that were are closed again."""
-        async with AsyncExitStack() as stack:
-            for storage in self._storages.values():
-                await stack.enter_async_context(storage)
-            self._opened = stack.pop_all()
-        return self
+    @property
+    def default(self) -> PostgresCheckpoints:
+        """The provider that is meant when none is named."""
+        return self._providers[self.default_name]
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._opened.aclose()
+    async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
+        """Store a checkpoint with the default provider; its id."""
+        return await self.default.store_checkpoint(checkpoint)
+
+    async def retrieve_checkpoint(self, id: str) -> Checkpoint | None:
+        """The checkpoint of the default provider, or None."""
+        return await self.default.retrieve_checkpoint(id)
+
+    async def list_checkpoints(
+        self,
+        agent_id: str | None = None,
+        session_id: str | None = None,
+        limit: int = 100,
+        before: datetime | None = None,
+        after: datetime | None = None,
+    ) -> list[CheckpointSummary]:
+        """The checkpoints of the default provider without their states."""
+        return await self.default.list_checkpoints(agent_id, session_id, limit, before, after)
 
 
 def _storage(name: str, settings: Any) -> Storage:
+    """The storage of a provider, not yet connected."""
+    if isinstance(settings, str):
+        settings = {"url": settings}
     if not isinstance(settings, Mapping):
-        raise InvalidSettings(f'the checkpoint provider {name} needs its settings, such as {{"url": "postgresql://…"}}')
+        raise InvalidSettings(f"the checkpoint provider {name!r} must be a URL or a mapping of settings")
+    keywords = {str(key): value for key, value in cast(Mapping[Any, Any], settings).items()}
     try:
-        return Storage.open(**cast(Mapping[str, Any], settings))
+        return Storage.open(keywords.pop("url", None), **keywords)
     except InvalidSettings as error:
-        raise InvalidSettings(f"checkpoint provider {name}: {error}") from None
+        raise InvalidSettings(f"the checkpoint provider {name!r}: {error}") from None

@@ -1,61 +1,108 @@
-"""Ids of other systems are any text; ours are UUIDs. A UUID is used as it is, other text maps to a UUIDv5.
+"""Ids that are any text, on tables whose ids are UUIDs.
 
-The text itself is kept in one reserved key of the row's JSON document, for the row's own id and for those it refers to,
-so that every id is given back as it came.
+A text that is a UUID is used as it is; another one maps to a UUIDv5. So that it can be given back as it came, the row
+remembers the text under one reserved key of one of its JSON columns, for its own id and for the ids that it refers to.
 """
 
 from __future__ import annotations
 
-import time
-from typing import Any, cast
-from uuid import UUID, uuid5
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, TypeVar, cast
+from uuid import UUID
 
 from agent_storage.errors import InvalidValue
-from agent_storage.records import JsonObject
+from agent_storage.ids import uuid7
+from agent_storage.records import JsonObject, Record
 
-#: The reserved key.
-KEY = "_ids"
-_NAMESPACE = UUID("0f7b2a4e-6c1d-5a35-9e58-3d1c86f2b7aa")
+R = TypeVar("R", bound=Record)
+
+#: The namespace of the UUIDv5s. It never changes: stored ids depend on it.
+NAMESPACE = UUID("6f0a6c1e-2f57-5d0b-9c4e-0b8f5a1d7e93")
+#: The key that a row's JSON column keeps texts under; callers never see it.
+RESERVED = "_ids"
+
+# Inside the reserved object: when the row was made, for ids that do not say it, and a value that the caller himself
+# stored under the reserved key, so that nothing of his is lost or misread.
+_MADE, _OWN = "$made", "$own"
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def to_uuid(text: str) -> UUID:
-    """The row's id for any text. Raises `InvalidValue` for an empty one."""
-    if not text:
-        raise InvalidValue("an id must not be empty", column="id")
-    try:
+def row_id(text: str) -> UUID:
+    """The UUID of the row that a text names; equal texts give equal UUIDs. Raises `InvalidValue` for an empty one."""
+    if not isinstance(text, str) or not text:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidValue("an id must be a text that is not empty", column="id")
+    if _UUID.fullmatch(text):
         return UUID(text)
-    except ValueError:
-        return uuid5(_NAMESPACE, text.encode("utf-8", "surrogatepass").hex())
+    # Not uuid.uuid5(): it cannot take lone surrogates, which model output holds now and then.
+    digest = hashlib.sha1(NAMESPACE.bytes + text.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
+    return UUID(bytes=digest[:16], version=5)
 
 
-def to_uuid_or_none(text: str | None) -> UUID | None:
-    """The row's id, or None."""
-    return None if text is None else to_uuid(text)
+def to_row(values: Mapping[str, Any], kept_in: str, references: Iterable[str]) -> dict[str, Any]:
+    """`values` with UUIDs for the texts of `references`; what those do not say is added to the JSON of `kept_in`."""
+    row = dict(values)
+    kept: JsonObject = {}
+    for name in references:
+        text = row[name]
+        if text is None:
+            continue
+        row[name] = row_id(text)
+        if str(row[name]) != text:
+            kept[name] = text
+    if "id" in row and row["id"].version != 7:
+        kept[_MADE] = str(uuid7())
+    row[kept_in] = _with_kept(row[kept_in], kept)
+    return row
 
 
-def with_ids(document: JsonObject, **texts: str | None) -> JsonObject:
-    """`document` with the texts of its ids, and when it was saved. Raises `InvalidValue` for the reserved key."""
-    if KEY in document:
-        raise InvalidValue(f"the key {KEY} is reserved", column=KEY)
-    kept = {name: text for name, text in texts.items() if text is not None and text != str(to_uuid(text))}
-    return {**document, KEY: {**kept, "at": time.time_ns()}}
+def from_row(row: Record, kept_in: str, references: Iterable[str]) -> dict[str, Any]:
+    """The fields of a row as the caller gave them: texts for UUIDs, and without what was added."""
+    values = {name: getattr(row, name) for name in type(row).model_fields}
+    document, kept = _split(values[kept_in])
+    values[kept_in] = document
+    for name in references:
+        if values[name] is not None:
+            values[name] = _text(values[name], kept.get(name))
+    return values
 
 
-def text_of(document: JsonObject, name: str, value: UUID | None) -> str | None:
-    """The id as it came: its text, else the UUID's."""
-    return None if value is None else str(_kept(document).get(name, value))
+def replaced(stored: JsonObject, given: JsonObject) -> JsonObject:
+    """The JSON that takes the place of `stored`: what the caller gives, and the texts that the row remembers."""
+    return _with_kept(given, _split(stored)[1])
 
 
-def saved_at(document: JsonObject) -> int:
-    """When a row was saved, in nanoseconds: the order among rows of one transaction, whose times are all the same."""
-    return int(_kept(document).get("at", 0))
+def in_order(rows: Sequence[R], kept_in: str, *, newest_first: bool = False) -> list[R]:
+    """Rows by when they were made. Those of one transaction have one `created_at`, and a UUIDv5 does not say it."""
+
+    def moment(row: R) -> tuple[Any, str]:
+        made = _split(getattr(row, kept_in))[1].get(_MADE)
+        return row.created_at, made if isinstance(made, str) else str(row.id)
+
+    keyed = [(moment(row), row) for row in rows]
+    first: Callable[[tuple[tuple[Any, str], R]], Any] = itemgetter(0)
+    return [row for _, row in sorted(keyed, key=first, reverse=newest_first)]
 
 
-def without_ids(document: JsonObject) -> JsonObject:
-    """`document` as the caller knows it."""
-    return {name: value for name, value in document.items() if name != KEY}
+def _text(id: UUID, kept: object) -> str:
+    """The remembered text, unless the reference has been changed behind the facade's back."""
+    return kept if isinstance(kept, str) and kept and row_id(kept) == id else str(id)
 
 
-def _kept(document: JsonObject) -> dict[str, Any]:
-    found = document.get(KEY)
-    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
+def _with_kept(document: JsonObject, kept: JsonObject) -> JsonObject:
+    if RESERVED in document:
+        kept = {**kept, _OWN: document[RESERVED]}
+    return {**document, RESERVED: kept} if kept else document
+
+
+def _split(document: JsonObject) -> tuple[JsonObject, JsonObject]:
+    """What the caller stored, and what was remembered beside it."""
+    found = document.get(RESERVED)
+    if not isinstance(found, dict):  # not ours: a row that was not written by the facade
+        return document, {}
+    kept = dict(cast(JsonObject, found))
+    rest = {name: value for name, value in document.items() if name != RESERVED}
+    return ({**rest, RESERVED: kept.pop(_OWN)} if _OWN in kept else rest), kept

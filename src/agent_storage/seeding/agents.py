@@ -55,10 +55,10 @@ def _repo(unit: Unit, service: str) -> UUID:
     data = RepoData(
         name=service,
         remote_url=f"git@git.internal:{unit.slug}/{service}.git",
-        local_path=f"/work/{unit.slug}/{service}",
+        local_path=f"/srv/{unit.slug}/{service}",
         managed=True,
         default_branch="main",
-        worktrees=[Worktree(name="agent-1", path=f"/work/{unit.slug}/{service}.agent-1", ref="agents/1")],
+        worktrees=[Worktree(name="agent-1", path=f"/srv/{unit.slug}/{service}.agent-1", ref="agents/1")],
     )
     return unit.add("repos", NewRepo, unit.until - SPAN, slug=slug, data=data)
 

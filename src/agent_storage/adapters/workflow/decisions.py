@@ -1,0 +1,78 @@
+"""What runs may spend, and what they ask people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent_storage.adapters.text_ids import row_id
+from agent_storage.adapters.workflow.bound import Bound, called, where, where_id
+from agent_storage.adapters.workflow.records import ApprovalRequest, BudgetPool
+from agent_storage.types import ApprovalStatus, ApprovalType, NewApprovalRequest, NewBudgetPool
+
+
+class Decisions(Bound):
+    """The part of the facade that keeps budget pools and approval requests."""
+
+    async def create_budget_pool(self, pool: BudgetPool) -> BudgetPool:
+        """Store a pool. Raises `Conflict` when the id is taken, `MissingReference` without its parent."""
+        return BudgetPool.read(await self._tables.budget_pools.create(pool.to_new(NewBudgetPool)))
+
+    async def get_budget_pool(self, id: str) -> BudgetPool | None:
+        """The pool, or None."""
+        return await self._get(self._tables.budget_pools, BudgetPool, id)
+
+    async def update_budget_pool(self, id: str, /, **changes: Any) -> BudgetPool:
+        """The pool with `total_budget`, `used_budget`, `status` or `metadata` changed; no other pool is touched.
+
+        Whoever spends at the same time as others wants `storage.budget_pools.spend`, which also charges the pools
+        above. Raises `NotFound`, `InvalidValue` when more would be used than there is.
+        """
+        BudgetPool.check_changes(changes, "total_budget", "used_budget", "status", "metadata")
+        return await self._update(self._tables.budget_pools, BudgetPool, id, changes)
+
+    async def get_child_budget_pools(self, id: str) -> list[BudgetPool]:
+        """The pools directly below one, oldest first."""
+        return BudgetPool.read_all(await self._tables.budget_pools.children(row_id(id)))
+
+    async def create_approval_request(self, request: ApprovalRequest) -> ApprovalRequest:
+        """Store a request. Raises `Conflict` when the id is taken, `MissingReference` without the session."""
+        new = request.to_new(NewApprovalRequest)
+        return ApprovalRequest.read(await self._tables.approval_requests.create(new))
+
+    async def get_approval_request(self, id: str) -> ApprovalRequest | None:
+        """The request, or None."""
+        return await self._get(self._tables.approval_requests, ApprovalRequest, id)
+
+    async def list_approval_requests(
+        self,
+        session_id: str | None = None,
+        status: ApprovalStatus | None = None,
+        type: ApprovalType | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[ApprovalRequest]:
+        """Requests (of a run, in a status, of a type), oldest first. Raises `InvalidValue` for an unknown one."""
+        asked = where(session_id=where_id(session_id), status=status, type=type)
+        rows = await self._tables.approval_requests.find(asked, "created_at", limit, offset)
+        return ApprovalRequest.read_all(rows)
+
+    async def list_pending_approvals(
+        self, session_id: str | None = None, type: ApprovalType | None = None, limit: int = 100, offset: int = 0
+    ) -> list[ApprovalRequest]:
+        """The requests that nobody has decided, oldest first."""
+        return await self.list_approval_requests(session_id, "pending", type, limit, offset)
+
+    async def update_approval_request(self, id: str, /, **changes: Any) -> ApprovalRequest:
+        """The request with `context` or `expires_at` changed; only approve and reject decide. Raises `NotFound`."""
+        ApprovalRequest.check_changes(changes, "context", "expires_at")
+        return await self._update(self._tables.approval_requests, ApprovalRequest, id, changes)
+
+    async def approve_request(self, id: str, by: str, notes: str | None = None) -> ApprovalRequest:
+        """Say yes. Raises `Conflict` with who decided and when, if somebody did, or when it expired; `NotFound`."""
+        with called(id) as key:
+            return ApprovalRequest.read(await self._tables.approval_requests.approve(key, by, notes))
+
+    async def reject_request(self, id: str, by: str, reason: str | None = None) -> ApprovalRequest:
+        """Say no. Raises `Conflict` with who decided and when, if somebody did, or when it expired; `NotFound`."""
+        with called(id) as key:
+            return ApprovalRequest.read(await self._tables.approval_requests.reject(key, by, reason))

@@ -1,0 +1,229 @@
+"""What `WorkflowStorage` takes and gives: frozen models whose ids are any text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent_storage.adapters.text_ids import from_row, in_order, to_row
+from agent_storage.errors import InvalidValue
+from agent_storage.ids import uuid7
+from agent_storage.records import Document, Input, Json, JsonObject, Record, Timestamp
+from agent_storage.types import (
+    ApprovalStatus,
+    ApprovalType,
+    ExecutionStateWithNodes,
+    ExecutionStatus,
+    NewNodeExecutionState,
+    NodeStatus,
+    PoolStatus,
+    RunStatus,
+)
+
+N = TypeVar("N", bound=Input)
+R = TypeVar("R", bound=Record)
+
+
+def _new_id() -> str:
+    return str(uuid7())
+
+
+class Item(Document):
+    """A frozen model. A wrong value is `InvalidValue`; an id that is not given is a new UUIDv7.
+
+    `created_at` and `updated_at` are given by the database; what a caller puts there is not stored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    kept_in: ClassVar[str] = "metadata"
+    """The JSON column where the row remembers texts."""
+    references: ClassVar[tuple[str, ...]] = ("id",)
+    """The fields that are ids."""
+
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    def to_new(self, new: type[N], **more: Any) -> N:
+        """The record that makes the row. Raises `InvalidValue`."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields if name in new.model_fields}
+        return new(**to_row(fields, self.kept_in, self.references), **more)
+
+    @classmethod
+    def read(cls, row: Record) -> Self:
+        """The item of a row."""
+        values = from_row(row, cls.kept_in, cls.references)
+        return cls(**{name: value for name, value in values.items() if name in cls.model_fields})
+
+    @classmethod
+    def read_all(cls, rows: Sequence[R], *, newest_first: bool = False) -> list[Self]:
+        """The items of rows, by when they were made."""
+        return [cls.read(row) for row in in_order(rows, cls.kept_in, newest_first=newest_first)]
+
+    @classmethod
+    def check_changes(cls, changes: JsonObject, *allowed: str) -> None:
+        """Raises `InvalidValue` when something else than `allowed` is to be changed."""
+        for name in changes:
+            if name not in allowed:
+                known = ", ".join(allowed)
+                raise InvalidValue(f"{cls.__name__}.{name[:60]} cannot be changed; fields are: {known}", column=name)
+
+
+class Workflow(Item):
+    """What runs follow; the same name and version may be saved under several ids. `definition` may not be None."""
+
+    id: str = Field(default_factory=_new_id)
+    name: str
+    version: str = "1"
+    definition: Json
+    metadata: JsonObject = {}
+
+
+class Session(Item):
+    """A run of a workflow. Without a snapshot of its own it is given the workflow's definition as it is then."""
+
+    references = ("id", "workflow_id")
+
+    id: str = Field(default_factory=_new_id)
+    workflow_id: str | None = None
+    workflow_snapshot: Json = {}
+    status: RunStatus = "running"
+    metadata: JsonObject = {}
+
+
+class NodeState(Item):
+    """Where a node of a run stands. 0, "" and False are inputs and outputs like any other; None is none."""
+
+    references = ("pending_approval_id",)
+
+    status: NodeStatus = "pending"
+    input: Json = None
+    output: Json = None
+    error: str | None = None
+    started_at: Timestamp | None = None
+    completed_at: Timestamp | None = None
+    retry_count: int = 0
+    pending_approval_id: str | None = None
+    metadata: JsonObject = {}
+
+
+class ExecutionState(Item):
+    """Where a run stands, and each of its nodes by node id."""
+
+    kept_in = "context"
+    references = ("session_id", "budget_pool_id")
+
+    session_id: str
+    budget_pool_id: str | None = None
+    current_node_id: str | None = None
+    status: ExecutionStatus = "running"
+    started_at: Timestamp | None = None
+    completed_at: Timestamp | None = None
+    context: JsonObject = {}
+    nodes: dict[str, NodeState] = {}
+
+    def new_nodes(self, session_id: Any) -> list[NewNodeExecutionState]:
+        """The records of the nodes. Raises `InvalidValue`."""
+        return [
+            node.to_new(NewNodeExecutionState, session_id=session_id, node_id=node_id)
+            for node_id, node in self.nodes.items()
+        ]
+
+    @classmethod
+    def read(cls, row: Record) -> Self:
+        """The state of a row and its nodes."""
+        values = from_row(row, cls.kept_in, cls.references)
+        nodes = row.nodes if isinstance(row, ExecutionStateWithNodes) else []
+        values["nodes"] = {node.node_id: NodeState.read(node) for node in nodes}
+        return cls(**{name: value for name, value in values.items() if name in cls.model_fields})
+
+
+class LlmExecution(Item):
+    """A call of a language model; `metadata` holds the model, its temperature and the like."""
+
+    references = ("id", "session_id")
+
+    id: str = Field(default_factory=_new_id)
+    session_id: str
+    node_id: str
+    success: bool = True
+    text: str | None = None
+    tool_calls: list[Json] = []
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cost: Decimal | None = None
+    error: str | None = None
+    metadata: JsonObject = {}
+
+
+class ToolCall(Item):
+    """A tool call that a language model asked for in a call of it; `tool_call_id` is the model's own name for it."""
+
+    kept_in = "args"
+    references = ("id", "execution_id")
+
+    id: str = Field(default_factory=_new_id)
+    execution_id: str
+    tool_call_id: str
+    tool_name: str
+    args: JsonObject = {}
+    result: Json = None
+    error: str | None = None
+    duration_ms: int | None = None
+
+
+class BudgetPool(Item):
+    """A sum of money; `remaining_budget` is given by the database."""
+
+    references = ("id", "parent_pool_id")
+
+    id: str = Field(default_factory=_new_id)
+    parent_pool_id: str | None = None
+    total_budget: Decimal
+    used_budget: Decimal = Decimal(0)
+    remaining_budget: Decimal | None = None
+    status: PoolStatus = "active"
+    metadata: JsonObject = {}
+
+
+class ApprovalRequest(Item):
+    """A question to a person that a run waits for, and who decided it when."""
+
+    kept_in = "context"
+    references = ("id", "session_id")
+
+    id: str = Field(default_factory=_new_id)
+    session_id: str
+    node_id: str
+    type: ApprovalType
+    status: ApprovalStatus = "pending"
+    context: JsonObject = {}
+    expires_at: Timestamp | None = None
+    resolved_at: Timestamp | None = None
+    resolved_by: str | None = None
+    resolution_notes: str | None = None
+
+
+class StreamEvent(Document):
+    """Something that happened in a stream; `data` may not be None.
+
+    `sequence` and `created_at` are given by the database.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    stream_id: str
+    node_id: str | None = None
+    data: Json = {}
+    sequence: int | None = None
+    created_at: datetime | None = None
+
+    @classmethod
+    def read(cls, row: BaseModel) -> Self:
+        """The event of a row."""
+        return cls(**{name: getattr(row, name) for name in cls.model_fields})

@@ -1,0 +1,120 @@
+"""Workflows, their runs, and where those stand."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from agent_storage.adapters.text_ids import row_id
+from agent_storage.adapters.workflow.bound import Bound, called, where, where_id
+from agent_storage.adapters.workflow.records import ExecutionState, NodeState, Session, Workflow
+from agent_storage.types import (
+    NewExecutionState,
+    NewNodeExecutionState,
+    NewWorkflow,
+    NewWorkflowSession,
+    RunStatus,
+    WorkflowSession,
+)
+
+
+class Runs(Bound):
+    """The part of the facade that keeps workflows, sessions, execution states and node states."""
+
+    async def save_workflow(self, workflow: Workflow) -> Workflow:
+        """Store a workflow. Raises `Conflict` when the id is taken."""
+        return Workflow.read(await self._tables.workflows.create(workflow.to_new(NewWorkflow)))
+
+    async def get_workflow(self, id: str) -> Workflow | None:
+        """The workflow, or None."""
+        return await self._get(self._tables.workflows, Workflow, id)
+
+    async def list_workflows(self, name: str | None = None, limit: int = 100, offset: int = 0) -> list[Workflow]:
+        """Workflows (of a name), oldest first. Raises `InvalidValue` for a limit beyond 1000."""
+        return Workflow.read_all(await self._tables.workflows.find(where(name=name), "created_at", limit, offset))
+
+    async def update_workflow(self, id: str, /, **changes: Any) -> Workflow:
+        """The workflow with `name`, `version`, `definition` or `metadata` changed; its runs keep their snapshots.
+
+        Raises `NotFound`, `InvalidValue`.
+        """
+        Workflow.check_changes(changes, "name", "version", "definition", "metadata")
+        return await self._update(self._tables.workflows, Workflow, id, changes)
+
+    async def delete_workflow(self, id: str) -> None:
+        """Remove a workflow; its runs stay, without a `workflow_id`. Raises `NotFound`."""
+        await self._delete(self._tables.workflows, id)
+
+    async def create_session(self, session: Session) -> Session:
+        """Start a run. Without `workflow_snapshot` it is given the definition of its workflow, as it is now.
+
+        Raises `Conflict` when the id is taken, `NotFound` or `MissingReference` without the workflow.
+        """
+        new = session.to_new(NewWorkflowSession)
+        if session.workflow_id is None or "workflow_snapshot" in session.model_fields_set:
+            return Session.read(await self._tables.workflow_sessions.create(new))
+        with called(session.workflow_id) as workflow_id:
+            return Session.read(await self._start(workflow_id, new))
+
+    async def _start(self, workflow_id: UUID, new: NewWorkflowSession) -> WorkflowSession:
+        if new.status == "running":
+            return await self._tables.workflow_sessions.start(workflow_id, new.metadata, id=new.id)
+        async with self._tables.transaction() as transaction:
+            made = await transaction.workflow_sessions.start(workflow_id, new.metadata, id=new.id)
+            return await transaction.workflow_sessions.update(made.id, status=new.status)
+
+    async def get_session(self, id: str) -> Session | None:
+        """The run, or None."""
+        return await self._get(self._tables.workflow_sessions, Session, id)
+
+    async def list_sessions(
+        self, workflow_id: str | None = None, status: RunStatus | None = None, limit: int = 100, offset: int = 0
+    ) -> list[Session]:
+        """Runs (of a workflow, in a status), newest first. Raises `InvalidValue` for an unknown status."""
+        asked = where(workflow_id=where_id(workflow_id), status=status)
+        rows = await self._tables.workflow_sessions.find(asked, "-created_at", limit, offset)
+        return Session.read_all(rows, newest_first=True)
+
+    async def update_session(self, id: str, /, **changes: Any) -> Session:
+        """The run with `status` or `metadata` changed, and nothing else. Raises `NotFound`, `InvalidValue`."""
+        Session.check_changes(changes, "status", "metadata")
+        return await self._update(self._tables.workflow_sessions, Session, id, changes)
+
+    async def delete_session(self, id: str) -> None:
+        """Remove a run and all that was stored of it. Raises `NotFound`."""
+        await self._delete(self._tables.workflow_sessions, id)
+
+    async def save_execution_state(self, state: ExecutionState) -> ExecutionState:
+        """Make or replace the state of a run and the nodes that it names, others stay; all of it as it is then.
+
+        One statement: all or nothing. Raises `MissingReference` without the session or the budget pool.
+        """
+        new = state.to_new(NewExecutionState)
+        return ExecutionState.read(await self._tables.execution_states.save(new, state.new_nodes(new.session_id)))
+
+    async def get_execution_state(self, session_id: str) -> ExecutionState | None:
+        """The state of a run with all of its nodes, or None."""
+        row = await self._tables.execution_states.get(row_id(session_id))
+        return None if row is None else ExecutionState.read(row)
+
+    async def update_node_state(self, session_id: str, node_id: str, /, **changes: Any) -> NodeState:
+        """The state of a node, made when there is none, or changed in the fields given, the others as they were.
+
+        `changes` are fields of `NodeState`. Raises `MissingReference` without the session, `InvalidValue`.
+        """
+        fields = [name for name in NodeState.model_fields if name not in ("created_at", "updated_at")]
+        NodeState.check_changes(changes, *fields)
+        if not changes.keys() & {"metadata", "pending_approval_id"}:
+            return NodeState.read(await self._tables.node_execution_states.set(row_id(session_id), node_id, **changes))
+        return await self._update_node_document(session_id, node_id, changes)
+
+    async def _update_node_document(self, session_id: str, node_id: str, changes: dict[str, Any]) -> NodeState:
+        """Change a node with its metadata, where the text of the approval's id is kept beside the caller's own."""
+        async with self._tables.transaction() as transaction:
+            nodes, key = transaction.node_execution_states, row_id(session_id)
+            # An upsert that names no field makes or locks the row, so nobody changes its metadata in between.
+            before = NodeState.read(await nodes.set(key, node_id))
+            kept: dict[str, Any] = {"pending_approval_id": before.pending_approval_id, "metadata": before.metadata}
+            new = NodeState(**{**kept, **changes}).to_new(NewNodeExecutionState, session_id=key, node_id=node_id)
+            fields = {name: getattr(new, name) for name in {*changes, "metadata"}}
+            return NodeState.read(await nodes.set(key, node_id, **fields))
