@@ -1,0 +1,45 @@
+"""What the domains promise, measured: budgets under concurrency, bulk events, short ids, approvals.
+
+python -m benchmarks.domains               on an embedded server of its own, with its usual settings
+python -m benchmarks.domains --quick       the same with fewer rows
+python -m benchmarks.domains --json FILE   the figures too, as JSON
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from .approvals import approvals
+from .budgets import budgets
+from .events import events
+from .figures import Figure, save, show
+from .serving import a_database, machine
+from .short_ids import short_ids
+
+
+def measure(conninfo: str, *, quick: bool) -> list[Figure]:
+    """Every figure; a sum that does not agree ends the run."""
+    found = asyncio.run(budgets(conninfo, 400 if quick else 3000))
+    found += asyncio.run(events(conninfo, 10_000 if quick else 100_000))
+    found += asyncio.run(approvals(conninfo, 20 if quick else 100))
+    return found + short_ids(conninfo, 50_000 if quick else 1_000_000, 20 if quick else 100)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.domains", description="The domains measured.")
+    parser.add_argument("--quick", action="store_true", help="fewer rows; for a first look")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    wanted = parser.parse_args()
+    with a_database() as conninfo:
+        about = machine(conninfo)
+        found = measure(conninfo, quick=wanted.quick)
+    show(" · ".join(f"{name} {value}" for name, value in about.items()), found)
+    if wanted.json:
+        save(wanted.json, about, found)
+
+
+if __name__ == "__main__":
+    main()
