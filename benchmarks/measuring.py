@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
 from .contenders import EVERYBODY, POOLED_REFERENCE, REFERENCE, Contender
 from .workloads import TABLE, Seeded, Work
+
+#: Whose work is done in another process.
+ELSEWHERE = frozenset({"pgbench"})
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class Result:
     median: float
     least: float
     most: float
+    #: The median of the client's own processor time.
+    cpu: float | None = None
     #: How many times as fast as the reference.
     ratio: float | None = None
     peak_mb: float | None = None
@@ -59,21 +67,41 @@ def create_table(conninfo: str) -> None:
         connection.execute(TABLE.encode())
 
 
-def measured(conninfo: str, work: Work, kinds: Sequence[type[Contender]], rounds: int) -> list[Result]:
+def measured(conninfo: str, work: Work, kinds: Sequence[type[Contender]]) -> list[Result]:
     """Every contender's times for one work. The first round warms up and does not count."""
     able = [kind for kind in kinds if work.method in kind.methods]
-    times: dict[str, list[float]] = {kind.name: [] for kind in able}
+    times: dict[str, list[tuple[float, float]]] = {kind.name: [] for kind in able}
     with psycopg.connect(conninfo, autocommit=True) as connection, all_open(able, conninfo) as contenders:
         seeded = Seeded(connection, work)
-        for round_ in range(rounds + 1):
+        for round_ in range(work.rounds + 1):
             turn = round_ % len(contenders)
             for one in contenders[turn:] + contenders[:turn]:
-                arguments = seeded.arguments(round_)
-                times[one.name].append(one.time(work, arguments) / len(arguments) / work.size * 1e6)
-    medians = {name: statistics.median(found[1:]) for name, found in times.items()}
+                times[one.name].append(timed(one, work, seeded.arguments(round_)))
+    return results(work, {name: found[1:] for name, found in times.items()})
+
+
+def timed(one: Contender, work: Work, arguments: Sequence[tuple[Any, ...]]) -> tuple[float, float]:
+    """Microseconds for each call or row: on the clock, and of this process's processor time."""
+    gc.collect()
+    started = time.process_time()
+    seconds = one.time(work, arguments)
+    used = time.process_time() - started
+    unit = len(arguments) * work.size / 1e6
+    return seconds / unit, used / unit
+
+
+def results(work: Work, times: dict[str, list[tuple[float, float]]]) -> list[Result]:
+    """What the rounds come to."""
+    clock = {name: [pair[0] for pair in found] for name, found in times.items()}
+    used = {name: statistics.median(pair[1] for pair in found) for name, found in times.items()}
+    medians = {name: statistics.median(found) for name, found in clock.items()}
     base = medians.get(reference(work))
     return [
-        Result(work.key, work.title, name, middle, min(times[name][1:]), max(times[name][1:]), base and base / middle)
+        Result(
+            *(work.key, work.title, name, middle, min(clock[name]), max(clock[name])),
+            cpu=None if name in ELSEWHERE else used[name],
+            ratio=base and base / middle,
+        )
         for name, middle in medians.items()
     ]
 

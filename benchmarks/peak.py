@@ -25,7 +25,7 @@ def most() -> int | None:
 def streamed(one: Contender) -> float | None:
     """Read it all once; what the process has grown by since it connected."""
     before = most()
-    one.time(Work("", "", "stream", 1, 0), [()])
+    one.time(Work("", "", "stream", 1, 0, 1), [()])
     after = most()
     return None if before is None or after is None else (after - before) / 1024
 

@@ -53,7 +53,7 @@ class New:
 class Work:
     """One workload: which method of a contender is called, how often, and on how many rows to begin with.
 
-    `size` is how many rows one call handles, by which its time is divided.
+    The contenders take turns for `rounds`; `size` is how many rows one call handles, by which its time is divided.
     """
 
     key: str
@@ -61,21 +61,23 @@ class Work:
     method: str
     calls: int
     rows: int
+    rounds: int
     size: int = 1
 
 
 def works(*, quick: bool) -> list[Work]:
     """All of them; the quick ones are smaller, not fewer."""
     rows, many = (20_000, 2_000) if quick else (100_000, 10_000)
-    part = 5 if quick else 1
+    short, long = (5, 3) if quick else (11, 5)
+    calls = 200 if quick else 500
     return [
-        Work("W1", "insert one, returning it", "insert", 1000 // part, rows),
-        Work("W2", "get one by key", "get", 2000 // part, rows),
-        Work("W3", "newest 100 of an owner", "newest", 200 // part, rows),
-        Work("W4", f"insert {many:,}, returning them", "many", 1, 0, many),
-        Work("W5", f"stream {rows:,}", "stream", 1, rows, rows),
-        Work("W6", f"{TASKS} tasks, 70 % get, 30 % insert", "mixed", 5000 // part, rows),
-        Work("W8", "update one column, returning the row", "update", 1000 // part, rows),
+        Work("W1", "insert one, returning it", "insert", calls, rows, short),
+        Work("W2", "get one by key", "get", calls, rows, short),
+        Work("W3", "newest 100 of an owner", "newest", calls // 5, rows, short),
+        Work("W4", f"insert {many:,}, returning them", "many", 1, 0, long, many),
+        Work("W5", f"stream {rows:,}", "stream", 1, rows, long, rows),
+        Work("W6", f"{TASKS} tasks, 70 % get, 30 % insert", "mixed", calls * 4, rows, short),
+        Work("W8", "update one column, returning the row", "update", calls, rows, short),
     ]
 
 

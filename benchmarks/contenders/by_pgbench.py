@@ -18,8 +18,9 @@ from ..workloads import CONNECTIONS, New, Work
 from .base import Contender
 
 COLUMNS = "id, owner, body, data, created_at, updated_at"
-#: How many different calls a script holds; each is a statement prepared of its own.
-SCRIPT = 20
+#: How many different calls a script holds, each a statement prepared of its own; and how many calls it makes at least,
+#: so that preparing them does not count.
+SCRIPT, LEAST = 10, 2000
 
 
 def program() -> str | None:
@@ -49,7 +50,7 @@ class Pgbench(Contender):
     def time(self, work: Work, arguments: Sequence[tuple[Any, ...]]) -> float:
         chosen = [statement(work.method, *given) for given in arguments[:SCRIPT]]
         clients = CONNECTIONS if work.method == "mixed" else 1
-        runs = max(1, len(arguments) // len(chosen) // clients)
+        runs = max(len(arguments), LEAST) // len(chosen) // clients
         with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
             script.write("\n".join(chosen))
             script.flush()
