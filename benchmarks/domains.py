@@ -20,8 +20,8 @@ from .short_ids import short_ids
 
 
 def measure(conninfo: str, *, quick: bool) -> list[Figure]:
-    """Every figure; a sum that does not agree ends the run."""
-    found = asyncio.run(budgets(conninfo, 400 if quick else 3000))
+    """Every figure; sums of a tree of budgets that do not agree end the run."""
+    found = asyncio.run(budgets(conninfo, 300 if quick else 2000))
     found += asyncio.run(events(conninfo, 10_000 if quick else 100_000))
     found += asyncio.run(approvals(conninfo, 20 if quick else 100))
     return found + short_ids(conninfo, 50_000 if quick else 1_000_000, 20 if quick else 100)

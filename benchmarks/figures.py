@@ -34,6 +34,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
+def extent(values: Sequence[float]) -> str:
+    """How far the rounds were apart."""
+    return f"median of {len(values)}, {number(min(values))} to {number(max(values))}"
+
+
 def show(title: str, figures: Sequence[Figure]) -> None:
     """Print a table, a line between one work and the next."""
     table = Table("work", "by", "", "unit", "note", title=title, title_justify="left")
