@@ -1,15 +1,16 @@
 # The commands of this repository. `make` lists them; the first two need nothing but Python 3.11 and make.
 PYTHON ?= python3
 VENV := .venv
+BENCH := .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := src tests tools examples benchmarks cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format generate count clean
+.PHONY: help demo test check bench bench-quick format generate count clean
 
 help:  ## List the commands
-	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not there; install Python 3.11 or newer, or say make PYTHON=…" >&2; exit 1; }
@@ -44,6 +45,21 @@ check: $(VENV)/.dev  ## Lint, types, generated code, schema, statements, up-down
 	@$(BIN)/python tools/scratch.py storage check
 	@$(BIN)/python tools/scratch.py storage migrate test
 
+$(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt | $(VENV)/bin/python
+	@echo "installing agent-storage and what it is compared with into $(BENCH)"
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded]' -r benchmarks/requirements.txt
+	@touch $@
+
+bench: $(BENCH)/.ready  ## Measure the domains, and this package beside its peers, on an embedded server
+	@mkdir -p benchmarks/results
+	@$(BENCH)/bin/python -m benchmarks.domains --json benchmarks/results/domains.json
+	@$(BENCH)/bin/python -m benchmarks.compare --json benchmarks/results/compare.json
+
+bench-quick: $(BENCH)/.ready  ## The same in less than two minutes, and less exactly
+	@$(BENCH)/bin/python -m benchmarks.domains --quick
+	@$(BENCH)/bin/python -m benchmarks.compare --quick
+
 format: $(VENV)/.dev  ## Format and sort imports
 	@$(BIN)/ruff check --fix --quiet --select I $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
@@ -55,4 +71,4 @@ count: $(VENV)/bin/python  ## Count the hand-written lines of each table
 	@$(BIN)/python tools/count.py
 
 clean:  ## Remove the virtual environment and caches; the stored data stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage htmlcov dist build
+	rm -rf $(VENV) $(BENCH) .pytest_cache .ruff_cache .hypothesis .coverage htmlcov dist build

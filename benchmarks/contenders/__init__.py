@@ -1,0 +1,26 @@
+"""Everybody who takes part in `benchmarks.compare`."""
+
+from . import by_asyncpg, by_pgbench, by_sqlalchemy, ours, raw_psycopg
+from .base import Contender
+
+REFERENCE = raw_psycopg.Dicts
+#: What the reference is where many tasks work at once.
+POOLED_REFERENCE = raw_psycopg.PooledDicts
+
+EVERYBODY: tuple[type[Contender], ...] = (
+    ours.OursSync,
+    ours.Ours,
+    ours.OursUvloop,
+    raw_psycopg.Tuples,
+    raw_psycopg.Dicts,
+    raw_psycopg.Models,
+    raw_psycopg.PooledDicts,
+    by_asyncpg.OneConnection,
+    by_asyncpg.OneConnectionUvloop,
+    by_asyncpg.Pooled,
+    by_asyncpg.PooledUvloop,
+    by_sqlalchemy.Core,
+    by_sqlalchemy.Orm,
+    by_sqlalchemy.AsyncOrm,
+    by_pgbench.Pgbench,
+)

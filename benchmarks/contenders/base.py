@@ -1,0 +1,118 @@
+"""What every contender is: a name, what it needs, and how calls of its methods are timed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+from psycopg.conninfo import conninfo_to_dict
+
+from ..workloads import TASKS, New, Work
+
+#: The methods that one caller uses; `mixed` is what many do at once.
+ALONE = frozenset({"insert", "get", "newest", "many", "stream", "update"})
+
+
+class Contender:
+    """One way to reach the database. Calls are made one after the other, in this thread."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    methods: ClassVar[frozenset[str]] = ALONE
+
+    def __init__(self, conninfo: str) -> None:
+        self.conninfo = conninfo
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """The name of a module that is not installed."""
+        return next((name for name in cls.needs if find_spec(name) is None), None)
+
+    def open(self) -> None:
+        """Connect."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Disconnect."""
+        raise NotImplementedError
+
+    def time(self, work: Work, arguments: Sequence[tuple[Any, ...]]) -> float:
+        """Seconds for all calls together."""
+        method = getattr(self, work.method)
+        started = time.perf_counter()
+        for given in arguments:
+            method(*given)
+        return time.perf_counter() - started
+
+
+class AsyncContender(Contender):
+    """A contender on an event loop of its own; `uvloop` makes it one of that."""
+
+    uvloop: ClassVar[bool] = False
+
+    def __init__(self, conninfo: str) -> None:
+        super().__init__(conninfo)
+        self.runner = asyncio.Runner(loop_factory=self._loop)
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        if not self.uvloop:
+            return asyncio.new_event_loop()
+        import uvloop
+
+        return uvloop.new_event_loop()
+
+    async def start(self) -> None:
+        """Connect."""
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        raise NotImplementedError
+
+    async def get(self, id: Any) -> object:
+        """A row by its key."""
+        raise NotImplementedError
+
+    async def insert(self, new: New) -> object:
+        """A new row."""
+        raise NotImplementedError
+
+    def open(self) -> None:
+        self.runner.run(self.start())
+
+    def close(self) -> None:
+        self.runner.run(self.stop())
+        self.runner.close()
+
+    def time(self, work: Work, arguments: Sequence[tuple[Any, ...]]) -> float:
+        timed = self._together(arguments) if work.method == "mixed" else self._in_turn(work.method, arguments)
+        return self.runner.run(timed)
+
+    async def _in_turn(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> float:
+        method = getattr(self, name)
+        started = time.perf_counter()
+        for given in arguments:
+            await method(*given)
+        return time.perf_counter() - started
+
+    async def _together(self, arguments: Sequence[tuple[Any, ...]]) -> float:
+        """The tasks take from one list: a row to be inserted, or the id of one to get."""
+        left: Iterator[tuple[Any, ...]] = iter(arguments)
+
+        async def task() -> None:
+            for (given,) in left:
+                await (self.insert(given) if isinstance(given, New) else self.get(given))
+
+        started = time.perf_counter()
+        await asyncio.gather(*(task() for _ in range(TASKS)))
+        return time.perf_counter() - started
+
+
+def address(conninfo: str) -> dict[str, Any]:
+    """The parts of a connection string, in asyncpg's names."""
+    part = conninfo_to_dict(conninfo)
+    found = {"host": part.get("host"), "user": part.get("user"), "database": part.get("dbname")}
+    return {**found, "port": int(part.get("port") or 5432), "password": part.get("password")}

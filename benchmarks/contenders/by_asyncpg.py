@@ -1,0 +1,98 @@
+"""asyncpg with orjson, each record made a pydantic model: on one connection, and over its pool for many tasks."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+from uuid import UUID
+
+import orjson
+
+from ..workloads import CONNECTIONS, New, Row
+from .base import AsyncContender, address
+
+COLUMNS = "id, owner, body, data, created_at, updated_at"
+INSERT = f"INSERT INTO bench_rows (owner, body, data) VALUES ($1, $2, $3) RETURNING {COLUMNS}"
+GET = f"SELECT {COLUMNS} FROM bench_rows WHERE id = $1"
+NEWEST = f"SELECT {COLUMNS} FROM bench_rows WHERE owner = $1 ORDER BY id DESC LIMIT 100"
+STREAM = f"SELECT {COLUMNS} FROM bench_rows ORDER BY id"
+UPDATE = f"UPDATE bench_rows SET body = $1 WHERE id = $2 RETURNING {COLUMNS}"
+
+
+def dumped(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+async def speak_json(connection: Any) -> None:
+    await connection.set_type_codec("jsonb", encoder=dumped, decoder=orjson.loads, schema="pg_catalog")
+
+
+class OneConnection(AsyncContender):
+    """One connection for all calls."""
+
+    name: ClassVar[str] = "asyncpg + pydantic"
+    needs = ("asyncpg",)
+
+    async def start(self) -> None:
+        import asyncpg
+
+        self.connection: Any = await asyncpg.connect(**address(self.conninfo))
+        await speak_json(self.connection)
+
+    async def stop(self) -> None:
+        await self.connection.close()
+
+    async def insert(self, new: New) -> Row:
+        return Row(**await self.connection.fetchrow(INSERT, new.owner, new.body, new.data))
+
+    async def get(self, id: UUID) -> Row:
+        return Row(**await self.connection.fetchrow(GET, id))
+
+    async def newest(self, owner: UUID) -> list[Row]:
+        return [Row(**row) for row in await self.connection.fetch(NEWEST, owner)]
+
+    async def many(self, new: list[New]) -> list[Row]:
+        given = [(one.owner, one.body, one.data) for one in new]
+        async with self.connection.transaction():
+            return [Row(**row) for row in await self.connection.fetchmany(INSERT, given)]
+
+    async def stream(self) -> int:
+        count = 0
+        async with self.connection.transaction():
+            async for row in self.connection.cursor(STREAM, prefetch=1000):
+                Row(**row)
+                count += 1
+        return count
+
+    async def update(self, id: UUID, body: str) -> Row:
+        return Row(**await self.connection.fetchrow(UPDATE, body, id))
+
+
+class OneConnectionUvloop(OneConnection):
+    """The same on uvloop."""
+
+    name: ClassVar[str] = "asyncpg + pydantic, uvloop"
+    needs = ("asyncpg", "uvloop")
+    uvloop = True
+
+
+class Pooled(OneConnection):
+    """Its pool, which resets a connection that comes back."""
+
+    name: ClassVar[str] = "asyncpg pool + pydantic"
+    methods = frozenset({"mixed"})
+
+    async def start(self) -> None:
+        import asyncpg
+
+        where = address(self.conninfo)
+        self.connection = await asyncpg.create_pool(
+            **where, min_size=CONNECTIONS, max_size=CONNECTIONS, init=speak_json
+        )
+
+
+class PooledUvloop(Pooled):
+    """Its pool on uvloop."""
+
+    name: ClassVar[str] = "asyncpg pool + pydantic, uvloop"
+    needs = ("asyncpg", "uvloop")
+    uvloop = True

@@ -1,0 +1,72 @@
+"""Part of `benchmarks.domains`: publishing many events at once, beside other ways to insert them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from agent_storage import Storage
+from agent_storage.types import NewStreamEvent
+
+from .figures import Figure, extent
+
+BATCH, ROUNDS = 1000, 3
+
+
+async def events(conninfo: str, count: int) -> list[Figure]:
+    """Events per second of each way; the events are made before the clock starts."""
+    async with Storage.open(conninfo) as storage, await psycopg.AsyncConnection.connect(conninfo) as connection:
+        ways: dict[str, Callable[[str], Awaitable[float]]] = {
+            "publish_many": lambda stream: published(storage, stream, count),
+            f"create_many by {BATCH:,}": lambda stream: created(storage, stream, count),
+            "psycopg executemany": lambda stream: executed(connection, stream, count),
+        }
+        rates: dict[str, list[float]] = {by: [] for by in ways}
+        for round_ in range(ROUNDS):
+            for by, way in ways.items():
+                stream = f"{by}, round {round_}"
+                rates[by].append(count / await way(stream))
+                last = await storage.stream_events.read(stream, count - 1)
+                assert [event.sequence for event in last] == [count], f"{by}: {last}"
+    work = f"publish {count:,} events"
+    return [Figure(work, by, statistics.median(found), "per s", extent(found)) for by, found in rates.items()]
+
+
+def data(number: int) -> dict[str, object]:
+    """A token of an answer, as a node streams it."""
+    return {"type": "token", "index": number, "text": f"word {number} ", "finished": False}
+
+
+def made(stream: str, count: int) -> list[NewStreamEvent]:
+    return [NewStreamEvent(stream_id=stream, node_id="answer", data=data(n)) for n in range(count)]
+
+
+async def published(storage: Storage, stream: str, count: int) -> float:
+    given = made(stream, count)
+    started = time.perf_counter()
+    await storage.stream_events.publish_many(stream, given)
+    return time.perf_counter() - started
+
+
+async def created(storage: Storage, stream: str, count: int) -> float:
+    given = made(stream, count)
+    started = time.perf_counter()
+    async with storage.transaction() as tx:
+        for first in range(0, count, BATCH):
+            await tx.stream_events.create_many(given[first : first + BATCH])
+    return time.perf_counter() - started
+
+
+async def executed(connection: psycopg.AsyncConnection, stream: str, count: int) -> float:
+    given = [(stream, "answer", n + 1, Jsonb(data(n))) for n in range(count)]
+    started = time.perf_counter()
+    async with connection.transaction(), connection.cursor() as cursor:
+        await cursor.execute("INSERT INTO event_streams (stream_id, last_sequence) VALUES (%s, %s)", (stream, count))
+        await cursor.executemany(
+            "INSERT INTO stream_events (stream_id, node_id, sequence, data) VALUES (%s, %s, %s, %s)", given
+        )
+    return time.perf_counter() - started

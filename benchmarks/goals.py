@@ -1,0 +1,74 @@
+"""Part of `benchmarks.compare`: how many times as fast as its peers this package means to be, and whether it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from .measuring import Result
+
+SYNC, ASYNC, UVLOOP = "agent-storage sync", "agent-storage async", "agent-storage async, uvloop"
+
+#: Work, who of us, at least so many times as fast as whom.
+FACTORS = (
+    ("W1", SYNC, 1.8, "psycopg dict_row"),
+    ("W1", ASYNC, 1.1, "asyncpg + pydantic"),
+    ("W1", UVLOOP, 1.1, "asyncpg + pydantic, uvloop"),
+    ("W1", SYNC, 7.0, "SQLAlchemy ORM"),
+    ("W2", SYNC, 2.0, "psycopg dict_row"),
+    ("W2", SYNC, 0.5, "pgbench"),
+    ("W2", ASYNC, 1.15, "asyncpg + pydantic"),
+    ("W2", UVLOOP, 1.15, "asyncpg + pydantic, uvloop"),
+    ("W2", SYNC, 10.0, "SQLAlchemy ORM"),
+    ("W3", SYNC, 1.35, "psycopg dict_row"),
+    ("W3", SYNC, 1.8, "psycopg class_row"),
+    ("W3", ASYNC, 1.0, "asyncpg + pydantic"),
+    ("W3", SYNC, 2.5, "SQLAlchemy ORM"),
+    ("W4", SYNC, 1.7, "SQLAlchemy ORM"),
+    ("W5", SYNC, 2.0, "SQLAlchemy ORM"),
+    ("W5", ASYNC, 1.1, "asyncpg + pydantic"),
+    ("W6", ASYNC, 5.0, "asyncpg pool + pydantic"),
+    ("W6", ASYNC, 25.0, "SQLAlchemy ORM async"),
+    ("W6", ASYNC, 1.0, "pgbench"),
+    ("W8", SYNC, 2.2, "psycopg dict_row"),
+    ("W8", SYNC, 16.0, "SQLAlchemy ORM"),
+)
+STREAM_MB = 10.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A goal and what was reached; for memory both are megabytes, and less is better."""
+
+    work: str
+    goal: str
+    wanted: float
+    reached: float
+    met: bool
+
+
+def judged(results: Sequence[Result]) -> list[Judged]:
+    """The goals for which both sides took part."""
+    medians = {(one.work, one.by): one.median for one in results}
+    found: list[Judged] = []
+    for work, ours, factor, peer in FACTORS:
+        mine, theirs = medians.get((work, ours)), medians.get((work, peer))
+        if mine is not None and theirs is not None:
+            ratio = theirs / mine
+            found.append(Judged(work, f"{ours}, times as fast as {peer}", factor, ratio, ratio >= factor))
+    for one in results:
+        if one.by in {SYNC, ASYNC} and one.peak_mb is not None:
+            met = one.peak_mb < STREAM_MB
+            found.append(Judged(one.work, f"{one.by}, MB above start, at most", STREAM_MB, one.peak_mb, met))
+    return sorted(found, key=lambda one: one.work)
+
+
+def show_goals(found: Sequence[Judged]) -> None:
+    """Print them."""
+    table = Table("work", "goal", "wanted", "reached", "", title="Goals", title_justify="left")
+    for one in found:
+        table.add_row(one.work, one.goal, f"{one.wanted:.2f}", f"{one.reached:.2f}", "met" if one.met else "not met")
+    Console(width=120).print(table)

@@ -1,0 +1,46 @@
+"""A server for benchmarks: an embedded PostgreSQL of its own in a temporary folder, and what it runs on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import psycopg
+
+from agent_storage.connection.embedded import EmbeddedServer
+from agent_storage.migrations.manager import Migrator
+
+
+@contextmanager
+def a_database(settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The connection string of a migrated database, on a server that ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="storage-bench-") as folder:
+        Path(folder).chmod(0o755)  # as root, the server runs under another account
+        with EmbeddedServer(Path(folder) / "data", settings=settings) as server:
+            conninfo = server.conninfo("bench")
+            Migrator(conninfo).up()
+            yield conninfo
+
+
+def machine(conninfo: str) -> dict[str, str]:
+    """The date, the versions and the processor, to stand beside every figure."""
+    with psycopg.connect(conninfo) as connection:
+        row = connection.execute("SELECT current_setting('server_version'), current_setting('synchronous_commit')")
+        server, commit = row.fetchone() or ("?", "?")
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "postgresql": server,
+        "synchronous_commit": commit,
+        "python": platform.python_version(),
+        "agent-storage": version("agent-storage"),
+        "psycopg": f"{version('psycopg')} ({psycopg.pq.__impl__})",
+        "pydantic": version("pydantic"),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }

@@ -1,0 +1,142 @@
+"""Part of `benchmarks.compare`: the table that everybody works on, its rows, and what is to be done with them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.types.json import Jsonb
+from pydantic import BaseModel
+
+TABLE = """
+    CREATE TABLE bench_rows (
+        id         uuid        PRIMARY KEY DEFAULT uuid_v7(),
+        owner      uuid        NOT NULL,
+        body       text        NOT NULL,
+        data       jsonb       NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        updated_at timestamptz NOT NULL DEFAULT now()
+    );
+    CREATE INDEX bench_rows_owner_idx ON bench_rows (owner, id);
+    CREATE TRIGGER set_timestamp BEFORE UPDATE ON bench_rows FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+"""
+PER_OWNER = 200
+TASKS, CONNECTIONS = 32, 10
+
+
+class Row(BaseModel):
+    """The record that peers make, where they make one."""
+
+    id: UUID
+    owner: UUID
+    body: str
+    data: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class New:
+    """What is inserted."""
+
+    owner: UUID
+    body: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One workload: which method of a contender is called, how often, and on how many rows to begin with.
+
+    The contenders take turns for `rounds`; `size` is how many rows one call handles, by which its time is divided.
+    """
+
+    key: str
+    title: str
+    method: str
+    calls: int
+    rows: int
+    rounds: int
+    size: int = 1
+
+
+def works(*, quick: bool) -> list[Work]:
+    """All of them; the quick ones are smaller, not fewer."""
+    rows, many = (20_000, 2_000) if quick else (100_000, 10_000)
+    short, long = (5, 3) if quick else (11, 5)
+    calls = 200 if quick else 500
+    return [
+        Work("W1", "insert one, returning it", "insert", calls, rows, short),
+        Work("W2", "get one by key", "get", calls, rows, short),
+        Work("W3", "newest 100 of an owner", "newest", calls // 5, rows, short),
+        Work("W4", f"insert {many:,}, returning them", "many", 1, 0, long, many),
+        Work("W5", f"stream {rows:,}", "stream", 1, rows, long, rows),
+        Work("W6", f"{TASKS} tasks, 70 % get, 30 % insert", "mixed", calls * 4, rows, short),
+        Work("W8", "update one column, returning the row", "update", calls, rows, short),
+    ]
+
+
+def document(number: int) -> dict[str, Any]:
+    """About 500 bytes of JSON."""
+    return {
+        "model": "a-model-of-some-kind",
+        "usage": {"input_tokens": number % 4096, "output_tokens": 512, "cached": False},
+        "tags": ["research", "draft", "reviewed"],
+        "score": 0.875,
+        "note": "The train leaves at half past eight from platform 4, and the next one an hour later. " * 4,
+    }
+
+
+def new_rows(count: int) -> list[New]:
+    owner = uuid4()
+    return [New(owner, f"Message {number}", document(number)) for number in range(count)]
+
+
+class Seeded:
+    """The table as a work wants it, and arguments for calls that meet the same rows for every contender."""
+
+    def __init__(self, connection: psycopg.Connection, work: Work) -> None:
+        self.connection, self.work = connection, work
+        connection.execute("TRUNCATE bench_rows")
+        connection.execute(
+            """
+            INSERT INTO bench_rows (owner, body, data)
+            SELECT ('00000000-0000-4000-8000-' || lpad(to_hex(n / %s), 12, '0'))::uuid, 'Message ' || n, %s
+              FROM generate_series(0, %s) n
+            """,
+            (PER_OWNER, Jsonb(document(7)), work.rows - 1),
+        )
+        connection.execute("VACUUM ANALYZE bench_rows")
+        found = connection.execute("SELECT id, owner FROM bench_rows ORDER BY id LIMIT 20000").fetchall()
+        self.ids: list[UUID] = [row[0] for row in found]
+        self.owners: list[UUID] = sorted({row[1] for row in found})
+
+    def arguments(self, round_: int) -> Sequence[tuple[Any, ...]]:
+        """The arguments of each call."""
+        if self.work.method == "many":
+            self.connection.execute("TRUNCATE bench_rows")
+        return list(self._calls(random.Random(round_)))
+
+    def _calls(self, dice: random.Random) -> Iterator[tuple[Any, ...]]:
+        new = new_rows(self.work.calls) if self.work.method in {"insert", "mixed"} else []
+        for number in range(self.work.calls):
+            match self.work.method:
+                case "insert":
+                    yield (new[number],)
+                case "get":
+                    yield (dice.choice(self.ids),)
+                case "newest":
+                    yield (dice.choice(self.owners),)
+                case "many":
+                    yield (new_rows(self.work.size),)
+                case "update":
+                    yield (dice.choice(self.ids), f"changed {number}")
+                case "mixed":
+                    yield (dice.choice(self.ids) if dice.random() < 0.7 else new[number],)
+                case _:
+                    yield ()
