@@ -1,5 +1,8 @@
 """What every contender is: a name, what it needs, and how calls of its methods are timed."""
 
+# pyright: reportMissingImports=false
+# Who is compared with need not be installed.
+
 from __future__ import annotations
 
 import asyncio
