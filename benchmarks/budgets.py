@@ -6,9 +6,10 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import psycopg_pool
@@ -25,7 +26,7 @@ Spend = Callable[[UUID, Decimal], Awaitable[object]]
 async def budgets(conninfo: str, spends: int) -> list[Figure]:
     """Spends per second for 1, 50 and 200 spenders, ours and the naive transaction on a tree of its own each."""
     found: list[Figure] = []
-    pool = psycopg_pool.AsyncConnectionPool(
+    pool: psycopg_pool.AsyncConnectionPool[Any] = psycopg_pool.AsyncConnectionPool(
         conninfo, min_size=CONNECTIONS, max_size=CONNECTIONS, kwargs={"autocommit": True}, open=False
     )
     async with Storage.open(conninfo, pool_min=CONNECTIONS, pool_max=CONNECTIONS) as storage, pool:
@@ -43,7 +44,7 @@ async def budgets(conninfo: str, spends: int) -> list[Figure]:
 
 
 @asynccontextmanager
-async def a_tree(storage: Storage):
+async def a_tree(storage: Storage) -> AsyncGenerator[tuple[list[UUID], list[Decimal]], None]:
     """The leaves of a new tree of three levels; at the end, every pool must have spent what those below it have."""
     pools = storage.budget_pools
     top = await pools.create(NewBudgetPool(total_budget=Decimal(10**9)))
@@ -81,7 +82,7 @@ async def spent(spend: Spend, tree: tuple[list[UUID], list[Decimal]], spenders: 
 class RowByRow:
     """What one writes first: lock the pool and each one above it, look, and update them, in one transaction."""
 
-    def __init__(self, pool: psycopg_pool.AsyncConnectionPool) -> None:
+    def __init__(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
         self.pool = pool
 
     async def spend(self, id: UUID, amount: Decimal) -> None:

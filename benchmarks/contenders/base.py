@@ -1,9 +1,13 @@
 """What every contender is: a name, what it needs, and how calls of its methods are timed."""
 
+# pyright: reportMissingImports=false
+# Who is compared with need not be installed.
+
 from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -16,7 +20,7 @@ from ..workloads import TASKS, New, Work
 ALONE = frozenset({"insert", "get", "newest", "many", "stream", "update"})
 
 
-class Contender:
+class Contender(ABC):
     """One way to reach the database. Calls are made one after the other, in this thread."""
 
     name: ClassVar[str]
@@ -31,13 +35,13 @@ class Contender:
         """The name of a module that is not installed."""
         return next((name for name in cls.needs if find_spec(name) is None), None)
 
+    @abstractmethod
     def open(self) -> None:
         """Connect."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Disconnect."""
-        raise NotImplementedError
 
     def time(self, work: Work, arguments: Sequence[tuple[Any, ...]]) -> float:
         """Seconds for all calls together."""
@@ -64,21 +68,21 @@ class AsyncContender(Contender):
 
         return uvloop.new_event_loop()
 
+    @abstractmethod
     async def start(self) -> None:
         """Connect."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def stop(self) -> None:
         """Disconnect."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def get(self, id: Any) -> object:
         """A row by its key."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def insert(self, new: New) -> object:
         """A new row."""
-        raise NotImplementedError
 
     def open(self) -> None:
         self.runner.run(self.start())

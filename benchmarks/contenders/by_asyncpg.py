@@ -1,5 +1,8 @@
 """asyncpg with orjson, each record made a pydantic model: on one connection, and over its pool for many tasks."""
 
+# pyright: reportMissingImports=false
+# Who is compared with need not be installed.
+
 from __future__ import annotations
 
 from typing import Any, ClassVar

@@ -1,5 +1,8 @@
 """SQLAlchemy 2: the ORM with a session for each call, sync and async, and Core's mappings."""
 
+# pyright: reportMissingImports=false
+# Who is compared with need not be installed.
+
 from __future__ import annotations
 
 from functools import cache
