@@ -75,9 +75,11 @@ async def _fetch(
     """Run one statement on a connection and make its result."""
     cursor = psycopg.AsyncRawCursor(connection)
     await cursor.execute(statement.query, values, binary=True)
-    if cursor.description is None:
+    result = cursor.pgresult
+    if result is None or not result.nfields:
         return statement.result(None, (), cursor.rowcount, codec)
-    names = [column.name for column in cursor.description]
+    # Names alone: the cursor's description makes an object for each column, every time it is looked at.
+    names = [(result.fname(number) or b"").decode() for number in range(result.nfields)]
     return statement.result(names, await cursor.fetchall(), cursor.rowcount, codec)
 
 
