@@ -11,6 +11,9 @@ import argparse
 import asyncio
 from pathlib import Path
 
+from agent_storage.seeding import seed_demo
+from agent_storage.sync import Storage
+
 from .approvals import approvals
 from .budgets import budgets
 from .events import events
@@ -35,6 +38,8 @@ def main() -> None:
     wanted = parser.parse_args()
     with a_database() as conninfo:
         about = machine(conninfo)
+        with Storage.open(conninfo) as storage:
+            seed_demo(storage, scale=1 if wanted.quick else 10)  # no table is empty, as in life
         found = measure(conninfo, quick=wanted.quick)
     show(" · ".join(f"{name} {value}" for name, value in about.items()), found)
     if wanted.json:
