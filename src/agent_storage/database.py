@@ -142,7 +142,7 @@ class Transaction(_OnConnection):
                 for row in rows:
                     await copy.write_row(row)
         except psycopg.Error as error:
-            raise translate(error, statement=f"{table}.copy", table=table, writes=True) from error
+            raise translate(error, statement=f"{table}.copy", table=table) from error
 
     @asynccontextmanager
     async def begin(

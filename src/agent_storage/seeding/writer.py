@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from psycopg import sql
+
 from ..connection.rows import encode_row
 from ..records import columns
 from ..sync.database import Transaction
@@ -43,4 +45,5 @@ def _copy(runner: Transaction, table: str, rows: list[Row]) -> None:
 
 def analyze(tx: StorageTransaction) -> None:
     """Tell the planner what is there now."""
-    cast(Transaction, tx.providers.runner).connection.execute(f"ANALYZE {', '.join(ORDER)}".encode())
+    text = sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(map(sql.Identifier, ORDER)))
+    cast(Transaction, tx.providers.runner).connection.execute(text)
