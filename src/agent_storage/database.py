@@ -16,10 +16,11 @@ from contextvars import ContextVar
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import psycopg
-import psycopg.errors
 import psycopg_pool
 from psycopg import sql
 
+from agent_storage.compiled.parameters import Unsuitable
+from agent_storage.compiled.prepared import GONE
 from agent_storage.connection import pool as pools
 from agent_storage.connection.listener import AsyncSignal, Listener
 from agent_storage.connection.rows import Codec
@@ -28,6 +29,8 @@ from agent_storage.connection.text import register
 from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, translate
 from agent_storage.secrets import Keyring
 from agent_storage.statement import Statement
+
+from .compiled.wire import Wire, Wired
 
 T = TypeVar("T")
 Isolation = Literal["read committed", "repeatable read", "serializable"]
@@ -65,14 +68,27 @@ class Runner(Protocol):
         ...
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
-        """What wakes its waiter when `channel` says `payload`."""
+        """What wakes who waits for `channel` to say `payload`."""
         ...
+
+
+async def _execute(
+    connection: psycopg.AsyncConnection[Any], statement: Statement[T], values: Sequence[Any], codec: Codec
+) -> T:
+    """Run one statement on a connection and make its result: over its wire, where it has one, or through a cursor."""
+    wire: Wire | None = getattr(connection, "wire", None)
+    if wire is not None:
+        try:
+            return await wire.run(statement, values, codec)
+        except Unsuitable:
+            pass
+    return await _fetch(connection, statement, values, codec)
 
 
 async def _fetch(
     connection: psycopg.AsyncConnection[Any], statement: Statement[T], values: Sequence[Any], codec: Codec
 ) -> T:
-    """Run one statement on a connection and make its result."""
+    """The same through psycopg's cursor, the reference for the compiled path."""
     cursor = psycopg.AsyncRawCursor(connection)
     await cursor.execute(statement.query, values, binary=True)
     result = cursor.pgresult
@@ -103,7 +119,7 @@ class _OnConnection:
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result. Raises the package's error for the psycopg one."""
         try:
-            return await _fetch(self.connection, statement, values, self.codec)
+            return await _execute(self.connection, statement, values, self.codec)
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
 
@@ -214,7 +230,7 @@ class Database:
         self.settings = settings or Settings.load()
         self.codec = Codec(self.settings.json_limit, Keyring.from_setting(self.settings.secret_key))
         self.conninfo = ""
-        self._pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
+        self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
         self._process = os.getpid()
         self._listener: Listener | None = None
 
@@ -237,8 +253,9 @@ class Database:
         await self._check_reachable()
         pool = psycopg_pool.AsyncConnectionPool(
             self.conninfo,
+            connection_class=Wired,
             kwargs=pools.connection_arguments(self.settings),
-            configure=_configure,
+            configure=_configure_wired if self.settings.compiled else configure,
             check=self._check,
             **pools.pool_arguments(self.settings),
         )
@@ -269,7 +286,7 @@ class Database:
             await self._opened().drain()
             raise psycopg.OperationalError("the idle connection was closed by the server")
 
-    def _opened(self) -> psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
+    def _opened(self) -> psycopg_pool.AsyncConnectionPool[Any]:
         if self._pool is None:
             raise StorageError("the storage is not open: use `async with Storage.open() as storage`")
         if self._process != os.getpid():
@@ -279,9 +296,17 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any], None]:
         """A connection of the pool, for SQL of your own; it goes back when the block ends."""
+        pool = self._opened()
+        connection = await self._checked_out(pool)
         try:
-            async with self._opened().connection() as connection:
+            async with connection:
                 yield connection
+        finally:
+            await pool.putconn(connection)
+
+    async def _checked_out(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> psycopg.AsyncConnection[Any]:
+        try:
+            return await pool.getconn()
         except psycopg_pool.PoolTimeout as error:
             raise PoolTimeout(
                 f"no connection became free within {self.settings.pool_timeout:g} s: the database is unreachable, "
@@ -318,23 +343,26 @@ class Database:
             return await self._run_once(statement, values)
 
     async def _run_once(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        async with self.connection() as connection:
-            try:
-                return await self._replanned(connection, statement, values)
-            except psycopg.Error as error:
-                raise translate(
-                    error, statement=statement.name, table=statement.table, writes=statement.writes
-                ) from error
+        pool = self._opened()
+        connection = await self._checked_out(pool)
+        try:
+            return await self._replanned(connection, statement, values)
+        except psycopg.Error as error:
+            raise translate(error, statement=statement.name, table=statement.table, writes=statement.writes) from error
+        finally:
+            await pool.putconn(connection)
 
     async def _replanned(
         self, connection: psycopg.AsyncConnection[Any], statement: Statement[T], values: Sequence[Any]
     ) -> T:
-        """Run; when a schema change made the prepared statement useless ("cached plan must not change"), run anew."""
+        """Run; when a schema change or a DISCARD made the prepared statement useless, prepare it anew and run again."""
         try:
-            return await _fetch(connection, statement, values, self.codec)
-        except psycopg.errors.FeatureNotSupported:
+            return await _execute(connection, statement, values, self.codec)
+        except psycopg.Error as error:
+            if error.sqlstate not in GONE:
+                raise
             await connection.execute("DEALLOCATE ALL")
-            return await _fetch(connection, statement, values, self.codec)
+            return await _execute(connection, statement, values, self.codec)
 
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
         """The statement's rows in bounded memory, on a connection that is held until the last one is read.
@@ -367,7 +395,7 @@ class Database:
                 _inside.reset(token)
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
-        """What wakes its waiter when `channel` says `payload`; all waiters share one connection beside the pool."""
+        """What wakes who waits for `channel` to say `payload`; all of them share one connection beside the pool."""
         self._opened()
         if self._listener is None:
             url = self.settings.listen_url
@@ -392,7 +420,7 @@ class Outside:
         return await self._database.run_outside(statement, values)
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
-        """What wakes its waiter when `channel` says `payload`."""
+        """What wakes who waits for `channel` to say `payload`."""
         return self._database.listen(channel, payload)
 
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
@@ -417,7 +445,7 @@ class Outside:
             _inside.reset(token)
 
 
-async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+async def configure(connection: psycopg.AsyncConnection[Any]) -> None:
     """A new connection: behind a pooler the server's process is not the one that libpq was told of; never prepare."""
     if connection.prepare_threshold is None:
         return
@@ -426,3 +454,12 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
     if row is None or row[0] != connection.info.backend_pid:
         connection.prepare_threshold = None
         logger.warning("a connection pooler is in between: statements are not prepared (set STORAGE_POOLER=1)")
+
+
+async def _configure_wired(connection: Wired) -> None:
+    """The same, with a wire where statements may be prepared."""
+    await configure(connection)
+    if connection.prepare_threshold is not None:
+        # The cursor prepares nothing then: when it has, it deallocates everything after a rollback, ours included.
+        connection.prepare_threshold = None
+        connection.wire = Wire(connection)

@@ -150,6 +150,7 @@ _BY_SQLSTATE: dict[str, type[StorageError]] = {
     "23505": Conflict,
     "23P01": Conflict,
     "23001": StillReferenced,
+    "26000": Retryable,
     "40001": Retryable,
     "40P01": Retryable,
     "55P03": Retryable,
@@ -198,6 +199,8 @@ def translate(
 
 def _kind(error: psycopg.Error, *, writes: bool) -> type[StorageError]:
     state = error.sqlstate
+    if state == "0A000" and error.diag.source_function == "RevalidateCachedQuery":
+        return Retryable  # the schema has changed under a prepared statement, which is prepared anew the next time
     if state is None:
         # libpq reports a dead socket without a code.
         import psycopg

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from agent_storage.connection.settings import Settings
 from agent_storage.errors import Retryable
+from agent_storage.multiplexed import MultiplexedDatabase
 
 from .database import Database, Isolation, Transaction
 from .tables import Tables
@@ -59,7 +60,7 @@ class Storage(Tables):
         Connects when entered (`async with`), or by `connect()`. `settings` are those of `Settings`. Raises
         `InvalidSettings` here, and `Unavailable` when the database cannot be reached.
         """
-        return cls(Database(Settings.load(url, **settings)))
+        return cls(MultiplexedDatabase(Settings.load(url, **settings)))
 
     async def connect(self) -> Self:
         """Open the pool. May be called twice."""

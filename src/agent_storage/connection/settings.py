@@ -46,6 +46,10 @@ class Settings(BaseModel):
     pooler: bool = Field(
         False, description="behind PgBouncer in transaction mode: no prepared statements or session state"
     )
+    compiled: bool = Field(True, description="run declared statements without psycopg's cursor, which is slower")
+    multiplex: int = Field(
+        2, ge=0, le=64, description="connections beside the pool that single statements of all tasks share; 0: none"
+    )
     statement_timeout: float | None = Field(60.0, ge=0)
     idle_in_transaction_timeout: float | None = Field(60.0, ge=0)
     lock_timeout: float | None = Field(None, ge=0)

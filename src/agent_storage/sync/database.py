@@ -16,10 +16,11 @@ from contextvars import ContextVar
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import psycopg
-import psycopg.errors
 import psycopg_pool
 from psycopg import sql
 
+from agent_storage.compiled.parameters import Unsuitable
+from agent_storage.compiled.prepared import GONE
 from agent_storage.connection import pool as pools
 from agent_storage.connection.listener import Listener, Signal
 from agent_storage.connection.rows import Codec
@@ -28,6 +29,8 @@ from agent_storage.connection.text import register
 from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, translate
 from agent_storage.secrets import Keyring
 from agent_storage.statement import Statement
+
+from .compiled.wire import Wire, Wired
 
 T = TypeVar("T")
 Isolation = Literal["read committed", "repeatable read", "serializable"]
@@ -65,12 +68,23 @@ class Runner(Protocol):
         ...
 
     def listen(self, channel: str, payload: str) -> Signal:
-        """What wakes its witer when `channel` says `payload`."""
+        """What wakes who waits for `channel` to say `payload`."""
         ...
 
 
+def _execute(connection: psycopg.Connection[Any], statement: Statement[T], values: Sequence[Any], codec: Codec) -> T:
+    """Run one statement on a connection and make its result: over its wire, where it has one, or through a cursor."""
+    wire: Wire | None = getattr(connection, "wire", None)
+    if wire is not None:
+        try:
+            return wire.run(statement, values, codec)
+        except Unsuitable:
+            pass
+    return _fetch(connection, statement, values, codec)
+
+
 def _fetch(connection: psycopg.Connection[Any], statement: Statement[T], values: Sequence[Any], codec: Codec) -> T:
-    """Run one statement on a connection and make its result."""
+    """The same through psycopg's cursor, the reference for the compiled path."""
     cursor = psycopg.RawCursor(connection)
     cursor.execute(statement.query, values, binary=True)
     result = cursor.pgresult
@@ -101,7 +115,7 @@ class _OnConnection:
     def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result. Raises the package's error for the psycopg one."""
         try:
-            return _fetch(self.connection, statement, values, self.codec)
+            return _execute(self.connection, statement, values, self.codec)
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
 
@@ -212,7 +226,7 @@ class Database:
         self.settings = settings or Settings.load()
         self.codec = Codec(self.settings.json_limit, Keyring.from_setting(self.settings.secret_key))
         self.conninfo = ""
-        self._pool: psycopg_pool.ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._pool: psycopg_pool.ConnectionPool[Any] | None = None
         self._process = os.getpid()
         self._listener: Listener | None = None
 
@@ -235,8 +249,9 @@ class Database:
         self._check_reachable()
         pool = psycopg_pool.ConnectionPool(
             self.conninfo,
+            connection_class=Wired,
             kwargs=pools.connection_arguments(self.settings),
-            configure=_configure,
+            configure=_configure_wired if self.settings.compiled else configure,
             check=self._check,
             **pools.pool_arguments(self.settings),
         )
@@ -267,7 +282,7 @@ class Database:
             self._opened().drain()
             raise psycopg.OperationalError("the idle connection was closed by the server")
 
-    def _opened(self) -> psycopg_pool.ConnectionPool[psycopg.Connection[Any]]:
+    def _opened(self) -> psycopg_pool.ConnectionPool[Any]:
         if self._pool is None:
             raise StorageError("the storage is not open: use `async with Storage.open() as storage`")
         if self._process != os.getpid():
@@ -277,9 +292,17 @@ class Database:
     @contextmanager
     def connection(self) -> Generator[psycopg.Connection[Any], None, None]:
         """A connection of the pool, for SQL of your own; it goes back when the block ends."""
+        pool = self._opened()
+        connection = self._checked_out(pool)
         try:
-            with self._opened().connection() as connection:
+            with connection:
                 yield connection
+        finally:
+            pool.putconn(connection)
+
+    def _checked_out(self, pool: psycopg_pool.ConnectionPool[Any]) -> psycopg.Connection[Any]:
+        try:
+            return pool.getconn()
         except psycopg_pool.PoolTimeout as error:
             raise PoolTimeout(
                 f"no connection became free within {self.settings.pool_timeout:g} s: the database is unreachable, "
@@ -316,21 +339,24 @@ class Database:
             return self._run_once(statement, values)
 
     def _run_once(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        with self.connection() as connection:
-            try:
-                return self._replanned(connection, statement, values)
-            except psycopg.Error as error:
-                raise translate(
-                    error, statement=statement.name, table=statement.table, writes=statement.writes
-                ) from error
+        pool = self._opened()
+        connection = self._checked_out(pool)
+        try:
+            return self._replanned(connection, statement, values)
+        except psycopg.Error as error:
+            raise translate(error, statement=statement.name, table=statement.table, writes=statement.writes) from error
+        finally:
+            pool.putconn(connection)
 
     def _replanned(self, connection: psycopg.Connection[Any], statement: Statement[T], values: Sequence[Any]) -> T:
-        """Run; when a schema change made the prepared statement useless ("cached plan must not change"), run anew."""
+        """Run; when a schema change or a DISCARD made the prepared statement useless, prepare it anew and run again."""
         try:
-            return _fetch(connection, statement, values, self.codec)
-        except psycopg.errors.FeatureNotSupported:
+            return _execute(connection, statement, values, self.codec)
+        except psycopg.Error as error:
+            if error.sqlstate not in GONE:
+                raise
             connection.execute("DEALLOCATE ALL")
-            return _fetch(connection, statement, values, self.codec)
+            return _execute(connection, statement, values, self.codec)
 
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Iterator[Any]:
         """The statement's rows in bounded memory, on a connection that is held until the last one is read.
@@ -363,7 +389,7 @@ class Database:
                 _inside.reset(token)
 
     def listen(self, channel: str, payload: str) -> Signal:
-        """What wakes its witer when `channel` says `payload`; all witers share one connection beside the pool."""
+        """What wakes who waits for `channel` to say `payload`; all of them share one connection beside the pool."""
         self._opened()
         if self._listener is None:
             url = self.settings.listen_url
@@ -388,7 +414,7 @@ class Outside:
         return self._database.run_outside(statement, values)
 
     def listen(self, channel: str, payload: str) -> Signal:
-        """What wakes its witer when `channel` says `payload`."""
+        """What wakes who waits for `channel` to say `payload`."""
         return self._database.listen(channel, payload)
 
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Iterator[Any]:
@@ -413,7 +439,7 @@ class Outside:
             _inside.reset(token)
 
 
-def _configure(connection: psycopg.Connection[Any]) -> None:
+def configure(connection: psycopg.Connection[Any]) -> None:
     """A new connection: behind a pooler the server's process is not the one that libpq was told of; never prepare."""
     if connection.prepare_threshold is None:
         return
@@ -422,3 +448,12 @@ def _configure(connection: psycopg.Connection[Any]) -> None:
     if row is None or row[0] != connection.info.backend_pid:
         connection.prepare_threshold = None
         logger.warning("a connection pooler is in between: statements are not prepared (set STORAGE_POOLER=1)")
+
+
+def _configure_wired(connection: Wired) -> None:
+    """The same, with a wire where statements may be prepared."""
+    configure(connection)
+    if connection.prepare_threshold is not None:
+        # The cursor prepares nothing then: when it has, it deallocates everything after a rollback, ours included.
+        connection.prepare_threshold = None
+        connection.wire = Wire(connection)

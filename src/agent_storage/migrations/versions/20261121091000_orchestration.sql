@@ -45,8 +45,10 @@ CREATE TRIGGER set_timestamp BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNC
 -- cycle together with another one that cannot see it yet, so updates take turns; a new row's id is known to nobody else.
 -- Above READ COMMITTED the snapshot is older than the turn: there the ancestors are locked, and PostgreSQL ends one of
 -- the two as a serialization failure or a deadlock, which may be retried.
+-- Its plans are kept, also those made while the table was small: without the setting they would go on to read all of it,
+-- for every row that a large INSERT brings.
 CREATE FUNCTION trigger_refuse_genealogy_cycle() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     ancestors uuid[];
 BEGIN
