@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,6 +20,7 @@ from psycopg import sql
 
 from agent_storage.compiled.parameters import Unsuitable
 from agent_storage.compiled.prepared import GONE
+from agent_storage.connection import forks
 from agent_storage.connection import pool as pools
 from agent_storage.connection.listener import AsyncSignal, Listener
 from agent_storage.connection.rows import Codec
@@ -72,7 +72,7 @@ class Runner(Protocol):
         ...
 
 
-async def _execute(
+async def execute(
     connection: psycopg.AsyncConnection[Any], statement: Statement[T], values: Sequence[Any], codec: Codec
 ) -> T:
     """Run one statement on a connection and make its result: over its wire, where it has one, or through a cursor."""
@@ -119,7 +119,7 @@ class _OnConnection:
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result. Raises the package's error for the psycopg one."""
         try:
-            return await _execute(self.connection, statement, values, self.codec)
+            return await execute(self.connection, statement, values, self.codec)
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
 
@@ -231,7 +231,7 @@ class Database:
         self.codec = Codec(self.settings.json_limit, Keyring.from_setting(self.settings.secret_key))
         self.conninfo = ""
         self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
-        self._process = os.getpid()
+        self._forks = forks.count
         self._listener: Listener | None = None
 
     @classmethod
@@ -261,7 +261,7 @@ class Database:
         )
         await pool.open(wait=False)
         self._pool = pool
-        self._process = os.getpid()
+        self._forks = forks.count
 
     async def _check_reachable(self) -> None:
         """One connection of our own, since the pool retries in the background and would hide the reason."""
@@ -289,7 +289,7 @@ class Database:
     def _opened(self) -> psycopg_pool.AsyncConnectionPool[Any]:
         if self._pool is None:
             raise StorageError("the storage is not open: use `async with Storage.open() as storage`")
-        if self._process != os.getpid():
+        if self._forks != forks.count:
             raise StorageError("the storage was opened before fork(): open another one in the child process")
         return self._pool
 
@@ -357,12 +357,12 @@ class Database:
     ) -> T:
         """Run; when a schema change or a DISCARD made the prepared statement useless, prepare it anew and run again."""
         try:
-            return await _execute(connection, statement, values, self.codec)
+            return await execute(connection, statement, values, self.codec)
         except psycopg.Error as error:
             if error.sqlstate not in GONE:
                 raise
             await connection.execute("DEALLOCATE ALL")
-            return await _execute(connection, statement, values, self.codec)
+            return await execute(connection, statement, values, self.codec)
 
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
         """The statement's rows in bounded memory, on a connection that is held until the last one is read.

@@ -48,10 +48,13 @@ class MultiplexedDatabase(Database):
             await configure(connection)
             limit = min(LIMIT, self.settings.statement_timeout or LIMIT)
             await connection.execute(f"SET statement_timeout = {round(limit * 1000)}".encode())
+            cursor = await connection.execute("SHOW default_transaction_isolation")
+            isolation = await cursor.fetchone()
         except psycopg.Error:
             await connection.close()
             return None
-        if connection.prepare_threshold is None:  # a pooler
+        # Behind a pooler nothing may be prepared; above READ COMMITTED reads that share a Sync would share a snapshot.
+        if connection.prepare_threshold is None or isolation != ("read committed",):
             await connection.close()
             return None
         return connection

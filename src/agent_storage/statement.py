@@ -25,6 +25,8 @@ T = TypeVar("T")
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
 _WRITES = re.compile(r"\b(insert|update|delete|merge|truncate|call|notify|nextval|pg_notify|lock)\b", re.IGNORECASE)
 
+_PLAIN_INSERT = re.compile(r"\s*INSERT INTO [^()]+\([^()]*\) VALUES (?!.*\bON CONFLICT\b)", re.IGNORECASE | re.DOTALL)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -70,6 +72,8 @@ class Statement(Generic[T]):
         self.table = table
         self.writes = bool(_WRITES.search(_COMMENT.sub(" ", text)))
         self._encoders = encoders
+        #: Whether the answer cannot be that a row is missing: a plain INSERT gives its row or fails.
+        self.always_answers = shape.kind != "one" or bool(_PLAIN_INSERT.match(text))
         self.rows = RowMaker(shape.item, table=table)
 
     def __repr__(self) -> str:
@@ -82,6 +86,9 @@ class Statement(Generic[T]):
 
     def encode(self, arguments: Mapping[str, Any], codec: Codec) -> list[Any]:
         """The values to send, in order. Raises `InvalidValue` before anything is sent."""
+        if len(self._encoders) == 1:
+            name, encoder = self._encoders[0]
+            return encoder.encode(arguments[name], codec)
         values: list[Any] = []
         for name, encoder in self._encoders:
             values += encoder.encode(arguments[name], codec)
@@ -136,9 +143,12 @@ class ValueEncoder:
         self.column = column
         self.table = table
         self.parameters = [Parameter(column.name, column)]
+        self._as_it_is = column.annotation if column.storage is None else None
 
     def encode(self, value: Any, codec: Codec) -> list[Any]:
         """The checked value."""
+        if type(value) is self._as_it_is:
+            return [value]
         return [encode(self.column, check(self.column, value, table=self.table), codec, table=self.table)]
 
 
@@ -157,8 +167,7 @@ class RowEncoder:
             raise InvalidValue(
                 f"{self.table}: give a {self.new.__name__}, not {type(value).__name__}", table=self.table
             )
-        row = encode_row(value, self.fields, codec, table=self.table)
-        return [row[field] for field in self.fields]
+        return list(encode_row(value, self.fields, codec, table=self.table).values())
 
 
 class RowsEncoder:

@@ -54,6 +54,7 @@ class Template:
         self._names = {parameter.name for parameter in parameters}
         self._positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
         self._defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        self._all_positional = len(self._positional) == len(parameters)
 
     @cached_property
     def hints(self) -> dict[str, Any]:
@@ -67,6 +68,8 @@ class Template:
 
     def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The call's arguments by name, defaults filled in. Raises `TypeError` as a call in Python does."""
+        if not kwargs and self._all_positional and len(args) == len(self._positional):
+            return dict(zip(self._positional, args, strict=True))
         given = dict(zip(self._positional, args, strict=False))
         complete = {**self._defaults, **given, **kwargs}
         if complete.keys() != self._names or len(args) > len(given) or (kwargs and not given.keys().isdisjoint(kwargs)):

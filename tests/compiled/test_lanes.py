@@ -139,7 +139,7 @@ async def test_each_task_reads_what_it_wrote(storage: Storage) -> None:
 
 async def test_a_slow_statement_goes_to_the_pool_and_short_ones_pass_it(storage: Storage) -> None:
     await storage.conversations.count()
-    slow = asyncio.create_task(storage.database.run(SLEEP, [1.5]))
+    slow = asyncio.create_task(storage.database.run(SLEEP, [0.7]))
     await asyncio.sleep(4 * LIMIT)
     started = time.perf_counter()
     for _ in range(20):
@@ -149,7 +149,7 @@ async def test_a_slow_statement_goes_to_the_pool_and_short_ones_pass_it(storage:
     assert time.perf_counter() - started < 20
     again = asyncio.create_task(storage.database.run(SLEEP, [0.5]))
     await asyncio.sleep(0.05)
-    assert not any(lane._waiting for lane in lanes(storage)), "it is known to be slow, so it takes no lane"
+    assert not any(lane.busy for lane in lanes(storage)), "it is known to be slow, so it takes no lane"
     await again
 
 
@@ -188,6 +188,41 @@ async def test_an_error_at_commit_is_an_error(storage: Storage, migrated: str) -
     )
     assert [isinstance(outcome, StorageError) for outcome in outcomes] == [False, True, False, True, False]
     assert await storage.conversations.count() == 3
+
+
+async def test_one_read_that_fails_costs_the_others_of_its_group_nothing(storage: Storage) -> None:
+    chats = await asyncio.gather(*(storage.conversations.create(NewConversation(title=str(n))) for n in range(5)))
+    divide: Statement[int] = Statement("test.divide", "SELECT 7 / $1::int", Shape("one", int), table="test")
+    for _ in range(3):
+        reads = [storage.conversations.require(chat.id) for chat in chats]
+        outcomes = await asyncio.gather(
+            *reads[:3],
+            storage.database.run(divide, [0]),
+            *reads[3:],
+            storage.database.run(divide, [1]),
+            return_exceptions=True,
+        )
+        assert [*outcomes[:3], *outcomes[4:6]] == chats
+        assert isinstance(outcomes[3], StorageError)
+        assert outcomes[6] == 7
+
+
+async def test_a_read_that_writes_all_the_same_does_so_exactly_once(storage: Storage, migrated: str) -> None:
+    """A function can hide its writing. Reads share a transaction: nobody may be told of what a neighbour undid."""
+    with psycopg.connect(migrated, autocommit=True) as admin:
+        admin.execute("CREATE TABLE marks (n integer)")
+        admin.execute(
+            "CREATE FUNCTION mark(n integer) RETURNS integer LANGUAGE sql AS "
+            "$$ INSERT INTO marks SELECT 1000 / n RETURNING $1 $$"
+        )
+    hidden: Statement[int] = Statement("test.mark", "SELECT mark($1::int)", Shape("one", int), table="test")
+    assert not hidden.writes
+    numbers = [n % 11 for n in range(110)]
+    outcomes = await asyncio.gather(*(storage.database.run(hidden, [n]) for n in numbers), return_exceptions=True)
+    done = [n for n, outcome in zip(numbers, outcomes, strict=True) if outcome == n]
+    assert len(done) == 100
+    with psycopg.connect(migrated) as admin:
+        assert admin.execute("SELECT count(*) FROM marks").fetchone() == (100,)
 
 
 async def test_a_schema_change_costs_nobody_an_error(storage: Storage, migrated: str) -> None:

@@ -1,8 +1,9 @@
 """Lanes: connections that the autocommit statements of all tasks share (multiplexing), in libpq's pipeline mode.
 
-A statement is sent when it is asked for, with a Sync of its own behind it, whoever else waits for an answer on the same
-connection. So the wire is never idle, and still each statement is a transaction of its own, with its own error, whose
-commit is confirmed before the caller goes on.
+A statement is sent when it is asked for, whoever else waits for an answer on the same connection, so the wire is never
+idle. Behind each write stands a Sync of its own: it is a transaction of its own, with its own error, whose commit is
+confirmed before the caller goes on. Statements that only read, and that were asked for in the same moment, share a Sync
+and with it a system call; when one of them fails, nothing of the group has happened, and each is run again for itself.
 
 One slow statement would hold up those behind it. Three things keep that short: who is seen to be slow goes to the pool
 for a while; a lane whose next answer is late gets no more while another one is free; and the server ends what takes
@@ -28,59 +29,105 @@ from ..connection.pool import is_dead
 from ..connection.rows import Codec
 from ..statement import Statement
 from .parameters import Unsuitable
-from .prepared import GONE, Prepared, PreparedStatements, ask, checked
+from .prepared import FINE, GONE, Prepared, PreparedStatements, ask, checked
 from .readiness import Patience
 
 T = TypeVar("T")
-Answers = asyncio.Future[list[PGresult]]
+Answer = asyncio.Future[PGresult]
 
 logger = logging.getLogger("agent_storage")
 
 #: The longest that a statement may take on a lane, in seconds.
 LIMIT = 0.05
-#: A statement that takes longer than this on the average, the way there and back apart, is for the pool.
-_SLOW = 0.5e-3
-#: A lane whose next answer is out for longer than this is not chosen while another one is better, in seconds.
-_LATE = 1e-3
+#: An answer is late after this time, the way there and back apart, and so late that its statement must go, in seconds.
+_LATE, _TOO_LATE = 2e-3, 20e-3
+_IDLE = (False, 0)
+#: The most reads that share a Sync: each waits for all of them.
+_GROUP = 16
 #: For how long a slow statement stays away: at first, and at most, in seconds.
-_AWAY = (0.25, 30.0)
+_AWAY = (1.0, 60.0)
 #: The pause after a failed attempt to connect, in seconds.
 _PAUSE = 1.0
 
 
 class Pace:
-    """How long one statement takes on lanes, and until when it stays away from them."""
+    """Until when one statement stays away from lanes, because it has held others up."""
 
-    __slots__ = ("_away", "_mean", "until")
+    __slots__ = ("_away", "until")
 
     def __init__(self) -> None:
-        self._mean = 0.0
         self._away = _AWAY[0]
         self.until = 0.0
 
-    def took(self, seconds: float, now: float) -> None:
-        """Count one more."""
-        self._mean += (seconds - self._mean) / 8
-        if self._mean > _SLOW:
-            self.stay_away(now)
-
     def stay_away(self, now: float) -> None:
-        """It is for the pool; each time for twice as long, until lanes have seen it quick again."""
+        """It is for the pool now: each time for twice as long, unless it behaved for as long in between."""
+        self._away = min(2 * self._away, _AWAY[1]) if now - self.until < self._away else _AWAY[0]
         self.until = now + self._away
-        self._away = min(2 * self._away, _AWAY[1])
-        self._mean = 0.0
 
 
-class _Waiting:
-    """Who waits for the answers up to the next Sync."""
+class Sent:
+    """A statement that was asked for: how it is sent, and who waits for its answer."""
 
-    __slots__ = ("answers", "done", "pace", "since")
+    __slots__ = ("done", "pace", "parameters", "prepared")
 
-    def __init__(self, done: Answers, pace: Pace | None, since: float) -> None:
-        self.answers: list[PGresult] = []
+    def __init__(self, done: Answer, prepared: Prepared, parameters: list[bytes | None], pace: Pace) -> None:
         self.done = done
+        self.prepared = prepared
+        self.parameters = parameters
         self.pace = pace
+
+
+class _Group:
+    """What was sent up to one Sync: a transaction, of one statement or of several that only read."""
+
+    __slots__ = ("answers", "members", "since")
+
+    def __init__(self, members: Sequence[Sent], since: float) -> None:
+        self.members = members
         self.since = since
+        self.answers: list[PGresult] = []
+
+    def complete(self, now: float) -> None:
+        """Give each member its answer.
+
+        Where one of several has failed, the transaction was undone: all are run again, each for itself, on the pool.
+        """
+        fault = next((place for place, answer in enumerate(self.answers) if answer.status not in FINE), None)
+        for place, one in enumerate(self.members):
+            if one.done.done():
+                continue
+            if fault is None:
+                one.done.set_result(self.answers[place])
+            elif len(self.members) == 1:
+                one.done.set_exception(error_from_result(self.answers[fault]))
+            else:
+                one.done.set_exception(Unsuitable())
+        if fault is not None and len(self.members) > 1:
+            self.members[min(fault, len(self.members) - 1)].pace.stay_away(now)
+
+    def lose(self, error: Callable[[], psycopg.Error]) -> None:
+        """The connection is gone."""
+        for one in self.members:
+            if not one.done.done():
+                one.done.set_exception(error())
+
+
+class _Preparing(_Group):
+    """A statement that is being prepared and described, for all who want to run it."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, done: asyncio.Future[list[PGresult]], since: float) -> None:
+        super().__init__((), since)
+        self.done = done
+
+    def complete(self, now: float) -> None:
+        """Give all the answers."""
+        self.done.set_result(self.answers)
+
+    def lose(self, error: Callable[[], psycopg.Error]) -> None:
+        """The connection is gone."""
+        self.done.set_exception(error())
 
 
 class Lane:
@@ -91,86 +138,128 @@ class Lane:
         self._pgconn = connection.pgconn
         self._loop = asyncio.get_running_loop()
         self._statements = PreparedStatements(connection)
-        self._asked: dict[bytes, Answers] = {}
-        self._waiting: deque[_Waiting] = deque()
+        self._preparing: dict[bytes, asyncio.Future[list[PGresult]]] = {}
+        self._reads: list[Sent] = []
+        self._writes: list[Sent] = []
+        self._waiting: deque[_Group] = deque()
         self._patience = Patience()
         self._looking_until = 0.0
         self._answered_at = 0.0
-        self._way = float("inf")
+        self._way = _LATE
         self._writing = False
         self.lost = False
         self._pgconn.enter_pipeline_mode()
         self._socket = self._pgconn.socket
         self._loop.add_reader(self._socket, self._readable)
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._waiting)
+
     def load(self, now: float) -> tuple[bool, int] | None:
-        """How busy it is; the least is the best choice. None for a lane that is lost."""
+        """How busy it is; the least is the best choice. None for a lane that is lost.
+
+        Whose answer is too late now that somebody else wants to send holds others up: it is for the pool for a while.
+        """
         waiting = self._waiting
         if not waiting:
             self._look_after()
-        if self.lost:
-            return None
-        if not waiting:
-            return False, 0
-        return now - max(waiting[0].since, self._answered_at) > _LATE, len(waiting)
+        elif self._lateness(now) > _LATE:
+            self._readable()  # it may have come while this process was busy
+        late = self._lateness(now) if waiting else 0.0
+        if late > _TOO_LATE:
+            for one in waiting[0].members[len(waiting[0].answers) :][:1]:
+                one.pace.stay_away(now)
+        return None if self.lost else (late > _LATE, len(waiting) + len(self._reads) + len(self._writes))
 
-    async def run(self, statement: Statement[T], values: Sequence[Any], codec: Codec, pace: Pace) -> T:
-        """The statement's result. Raises `Unsuitable` when nothing of it was or could be sent, and psycopg's errors."""
-        prepared = self._statements.get(statement.query) or await self._prepare(statement)
-        parameters = prepared.encode(values)
+    def _lateness(self, now: float) -> float:
+        return now - max(self._waiting[0].since + self._way, self._answered_at)
+
+    def send(self, statement: Statement[Any], values: Sequence[Any], pace: Pace) -> Sent | None:
+        """Send it, at once or with others of this moment; None when it must be prepared first.
+
+        Raises `Unsuitable` when nothing of it can be sent.
+        """
+        prepared = self._statements.get(statement.query)
+        if prepared is None:
+            return None
+        sent = Sent(self._loop.create_future(), prepared, prepared.encode(values), pace)
+        if not (self._waiting or self._reads or self._writes):
+            self._send_group([sent])
+            return sent
+        if not (self._reads or self._writes):
+            self._loop.call_soon(self._send_collected)
+        (self._writes if statement.writes else self._reads).append(sent)
+        return sent
+
+    def _send_collected(self) -> None:
+        """What tasks have asked for meanwhile has no order among itself: reads share a Sync, a write has its own."""
+        reads, writes = self._reads, self._writes
+        self._reads, self._writes = [], []
+        for start in range(0, len(reads), _GROUP):
+            self._send_group(reads[start : start + _GROUP])
+        for one in writes:
+            self._send_group([one])
+
+    def _send_group(self, group: Sequence[Sent]) -> None:
         if self.lost:
-            raise Unsuitable
+            for one in group:
+                one.done.set_exception(Unsuitable())
+            return
         try:
-            self._pgconn.send_query_prepared(prepared.name, parameters, prepared.formats, Format.BINARY)
+            for one in group:
+                prepared = one.prepared
+                self._pgconn.send_query_prepared(prepared.name, one.parameters, prepared.formats, Format.BINARY)
         except psycopg.Error as error:
             self._lose(error)  # without its Sync, whatever has left is undone
-            raise Unsuitable from None
-        self._pgconn.pipeline_sync()
-        answers = await self._sent(pace)
-        try:
-            checked(answers)
-        except psycopg.Error as error:
-            if error.sqlstate in GONE:
-                self._statements.forget()
-            raise
-        return prepared.result(statement, answers[0], codec)
+            for one in group:
+                one.done.set_exception(Unsuitable())
+            return
+        self._finish(_Group(group, time.perf_counter()))
 
-    async def _prepare(self, statement: Statement[Any]) -> Prepared:
-        asked = self._asked.get(statement.query)
-        if asked is None:
+    async def prepare(self, statement: Statement[Any]) -> None:
+        """Prepare and describe it; whoever else wants the same waits for the same answer."""
+        answers = self._preparing.get(statement.query)
+        if answers is None:
             if self._statements.full or self.lost:
                 raise Unsuitable
             name = self._statements.new_name()
-            ask(self._pgconn, name, statement)
-            asked = self._asked[statement.query] = self._sent(None)
+            try:
+                ask(self._pgconn, name, statement)
+            except psycopg.Error as error:
+                self._lose(error)
+                raise Unsuitable from None
+            answers = self._preparing[statement.query] = self._loop.create_future()
+            self._finish(_Preparing(answers, time.perf_counter()))
 
-            def keep(answers: Answers) -> None:
-                self._asked.pop(statement.query, None)
-                if not answers.cancelled() and answers.exception() is None and _fine(answers.result()):
+            def keep(answers: asyncio.Future[list[PGresult]]) -> None:
+                self._preparing.pop(statement.query, None)
+                if answers.exception() is None and all(one.status in FINE for one in answers.result()):
                     self._statements.add(statement, name, answers.result()[1])
 
-            asked.add_done_callback(keep)
-        checked(await asyncio.shield(asked))
-        prepared = self._statements.get(statement.query)
-        if prepared is None:
-            raise Unsuitable  # others have made all forget it meanwhile
-        return prepared
+            answers.add_done_callback(keep)
+        checked(await asyncio.shield(answers))
 
-    def _sent(self, pace: Pace | None) -> Answers:
-        """What will be the answers to what was sent up to this Sync."""
-        now = time.perf_counter()
-        done: Answers = self._loop.create_future()
+    def forget(self) -> None:
+        """Prepare everything anew."""
+        self._statements.forget()
+
+    def _finish(self, group: _Group) -> None:
+        """Send the Sync behind `group`; look for the answers before the loop goes to sleep, where that pays."""
         if not self._waiting and (until := self._patience.until()):
             self._looking_until = until
             self._loop.call_soon(self._look)
-        self._waiting.append(_Waiting(done, pace, now))
-        if self._pgconn.flush() and not self._writing:
-            self._writing = True
-            self._loop.add_writer(self._socket, self._writable)
-        return done
+        self._waiting.append(group)
+        try:
+            self._pgconn.pipeline_sync()
+            if not self._writing and self._pgconn.flush():
+                self._writing = True
+                self._loop.add_writer(self._socket, self._writable)
+        except psycopg.Error as error:
+            self._lose(error)
 
     def _look(self) -> None:
-        """Read as long as looking pays, so that the loop does not go to sleep."""
         if self._waiting and not self.lost:
             self._readable()
         if not self._waiting:
@@ -198,28 +287,20 @@ class Lane:
 
     def _receive(self) -> None:
         """Give what has come to those who wait for it."""
-        pgconn, waiting = self._pgconn, self._waiting
+        pgconn, waiting, now = self._pgconn, self._waiting, time.perf_counter()
         while waiting and not pgconn.is_busy():
             answer = pgconn.get_result()
             if answer is None:
                 if pgconn.status != ConnStatus.OK:
                     return
-                continue
-            waiting[0].answers.append(answer)
-            if answer.status == ExecStatus.PIPELINE_SYNC:
-                self._complete(waiting.popleft())
-
-    def _complete(self, one: _Waiting) -> None:
-        now = time.perf_counter()
-        alone = one.since >= self._answered_at
-        took = now - (one.since if alone else self._answered_at)
-        self._answered_at = now
-        if alone:
-            self._way = min(self._way, took)
-        if one.pace is not None:
-            one.pace.took(took - self._way, now)
-        if not one.done.done():
-            one.done.set_result(one.answers)
+            elif answer.status == ExecStatus.PIPELINE_SYNC:
+                group = waiting.popleft()
+                if group.since >= self._answered_at:
+                    self._way = min(self._way, now - group.since)
+                self._answered_at = now
+                group.complete(now)
+            else:
+                waiting[0].answers.append(answer)
 
     def _writable(self) -> None:
         try:
@@ -238,10 +319,10 @@ class Lane:
         self._loop.remove_writer(self._socket)
         words = self._last_words()
         while self._waiting:
-            one = self._waiting.popleft()
-            if not one.done.done():
-                # A server that says farewell does nothing afterwards; of one that falls silent nothing is known.
-                one.done.set_exception(error_from_result(words) if words else psycopg.OperationalError(str(error)))
+            # A server that says farewell does nothing afterwards; of one that falls silent nothing is known.
+            self._waiting.popleft().lose(
+                lambda: error_from_result(words) if words else psycopg.OperationalError(str(error))
+            )
         self._pgconn.finish()
         logger.info("a shared connection was lost: %s", words.error_message.decode() if words else error)
 
@@ -256,10 +337,6 @@ class Lane:
         self._lose(psycopg.OperationalError("the storage was closed"))
 
 
-def _fine(answers: list[PGresult]) -> bool:
-    return all(answer.status != ExecStatus.FATAL_ERROR for answer in answers)
-
-
 class Lanes:
     """The shared connections of one database, made anew when they are lost."""
 
@@ -272,8 +349,11 @@ class Lanes:
         self._not_before = 0.0
 
     async def open(self) -> None:
-        """Connect all; where that fails, statements go to the pool and it is tried again."""
-        for place, lane in enumerate(self._lanes):
+        """Connect the first; the others follow when it is busy. Where it fails, the pool serves meanwhile."""
+        await self._connect_lanes(self._lanes[:1])
+
+    async def _connect_lanes(self, lanes: Sequence[Lane | None]) -> None:
+        for place, lane in enumerate(lanes):
             if lane is None or lane.lost:
                 connection = await self._connect()
                 if connection is None or self._closed:
@@ -295,18 +375,27 @@ class Lanes:
         pace = self._paces.get(statement.query)
         if pace is None:
             pace = self._paces[statement.query] = Pace()
-        if now < pace.until:
+        elif now < pace.until:
             raise Unsuitable
         lane = self._choose(now)
         try:
-            return await lane.run(statement, values, codec, pace)
+            sent = lane.send(statement, values, pace) or await self._prepared(lane, statement, values, pace)
+            answer = await sent.done
         except QueryCanceled:
             pace.stay_away(time.perf_counter())
             raise Unsuitable from None
         except psycopg.Error as error:
             if error.sqlstate in GONE:
+                lane.forget()
                 raise Unsuitable from None
             raise
+        return sent.prepared.result(statement, answer, codec)
+
+    async def _prepared(self, lane: Lane, statement: Statement[Any], values: Sequence[Any], pace: Pace) -> Sent:
+        await lane.prepare(statement)
+        if sent := lane.send(statement, values, pace):
+            return sent
+        raise Unsuitable  # somebody has made the lane forget it meanwhile
 
     def _choose(self, now: float) -> Lane:
         best: Lane | None = None
@@ -316,7 +405,7 @@ class Lanes:
             if lane is None or load is None:
                 self._mend(now)
                 continue
-            if load == (False, 0):
+            if load == _IDLE:
                 return lane
             if best is None or load < least:
                 best, least = lane, load
@@ -328,4 +417,4 @@ class Lanes:
         if self._closed or now < self._not_before or (self._mending is not None and not self._mending.done()):
             return
         self._not_before = now + _PAUSE
-        self._mending = asyncio.get_running_loop().create_task(self.open())
+        self._mending = asyncio.get_running_loop().create_task(self._connect_lanes(self._lanes))

@@ -29,6 +29,17 @@ LIMIT = 1000
 
 #: PostgreSQL's codes for a prepared statement that is gone, and for one whose result has changed with the schema.
 GONE = frozenset({"26000", "0A000"})
+#: What the server answers when all is well.
+FINE = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC})
+
+
+class Failed(Exception):
+    """One of several statements has failed: the one at `place`, with psycopg's `error`."""
+
+    def __init__(self, place: int, error: psycopg.Error) -> None:
+        super().__init__(place)
+        self.place = place
+        self.error = error
 
 
 class Prepared:
@@ -89,24 +100,24 @@ class PreparedStatements:
         prepared = self._known[statement.query] = Prepared(name, description, self._connection)
         return prepared
 
+    def require(self, statement: Statement[Any]) -> Prepared:
+        """What is known of `statement`, which has been added."""
+        return self._known[statement.query]
+
     def forget(self) -> None:
         """The server has lost them, or they are of no use."""
         self._known.clear()
 
 
 def ask(pgconn: PGconn, name: bytes, statement: Statement[Any]) -> None:
-    """Send, in pipeline mode, what prepares and describes `statement`, and a Sync."""
+    """Send, in pipeline mode, what prepares and describes `statement`; the Sync is the caller's."""
     pgconn.send_prepare(name, statement.query)
     pgconn.send_describe_prepared(name)
-    pgconn.pipeline_sync()
 
 
 def checked(answers: Sequence[PGresult]) -> PGresult:
     """The last answer. Raises psycopg's error for the first that is one."""
     for answer in answers:
-        if answer.status not in _FINE:
+        if answer.status not in FINE:
             raise error_from_result(answer)
     return answers[-1]
-
-
-_FINE = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC})

@@ -48,7 +48,7 @@ class Settings(BaseModel):
     )
     compiled: bool = Field(True, description="run declared statements without psycopg's cursor, which is slower")
     multiplex: int = Field(
-        2, ge=0, le=64, description="connections beside the pool that single statements of all tasks share; 0: none"
+        4, ge=0, le=64, description="connections beside the pool that single statements of all tasks share; 0: none"
     )
     statement_timeout: float | None = Field(60.0, ge=0)
     idle_in_transaction_timeout: float | None = Field(60.0, ge=0)

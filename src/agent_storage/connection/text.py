@@ -176,7 +176,7 @@ class _TextLoader(Loader):
     format = Format.TEXT
 
     def load(self, data: Buffer) -> str:
-        return unescape(bytes(data).decode())
+        return unescape(str(data, "utf-8"))
 
 
 class _TextBinaryLoader(_TextLoader):
@@ -205,7 +205,7 @@ class _JsonbBinaryLoader(Loader):
     format = Format.BINARY
 
     def load(self, data: Buffer) -> Any:
-        return decode_json(bytes(data)[1:])  # the first byte is the version of jsonb's wire format
+        return decode_json(data[1:])  # the first byte is the version of jsonb's wire format
 
 
 def register(context: AdaptContext) -> None:

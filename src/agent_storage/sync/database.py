@@ -8,7 +8,6 @@ service made itself (`Attached`). Reads and writes outside a transaction are one
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +20,7 @@ from psycopg import sql
 
 from agent_storage.compiled.parameters import Unsuitable
 from agent_storage.compiled.prepared import GONE
+from agent_storage.connection import forks
 from agent_storage.connection import pool as pools
 from agent_storage.connection.listener import Listener, Signal
 from agent_storage.connection.rows import Codec
@@ -72,7 +72,7 @@ class Runner(Protocol):
         ...
 
 
-def _execute(connection: psycopg.Connection[Any], statement: Statement[T], values: Sequence[Any], codec: Codec) -> T:
+def execute(connection: psycopg.Connection[Any], statement: Statement[T], values: Sequence[Any], codec: Codec) -> T:
     """Run one statement on a connection and make its result: over its wire, where it has one, or through a cursor."""
     wire: Wire | None = getattr(connection, "wire", None)
     if wire is not None:
@@ -115,7 +115,7 @@ class _OnConnection:
     def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result. Raises the package's error for the psycopg one."""
         try:
-            return _execute(self.connection, statement, values, self.codec)
+            return execute(self.connection, statement, values, self.codec)
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
 
@@ -227,7 +227,7 @@ class Database:
         self.codec = Codec(self.settings.json_limit, Keyring.from_setting(self.settings.secret_key))
         self.conninfo = ""
         self._pool: psycopg_pool.ConnectionPool[Any] | None = None
-        self._process = os.getpid()
+        self._forks = forks.count
         self._listener: Listener | None = None
 
     @classmethod
@@ -257,7 +257,7 @@ class Database:
         )
         pool.open(wait=False)
         self._pool = pool
-        self._process = os.getpid()
+        self._forks = forks.count
 
     def _check_reachable(self) -> None:
         """One connection of our own, since the pool retries in the background and would hide the reason."""
@@ -285,7 +285,7 @@ class Database:
     def _opened(self) -> psycopg_pool.ConnectionPool[Any]:
         if self._pool is None:
             raise StorageError("the storage is not open: use `async with Storage.open() as storage`")
-        if self._process != os.getpid():
+        if self._forks != forks.count:
             raise StorageError("the storage was opened before fork(): open another one in the child process")
         return self._pool
 
@@ -351,12 +351,12 @@ class Database:
     def _replanned(self, connection: psycopg.Connection[Any], statement: Statement[T], values: Sequence[Any]) -> T:
         """Run; when a schema change or a DISCARD made the prepared statement useless, prepare it anew and run again."""
         try:
-            return _execute(connection, statement, values, self.codec)
+            return execute(connection, statement, values, self.codec)
         except psycopg.Error as error:
             if error.sqlstate not in GONE:
                 raise
             connection.execute("DEALLOCATE ALL")
-            return _execute(connection, statement, values, self.codec)
+            return execute(connection, statement, values, self.codec)
 
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Iterator[Any]:
         """The statement's rows in bounded memory, on a connection that is held until the last one is read.

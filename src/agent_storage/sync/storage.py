@@ -9,15 +9,17 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from agent_storage.connection.settings import Settings
 from agent_storage.errors import Retryable
 
+from .batch import Batch, Later
 from .database import Database, Isolation, Transaction
 from .tables import Tables
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 #: The longest pause before a transaction is tried again, in seconds; each pause is a random part of it.
 _BACK_OFF = 0.05
@@ -44,6 +46,28 @@ class StorageTransaction(Tables):
         """A savepoint: an exception that leaves the block undoes the block alone."""
         with self._transaction.begin():
             yield self
+
+    @contextmanager
+    def batch(self) -> Generator[StorageBatch, None, None]:
+        """Calls that travel together in one round trip when the block ends, as a part of this transaction."""
+        batch = Batch(self._transaction)
+        yield StorageBatch(batch)
+        batch.send()
+
+
+class StorageBatch(Tables):
+    """The repositories of one batch: `batch.add(batch.messages.append, chat.id, role="user", content="…")`."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch)
+        self._batch = batch
+
+    def add(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Later[T]:
+        """Ask for a call; its `result` is there when the block has ended. Calls see what those before them did.
+
+        A method that opens a transaction of its own or streams is refused with `StorageError`.
+        """
+        return self._batch.add(method, args, kwargs)
 
 
 class Storage(Tables):
@@ -90,6 +114,17 @@ class Storage(Tables):
         """
         with self.database.begin(isolation, read_only=read_only, name=name or _caller()) as transaction:
             yield StorageTransaction(transaction)
+
+    @contextmanager
+    def batch(self) -> Generator[StorageBatch, None, None]:
+        """Calls that travel together when the block ends, all or nothing: an agent's turn in one round trip or two.
+
+        One when every call is a declared statement that makes or lists rows; else the commit takes another, after all
+        methods have accepted what they got. An exception in the block sends nothing. Raises the first call's error.
+        """
+        batch = Batch(self.database)
+        yield StorageBatch(batch)
+        batch.send()
 
     @property
     def outside(self) -> Tables:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, Format, PipelineStatus
 from psycopg.pq.abc import PGresult
 
 from agent_storage.compiled.parameters import Unsuitable
-from agent_storage.compiled.prepared import GONE, Prepared, PreparedStatements, ask, checked
+from agent_storage.compiled.prepared import FINE, GONE, Failed, Prepared, PreparedStatements, ask, checked
 from agent_storage.compiled.readiness import Readiness
 from agent_storage.connection.rows import Codec
 from agent_storage.statement import Statement
@@ -52,12 +53,48 @@ class Wire:
                 raise
             return prepared.result(statement, answer, codec)
 
+    def run_all(
+        self, asked: Sequence[tuple[Statement[Any], Sequence[Any]]], *, begin: bool
+    ) -> list[tuple[Prepared, PGresult]]:
+        """The answers to several statements in one round trip, and one more for those that are not prepared yet.
+
+        All or nothing: without a transaction they are one, `begin` opens one that stays open. Raises as `run`, and
+        `Failed` for the statement that has failed.
+        """
+        with self._lock:
+            try:
+                for statement, _ in asked:
+                    if self._statements.get(statement.query) is None:
+                        self._prepare(statement)
+                prepared = [self._statements.require(statement) for statement, _ in asked]
+                parameters = [one.encode(values) for one, (_, values) in zip(prepared, asked, strict=True)]
+                self._pgconn.enter_pipeline_mode()
+                if begin:
+                    self._pgconn.send_query_params(b"BEGIN", None)
+                for one, given in zip(prepared, parameters, strict=True):
+                    self._pgconn.send_query_prepared(one.name, given, one.formats, Format.BINARY)
+                self._pgconn.pipeline_sync()
+                answers = (self._answers(syncs=1))[1 if begin else 0 :]
+                self._pgconn.exit_pipeline_mode()
+            except psycopg.Error as error:
+                if error.sqlstate in GONE:
+                    self._statements.forget()
+                raise
+            for place, answer in enumerate(answers):
+                if answer.status not in FINE:
+                    error = error_from_result(answer)
+                    if error.sqlstate in GONE:
+                        self._statements.forget()
+                    raise Failed(min(place, len(asked) - 1), error)  # the commit comes last, and may fail too
+            return list(zip(prepared, answers[:-1], strict=True))
+
     def _prepare(self, statement: Statement[Any]) -> Prepared:
         if self._statements.full or self._pgconn.pipeline_status != PipelineStatus.OFF:
             raise Unsuitable
         name = self._statements.new_name()
         self._pgconn.enter_pipeline_mode()
         ask(self._pgconn, name, statement)
+        self._pgconn.pipeline_sync()
         answers = self._answers(syncs=1)
         self._pgconn.exit_pipeline_mode()
         checked(answers)
