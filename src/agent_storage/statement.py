@@ -72,8 +72,12 @@ class Statement(Generic[T]):
         self.table = table
         self.writes = bool(_WRITES.search(_COMMENT.sub(" ", text)))
         self._encoders = encoders
-        #: Whether the answer cannot be that a row is missing: a plain INSERT gives its row or fails.
-        self.always_answers = shape.kind != "one" or bool(_PLAIN_INSERT.match(text))
+        #: Whether the answer cannot be that a row is missing: a plain INSERT gives its row or fails, a count is a number.
+        self.always_answers = (
+            shape.kind != "one"
+            or bool(_PLAIN_INSERT.match(text))
+            or (self.writes and shape.item in (int, bool) and "returning" not in text.lower())
+        )
         self.rows = RowMaker(shape.item, table=table)
 
     def __repr__(self) -> str:
