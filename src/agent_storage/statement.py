@@ -72,7 +72,7 @@ class Statement(Generic[T]):
         self.table = table
         self.writes = bool(_WRITES.search(_COMMENT.sub(" ", text)))
         self._encoders = encoders
-        #: Whether the answer cannot be that a row is missing: a plain INSERT gives its row or fails, a count is a number.
+        #: Whether no row can be missing from the answer: a plain INSERT gives its row or fails, a count is a number.
         self.always_answers = (
             shape.kind != "one"
             or bool(_PLAIN_INSERT.match(text))
