@@ -55,6 +55,7 @@ bench: $(BENCH)/.ready  ## Measure the domains, and this package beside its peer
 	@mkdir -p benchmarks/results
 	@$(BENCH)/bin/python -m benchmarks.domains --json benchmarks/results/domains.json
 	@$(BENCH)/bin/python -m benchmarks.compare --json benchmarks/results/compare.json
+	@$(BENCH)/bin/python -m benchmarks.report benchmarks/results/compare.json docs/performance.md
 
 bench-quick: $(BENCH)/.ready  ## The same in less than two minutes, and less exactly
 	@$(BENCH)/bin/python -m benchmarks.domains --quick

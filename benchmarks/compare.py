@@ -55,13 +55,16 @@ def show(work: Work, results: Sequence[Result]) -> None:
     table = Table(*headings, title=f"{work.key} {work.title}", title_justify="left")
     if work.method == STREAMED:
         table.add_column("peak MB above start", justify="right")
+    if work.method == "mixed":
+        table.add_column("p99 of a call, ms", justify="right")
     for place in (1, 2, 3, 4):
         table.columns[place].justify = "right"
     for one in sorted(results, key=lambda one: one.median):
         times = (number(one.median), f"{number(one.least)} to {number(one.most)}")
         cpu = "-" if one.cpu is None else number(one.cpu)
         peaks = ("-" if one.peak_mb is None else number(one.peak_mb),) if work.method == STREAMED else ()
-        table.add_row(one.by, *times, cpu, "-" if one.ratio is None else f"{one.ratio:.2f}", *peaks)
+        slowest = ("-" if one.p99_ms is None else number(one.p99_ms),) if work.method == "mixed" else ()
+        table.add_row(one.by, *times, cpu, "-" if one.ratio is None else f"{one.ratio:.2f}", *peaks, *slowest)
     Console(width=120).print(table)
 
 

@@ -10,15 +10,25 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
+from psycopg import sql
 
 from .contenders import EVERYBODY, POOLED_REFERENCE, REFERENCE, Contender
+from .delay import delayed
 from .workloads import TABLE, Seeded, Work
 
 #: Whose work is done in another process.
 ELSEWHERE = frozenset({"pgbench"})
+
+
+class Timed(NamedTuple):
+    """One round: microseconds on the clock and of processor time, and the 99th percentile of a call in seconds."""
+
+    clock: float
+    cpu: float
+    p99: float | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Result:
     #: How many times as fast as the reference.
     ratio: float | None = None
     peak_mb: float | None = None
+    #: The median of the rounds' 99th percentiles of one call, in milliseconds.
+    p99_ms: float | None = None
 
 
 def present() -> tuple[list[type[Contender]], list[str]]:
@@ -70,8 +82,13 @@ def create_table(conninfo: str) -> None:
 def measured(conninfo: str, work: Work, kinds: Sequence[type[Contender]]) -> list[Result]:
     """Every contender's times for one work. The first round warms up and does not count."""
     able = [kind for kind in kinds if work.method in kind.methods]
-    times: dict[str, list[tuple[float, float]]] = {kind.name: [] for kind in able}
-    with psycopg.connect(conninfo, autocommit=True) as connection, all_open(able, conninfo) as contenders:
+    times: dict[str, list[Timed]] = {kind.name: [] for kind in able}
+    with (
+        psycopg.connect(conninfo, autocommit=True) as connection,
+        durable(connection, work.durable),
+        delayed(conninfo, work.delay) as address,
+        all_open(able, address) as contenders,
+    ):
         seeded = Seeded(connection, work)
         for round_ in range(work.rounds + 1):
             turn = round_ % len(contenders)
@@ -80,20 +97,32 @@ def measured(conninfo: str, work: Work, kinds: Sequence[type[Contender]]) -> lis
     return results(work, {name: found[1:] for name, found in times.items()})
 
 
-def timed(one: Contender, work: Work, arguments: Sequence[tuple[Any, ...]]) -> tuple[float, float]:
-    """Microseconds for each call or row: on the clock, and of this process's processor time."""
+@contextmanager
+def durable(connection: psycopg.Connection, wanted: bool) -> Iterator[None]:
+    """New sessions wait for the disk at each commit, whatever the server's setting is."""
+    database = sql.Identifier(connection.info.dbname)
+    if wanted:
+        connection.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = on").format(database))
+    yield
+    if wanted:
+        connection.execute(sql.SQL("ALTER DATABASE {} RESET synchronous_commit").format(database))
+
+
+def timed(one: Contender, work: Work, arguments: Sequence[tuple[Any, ...]]) -> Timed:
+    """Microseconds for each call or row: on the clock, and of this process's processor time; and the slowest calls."""
     gc.collect()
     started = time.process_time()
     seconds = one.time(work, arguments)
     used = time.process_time() - started
     unit = len(arguments) * work.size / 1e6
-    return seconds / unit, used / unit
+    return Timed(seconds / unit, used / unit, one.p99)
 
 
-def results(work: Work, times: dict[str, list[tuple[float, float]]]) -> list[Result]:
+def results(work: Work, times: dict[str, list[Timed]]) -> list[Result]:
     """What the rounds come to."""
-    clock = {name: [pair[0] for pair in found] for name, found in times.items()}
-    used = {name: statistics.median(pair[1] for pair in found) for name, found in times.items()}
+    clock = {name: [one.clock for one in found] for name, found in times.items()}
+    used = {name: statistics.median(one.cpu for one in found) for name, found in times.items()}
+    slowest = {name: [one.p99 * 1000 for one in found if one.p99 is not None] for name, found in times.items()}
     medians = {name: statistics.median(found) for name, found in clock.items()}
     base = medians.get(reference(work))
     return [
@@ -101,6 +130,7 @@ def results(work: Work, times: dict[str, list[tuple[float, float]]]) -> list[Res
             *(work.key, work.title, name, middle, min(clock[name]), max(clock[name])),
             cpu=None if name in ELSEWHERE else used[name],
             ratio=base and base / middle,
+            p99_ms=statistics.median(slowest[name]) if slowest[name] else None,
         )
         for name, middle in medians.items()
     ]

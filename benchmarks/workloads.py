@@ -26,7 +26,7 @@ TABLE = """
     CREATE TRIGGER set_timestamp BEFORE UPDATE ON bench_rows FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
 """
 PER_OWNER = 200
-TASKS, CONNECTIONS = 32, 10
+CONNECTIONS = 10
 
 
 class Row(BaseModel):
@@ -54,6 +54,7 @@ class Work:
     """One workload: which method of a contender is called, how often, and on how many rows to begin with.
 
     The contenders take turns for `rounds`; `size` is how many rows one call handles, by which its time is divided.
+    `tasks` work at once; `durable` waits for the disk at each commit; `delay` seconds are added to each way.
     """
 
     key: str
@@ -63,6 +64,9 @@ class Work:
     rows: int
     rounds: int
     size: int = 1
+    tasks: int = 1
+    durable: bool = False
+    delay: float = 0.0
 
 
 def works(*, quick: bool) -> list[Work]:
@@ -76,7 +80,12 @@ def works(*, quick: bool) -> list[Work]:
         Work("W3", "newest 100 of an owner", "newest", calls // 5, rows, short),
         Work("W4", f"insert {many:,}, returning them", "many", 1, 0, long, many),
         Work("W5", f"stream {rows:,}", "stream", 1, rows, long, rows),
-        Work("W6", f"{TASKS} tasks, 70 % get, 30 % insert", "mixed", calls * 4, rows, short),
+        Work("W6", "32 tasks, 70 % get, 30 % insert", "mixed", calls * 4, rows, short, tasks=32),
+        Work("W6b", "200 tasks, the same", "mixed", calls * 8, rows, short, tasks=200),
+        Work("W6c", "32 tasks, every commit on disk", "mixed", calls * 2, rows, short, tasks=32, durable=True),
+        Work("W6d", "200 tasks, every commit on disk", "mixed", calls * 4, rows, short, tasks=200, durable=True),
+        Work("W7", "one turn: four inserts, atomic", "turn", calls // 2, rows, short),
+        Work("W7b", "the same, 10 ms there and back", "turn", 8, rows, 3, delay=0.005),
         Work("W8", "update one column, returning the row", "update", calls, rows, short),
     ]
 
@@ -124,6 +133,7 @@ class Seeded:
 
     def _calls(self, dice: random.Random) -> Iterator[tuple[Any, ...]]:
         new = new_rows(self.work.calls) if self.work.method in {"insert", "mixed"} else []
+        turns = new_rows(4 * self.work.calls) if self.work.method == "turn" else []
         for number in range(self.work.calls):
             match self.work.method:
                 case "insert":
@@ -132,6 +142,8 @@ class Seeded:
                     yield (dice.choice(self.ids),)
                 case "newest":
                     yield (dice.choice(self.owners),)
+                case "turn":
+                    yield (turns[4 * number : 4 * number + 4],)
                 case "many":
                     yield (new_rows(self.work.size),)
                 case "update":

@@ -146,7 +146,7 @@ class Tables:
 {attributes}
 
     def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+        self.runner = runner
 
     if not TYPE_CHECKING:
 
@@ -154,7 +154,7 @@ class Tables:
             repository = REPOSITORIES.get(name)
             if repository is None:
                 raise AttributeError(f"{{type(self).__name__}} has no table {{name!r}}")
-            bound = repository(self._runner)
+            bound = repository(self.runner)
             setattr(self, name, bound)
             return bound
 '''

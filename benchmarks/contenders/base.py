@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 
 from psycopg.conninfo import conninfo_to_dict
 
-from ..workloads import TASKS, New, Work
+from ..figures import percentile
+from ..workloads import New, Work
 
 #: The methods that one caller uses; `mixed` is what many do at once.
-ALONE = frozenset({"insert", "get", "newest", "many", "stream", "update"})
+ALONE = frozenset({"insert", "get", "newest", "many", "stream", "update", "turn"})
 
 
 class Contender(ABC):
@@ -29,6 +30,8 @@ class Contender(ABC):
 
     def __init__(self, conninfo: str) -> None:
         self.conninfo = conninfo
+        #: The 99th percentile of the last round, in seconds, where many tasks worked at once.
+        self.p99: float | None = None
 
     @classmethod
     def missing(cls) -> str | None:
@@ -92,7 +95,9 @@ class AsyncContender(Contender):
         self.runner.close()
 
     def time(self, work: Work, arguments: Sequence[tuple[Any, ...]]) -> float:
-        timed = self._together(arguments) if work.method == "mixed" else self._in_turn(work.method, arguments)
+        timed = (
+            self._together(arguments, work.tasks) if work.method == "mixed" else self._in_turn(work.method, arguments)
+        )
         return self.runner.run(timed)
 
     async def _in_turn(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> float:
@@ -102,17 +107,22 @@ class AsyncContender(Contender):
             await method(*given)
         return time.perf_counter() - started
 
-    async def _together(self, arguments: Sequence[tuple[Any, ...]]) -> float:
+    async def _together(self, arguments: Sequence[tuple[Any, ...]], tasks: int) -> float:
         """The tasks take from one list: a row to be inserted, or the id of one to get."""
         left: Iterator[tuple[Any, ...]] = iter(arguments)
+        took: list[float] = []
 
         async def task() -> None:
             for (given,) in left:
+                begun = time.perf_counter()
                 await (self.insert(given) if isinstance(given, New) else self.get(given))
+                took.append(time.perf_counter() - begun)
 
         started = time.perf_counter()
-        await asyncio.gather(*(task() for _ in range(TASKS)))
-        return time.perf_counter() - started
+        await asyncio.gather(*(task() for _ in range(tasks)))
+        seconds = time.perf_counter() - started
+        self.p99 = percentile(took, 0.99)
+        return seconds
 
 
 def address(conninfo: str) -> dict[str, Any]:

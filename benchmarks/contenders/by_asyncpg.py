@@ -58,6 +58,10 @@ class OneConnection(AsyncContender):
         async with self.connection.transaction():
             return [Row(**row) for row in await self.connection.fetchmany(INSERT, given)]
 
+    async def turn(self, new: list[New]) -> list[Row]:
+        async with self.connection.transaction():
+            return [await self.insert(one) for one in new]
+
     async def stream(self) -> int:
         count = 0
         async with self.connection.transaction():

@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg.conninfo import conninfo_to_dict
 
 from ..workloads import CONNECTIONS, New
-from .base import AsyncContender, Contender, address
+from .base import ALONE, AsyncContender, Contender, address
 
 
 @cache
@@ -97,6 +97,15 @@ class Orm(Contender):
             session.commit()
             return row
 
+    def turn(self, new: list[New]) -> object:
+        with self.session() as session:
+            rows = [mapped()(**values(one)) for one in new]
+            for row in rows:
+                session.add(row)
+                session.flush()
+            session.commit()
+            return rows
+
     def get(self, id: UUID) -> object:
         with self.session() as session:
             return session.get(mapped(), id)
@@ -127,6 +136,7 @@ class Core(Contender):
 
     name: ClassVar[str] = "SQLAlchemy Core"
     needs = ("sqlalchemy",)
+    methods = ALONE - {"turn"}
 
     def open(self) -> None:
         from sqlalchemy import create_engine
@@ -167,7 +177,7 @@ class AsyncOrm(AsyncContender):
 
     name: ClassVar[str] = "SQLAlchemy ORM async"
     needs = ("sqlalchemy", "asyncpg", "greenlet")
-    methods = frozenset({"insert", "get", "newest", "mixed"})
+    methods = frozenset({"insert", "get", "newest", "mixed", "turn"})
 
     async def start(self) -> None:
         from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -188,6 +198,15 @@ class AsyncOrm(AsyncContender):
             session.add(row)
             await session.commit()
             return row
+
+    async def turn(self, new: list[New]) -> object:
+        async with self.session() as session:
+            rows = [mapped()(**values(one)) for one in new]
+            for row in rows:
+                session.add(row)
+                await session.flush()
+            await session.commit()
+            return rows
 
     async def get(self, id: UUID) -> object:
         async with self.session() as session:

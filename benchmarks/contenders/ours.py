@@ -62,7 +62,7 @@ class Ours(AsyncContender):
     async def start(self) -> None:
         self.storage = agent_storage.Storage.open(self.conninfo, pool_max=CONNECTIONS)
         await self.storage.connect()
-        self.rows = BenchRows(self.storage.database)
+        self.rows = BenchRows(self.storage)
 
     async def stop(self) -> None:
         await self.storage.close()
@@ -79,6 +79,12 @@ class Ours(AsyncContender):
     async def many(self, new: list[New]) -> object:
         return await self.rows.create_many([given(one) for one in new])
 
+    async def turn(self, new: list[New]) -> object:
+        async with self.storage.batch() as batch:
+            rows = BenchRows(batch)
+            made = [batch.add(rows.create, given(one)) for one in new]
+        return [one.result for one in made]
+
     async def stream(self) -> int:
         count = 0
         async for _row in self.rows.stream():
@@ -87,6 +93,18 @@ class Ours(AsyncContender):
 
     async def update(self, id: UUID, body: str) -> object:
         return await self.rows.update(id, body=body)
+
+
+class OursTransaction(Ours):
+    """A turn in a transaction, a statement at a time: what a batch saves."""
+
+    name: ClassVar[str] = "agent-storage async, transaction"
+    methods = frozenset({"turn"})
+
+    async def turn(self, new: list[New]) -> object:
+        async with self.storage.transaction() as tx:
+            rows = BenchRows(tx)
+            return [await rows.create(given(one)) for one in new]
 
 
 class OursUvloop(Ours):
@@ -105,7 +123,7 @@ class OursSync(Contender):
     def open(self) -> None:
         self.storage = sync.Storage.open(self.conninfo, pool_max=CONNECTIONS)
         self.storage.connect()
-        self.rows = SyncBenchRows(self.storage.database)
+        self.rows = SyncBenchRows(self.storage)
 
     def close(self) -> None:
         self.storage.close()
@@ -121,6 +139,12 @@ class OursSync(Contender):
 
     def many(self, new: list[New]) -> object:
         return self.rows.create_many([given(one) for one in new])
+
+    def turn(self, new: list[New]) -> object:
+        with self.storage.batch() as batch:
+            rows = SyncBenchRows(batch)
+            made = [batch.add(rows.create, given(one)) for one in new]
+        return [one.result for one in made]
 
     def stream(self) -> int:
         return sum(1 for _row in self.rows.stream())

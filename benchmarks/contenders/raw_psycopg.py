@@ -54,6 +54,10 @@ class Tuples(Contender):
                 found += result.fetchall()
         return found
 
+    def turn(self, new: list[New]) -> object:
+        with self.connection.transaction():
+            return [self.insert(one) for one in new]
+
     def stream(self) -> int:
         with self.connection.cursor() as cursor:
             return sum(1 for _row in cursor.stream(STREAM, size=1000))
@@ -76,11 +80,23 @@ class Models(Tuples):
     factory = staticmethod(class_row(Row))
 
 
+class PipelinedDicts(Dicts):
+    """Rows as dicts, a transaction's statements in psycopg's pipeline mode."""
+
+    name: ClassVar[str] = "psycopg pipeline, dict_row"
+    methods = frozenset({"turn"})
+
+    def turn(self, new: list[New]) -> object:
+        with self.connection.pipeline(), self.connection.transaction():
+            cursors = [self.connection.execute(INSERT, values(one)) for one in new]
+            return [cursor.fetchone() for cursor in cursors]
+
+
 class PooledDicts(AsyncContender):
     """Rows as dicts on asyncio, over psycopg_pool, as many tasks would use it."""
 
     name: ClassVar[str] = "psycopg async pool, dict_row"
-    methods = frozenset({"insert", "get", "newest", "update", "mixed"})
+    methods = frozenset({"insert", "get", "newest", "update", "mixed", "turn"})
 
     async def start(self) -> None:
         arguments = {"autocommit": True, "row_factory": dict_row}
@@ -98,6 +114,10 @@ class PooledDicts(AsyncContender):
 
     async def insert(self, new: New) -> object:
         return await self._one(INSERT, values(new))
+
+    async def turn(self, new: list[New]) -> object:
+        async with self.pool.connection() as connection, connection.transaction():
+            return [await (await connection.execute(INSERT, values(one))).fetchone() for one in new]
 
     async def get(self, id: UUID) -> object:
         return await self._one(GET, (id,))

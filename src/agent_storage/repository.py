@@ -11,7 +11,18 @@ import functools
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Generic, LiteralString, Self, TypeVar, cast, get_args, get_origin
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    LiteralString,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 from uuid import UUID
 
 import psycopg
@@ -46,6 +57,12 @@ def sql(text: LiteralString) -> Callable[[F], F]:
         return cast(F, Declared(Template(function, text)))
 
     return declare
+
+
+class Bound(Protocol):
+    """What has repositories, all on one runner."""
+
+    runner: Runner
 
 
 class Declared:
@@ -94,14 +111,15 @@ class Repository(Generic[R, N]):
 
     def __init__(
         self,
-        runner: Runner | psycopg_pool.AsyncConnectionPool[Any] | psycopg.AsyncConnection[Any],
+        runner: Runner | Bound | psycopg_pool.AsyncConnectionPool[Any] | psycopg.AsyncConnection[Any],
     ) -> None:
+        """On a storage, a transaction, a batch (`Tickets(storage)`), or a pool or connection of your own."""
         if isinstance(runner, psycopg_pool.AsyncConnectionPool):
             self.runner: Runner = Database.over(runner)
         elif isinstance(runner, psycopg.AsyncConnection):
             self.runner = Attached(runner)
         else:
-            self.runner = runner
+            self.runner = getattr(runner, "runner", None) or cast(Runner, runner)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

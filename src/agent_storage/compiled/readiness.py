@@ -16,7 +16,7 @@ import psycopg
 from psycopg.pq.abc import PGconn
 
 #: How long to look before sleeping, in seconds, and for how many waits at most not to look after it was in vain.
-_LOOK = 200e-6
+_LOOK = 100e-6
 _REST = 1024
 _LATE = "the server did not answer in time"
 #: Whether looking leaves a processor for a server on the same machine.

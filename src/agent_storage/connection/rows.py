@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import repeat
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
@@ -47,7 +47,7 @@ def encode_row(new: Input, names: Sequence[str], codec: Codec, *, table: str) ->
     declared = columns(type(new))
     values = new.__dict__
     id_ = new.id
-    if id_ is None and any(declared[name].encrypted and values[name] is not None for name in names):
+    if id_ is None and any(values[name] is not None for name in _encrypted(cast(Any, type(new))) if name in names):
         id_ = uuid7()
     row: dict[str, Any] = {}
     for name in names:
@@ -56,6 +56,11 @@ def encode_row(new: Input, names: Sequence[str], codec: Codec, *, table: str) ->
     if "id" in row:
         row["id"] = id_
     return row
+
+
+@cache
+def _encrypted(record: Any) -> list[str]:
+    return [name for name, column in columns(record).items() if column.encrypted]
 
 
 def check(column: Column, value: Any, *, table: str | None) -> Any:
@@ -142,7 +147,7 @@ class RowMaker:
 
     @cached_property
     def _encrypted(self) -> list[Column]:
-        return [column for column in columns(self.model).values() if column.encrypted] if self.model else []
+        return [columns(self.model)[name] for name in _encrypted(self.model)] if self.model else []
 
     def _decrypt(self, row: dict[str, Any], codec: Codec) -> Mapping[str, Any]:
         for column in self._encrypted:

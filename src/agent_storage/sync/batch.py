@@ -43,6 +43,7 @@ class Later(Generic[T]):
 
     def __init__(self, method: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._method = method
+        self._declared = hasattr(method, "statement")
         self._args = args
         self._kwargs = kwargs
         self._value: list[T] = []
@@ -59,11 +60,19 @@ class Later(Generic[T]):
     @property
     def certain(self) -> bool:
         """Whether it is one declared statement whose answer nobody can refuse."""
-        statement = self.asked[0].statement if len(self.asked) == 1 else None
-        return hasattr(self._method, "statement") and statement is not None and statement.always_answers
+        return self._declared and self.asked[0].statement.always_answers
 
     def run(self) -> bool:
-        """Run the method, from the start, up to the first statement without an answer; whether it has returned."""
+        """Run the method, from the start, up to the first statement without an answer; whether it has returned.
+
+        A declared method returns what its statement gives, so it need not be run again.
+        """
+        if self._declared and self.answers:
+            (answer,) = self.answers
+            if isinstance(answer, StorageError):
+                raise answer
+            self._value = [answer]
+            return True
         try:
             self._value = [self._method(*self._args, **self._kwargs)]
         except _Paused:

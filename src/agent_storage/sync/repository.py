@@ -12,7 +12,18 @@ import functools
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Generic, LiteralString, Self, TypeVar, cast, get_args, get_origin
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    LiteralString,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 from uuid import UUID
 
 import psycopg
@@ -47,6 +58,12 @@ def sql(text: LiteralString) -> Callable[[F], F]:
         return cast(F, Declared(Template(function, text)))
 
     return declare
+
+
+class Bound(Protocol):
+    """What has repositories, all on one runner."""
+
+    runner: Runner
 
 
 class Declared:
@@ -95,14 +112,15 @@ class Repository(Generic[R, N]):
 
     def __init__(
         self,
-        runner: Runner | psycopg_pool.ConnectionPool[Any] | psycopg.Connection[Any],
+        runner: Runner | Bound | psycopg_pool.ConnectionPool[Any] | psycopg.Connection[Any],
     ) -> None:
+        """On a storage, a transaction, a batch (`Tickets(storage)`), or a pool or connection of your own."""
         if isinstance(runner, psycopg_pool.ConnectionPool):
             self.runner: Runner = Database.over(runner)
         elif isinstance(runner, psycopg.Connection):
             self.runner = Attached(runner)
         else:
-            self.runner = runner
+            self.runner = getattr(runner, "runner", None) or cast(Runner, runner)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -134,7 +134,7 @@ class Tables:
     """What happened in a stream, in the order of commits, without a gap."""
 
     def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+        self.runner = runner
 
     if not TYPE_CHECKING:
 
@@ -142,6 +142,6 @@ class Tables:
             repository = REPOSITORIES.get(name)
             if repository is None:
                 raise AttributeError(f"{type(self).__name__} has no table {name!r}")
-            bound = repository(self._runner)
+            bound = repository(self.runner)
             setattr(self, name, bound)
             return bound
