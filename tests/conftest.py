@@ -29,6 +29,10 @@ from agent_storage.connection.embedded import EmbeddedServer
 from agent_storage.migrations.manager import Migrator
 
 SECRET_KEY = base64.b64encode(bytes(range(32))).decode()
+#: `STORAGE_TEST_PATH=cursor` runs the suite without the compiled path, `=pool` without lanes.
+PATH: dict[str, Any] = {"cursor": {"compiled": False}, "pool": {"multiplex": 0}}.get(
+    os.environ.get("STORAGE_TEST_PATH", ""), {}
+)
 UNSAFE_BUT_FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
@@ -123,13 +127,13 @@ def migrated(postgresql: psycopg.Connection, server_conninfo: str) -> Iterator[s
 
 @pytest.fixture
 async def storage(migrated: str) -> AsyncIterator[agent_storage.Storage]:
-    async with agent_storage.Storage.open(migrated, pool_max=20) as opened:
+    async with agent_storage.Storage.open(migrated, pool_max=20, **PATH) as opened:
         yield opened
 
 
 @pytest.fixture
 def sync_storage(migrated: str) -> Iterator[sync.Storage]:
-    with sync.Storage.open(migrated, pool_max=20) as opened:
+    with sync.Storage.open(migrated, pool_max=20, **PATH) as opened:
         yield opened
 
 

@@ -103,10 +103,10 @@ async def _rows(
     connection: psycopg.AsyncConnection[Any], statement: Statement[Any], values: Sequence[Any], codec: Codec
 ) -> AsyncIterator[Any]:
     cursor = psycopg.AsyncRawCursor(connection)
-    names: list[str] = []
+    made: Callable[[Sequence[Any]], Any] | None = None
     async for row in cursor.stream(statement.query, values, binary=True, size=_CHUNK):
-        names = names or [column.name for column in cursor.description or ()]
-        yield statement.rows.make(names, [row], codec)[0]
+        made = made or statement.rows.each([column.name for column in cursor.description or ()], codec)
+        yield made(row)
 
 
 class _OnConnection:

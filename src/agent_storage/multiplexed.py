@@ -50,9 +50,11 @@ class MultiplexedDatabase(Database):
             await connection.execute(f"SET statement_timeout = {round(limit * 1000)}".encode())
             cursor = await connection.execute("SHOW default_transaction_isolation")
             isolation = await cursor.fetchone()
-        except psycopg.Error:
+        except BaseException as error:
             await connection.close()
-            return None
+            if isinstance(error, psycopg.Error):
+                return None
+            raise
         # Behind a pooler nothing may be prepared; above READ COMMITTED reads that share a Sync would share a snapshot.
         if connection.prepare_threshold is None or isolation != ("read committed",):
             await connection.close()

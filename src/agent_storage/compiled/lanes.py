@@ -87,26 +87,27 @@ class _Group:
         self.since = since
         self.answers: list[PGresult] = []
 
-    def complete(self, now: float) -> None:
-        """Give each member its answer.
+    def complete(self, now: float) -> PGresult | None:
+        """Give each member its answer; what has failed, if anything did.
 
         Where one of several has failed, the transaction was undone: all are run again, each for itself, on the pool.
         """
-        fault = next((place for place, answer in enumerate(self.answers) if answer.status not in FINE), None)
-        for place, one in enumerate(self.members):
-            if one.done.done():
-                continue
-            if fault is None:
-                one.done.set_result(self.answers[place])
-            elif len(self.members) == 1:
-                one.done.set_exception(error_from_result(self.answers[fault]))
-            else:
-                one.done.set_exception(Unsuitable())
-        if fault is not None and len(self.members) > 1:
-            self.members[min(fault, len(self.members) - 1)].pace.stay_away(now)
+        place = next((place for place, answer in enumerate(self.answers) if answer.status not in FINE), None)
+        if place is None:
+            for one, answer in zip(self.members, self.answers, strict=True):
+                if not one.done.done():
+                    one.done.set_result(answer)
+            return None
+        fault = self.answers[place]
+        if len(self.members) == 1:
+            self.fail(lambda: error_from_result(fault))
+        else:
+            self.fail(Unsuitable)
+            self.members[min(place, len(self.members) - 1)].pace.stay_away(now)
+        return fault
 
-    def lose(self, error: Callable[[], psycopg.Error]) -> None:
-        """The connection is gone."""
+    def fail(self, error: Callable[[], Exception]) -> None:
+        """Give each member an error of its own."""
         for one in self.members:
             if not one.done.done():
                 one.done.set_exception(error())
@@ -121,11 +122,12 @@ class _Preparing(_Group):
         super().__init__((), since)
         self.done = done
 
-    def complete(self, now: float) -> None:
+    def complete(self, now: float) -> PGresult | None:
         """Give all the answers."""
         self.done.set_result(self.answers)
+        return None
 
-    def lose(self, error: Callable[[], psycopg.Error]) -> None:
+    def fail(self, error: Callable[[], Exception]) -> None:
         """The connection is gone."""
         self.done.set_exception(error())
 
@@ -143,6 +145,7 @@ class Lane:
         self._writes: list[Sent] = []
         self._waiting: deque[_Group] = deque()
         self._patience = Patience()
+        self._looking = False
         self._looking_until = 0.0
         self._answered_at = 0.0
         self._way = _LATE
@@ -202,21 +205,17 @@ class Lane:
         for one in writes:
             self._send_group([one])
 
-    def _send_group(self, group: Sequence[Sent]) -> None:
-        if self.lost:
-            for one in group:
-                one.done.set_exception(Unsuitable())
-            return
+    def _send_group(self, members: Sequence[Sent]) -> None:
+        group = _Group(members, time.perf_counter())
         try:
-            for one in group:
+            for one in members:
                 prepared = one.prepared
                 self._pgconn.send_query_prepared(prepared.name, one.parameters, prepared.formats, Format.BINARY)
         except psycopg.Error as error:
             self._lose(error)  # without its Sync, whatever has left is undone
-            for one in group:
-                one.done.set_exception(Unsuitable())
-            return
-        self._finish(_Group(group, time.perf_counter()))
+            group.fail(Unsuitable)
+        else:
+            self._finish(group)
 
     async def prepare(self, statement: Statement[Any]) -> None:
         """Prepare and describe it; whoever else wants the same waits for the same answer."""
@@ -241,15 +240,13 @@ class Lane:
             answers.add_done_callback(keep)
         checked(await asyncio.shield(answers))
 
-    def forget(self) -> None:
-        """Prepare everything anew."""
-        self._statements.forget()
-
     def _finish(self, group: _Group) -> None:
         """Send the Sync behind `group`; look for the answers before the loop goes to sleep, where that pays."""
         if not self._waiting and (until := self._patience.until()):
             self._looking_until = until
-            self._loop.call_soon(self._look)
+            if not self._looking:
+                self._looking = True
+                self._loop.call_soon(self._look)
         self._waiting.append(group)
         try:
             self._pgconn.pipeline_sync()
@@ -262,12 +259,13 @@ class Lane:
     def _look(self) -> None:
         if self._waiting and not self.lost:
             self._readable()
-        if not self._waiting:
-            self._patience.paid()
-        elif time.perf_counter() < self._looking_until:
+        self._looking = bool(self._waiting) and time.perf_counter() < self._looking_until
+        if self._looking:
             self._loop.call_soon(self._look)
-        else:
+        elif self._waiting:
             self._patience.in_vain()
+        else:
+            self._patience.paid()
 
     def _look_after(self) -> None:
         """While nobody waits, the server has nothing to say but its last words."""
@@ -298,7 +296,9 @@ class Lane:
                 if group.since >= self._answered_at:
                     self._way = min(self._way, now - group.since)
                 self._answered_at = now
-                group.complete(now)
+                fault = group.complete(now)
+                if fault is not None and (fault.error_field(DiagnosticField.SQLSTATE) or b"").decode() in GONE:
+                    self._statements.forget()
             else:
                 waiting[0].answers.append(answer)
 
@@ -320,7 +320,7 @@ class Lane:
         words = self._last_words()
         while self._waiting:
             # A server that says farewell does nothing afterwards; of one that falls silent nothing is known.
-            self._waiting.popleft().lose(
+            self._waiting.popleft().fail(
                 lambda: error_from_result(words) if words else psycopg.OperationalError(str(error))
             )
         self._pgconn.finish()
@@ -356,7 +356,10 @@ class Lanes:
         for place, lane in enumerate(lanes):
             if lane is None or lane.lost:
                 connection = await self._connect()
-                if connection is None or self._closed:
+                if connection is None:
+                    return
+                if self._closed:
+                    await connection.close()
                     return
                 self._lanes[place] = Lane(connection)
 
@@ -386,7 +389,6 @@ class Lanes:
             raise Unsuitable from None
         except psycopg.Error as error:
             if error.sqlstate in GONE:
-                lane.forget()
                 raise Unsuitable from None
             raise
         return sent.prepared.result(statement, answer, codec)

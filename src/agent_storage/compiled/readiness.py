@@ -11,6 +11,7 @@ import asyncio
 import os
 import select
 import time
+from collections.abc import Callable
 
 import psycopg
 from psycopg.pq.abc import PGconn
@@ -20,7 +21,9 @@ _LOOK = 100e-6
 _REST = 1024
 _LATE = "the server did not answer in time"
 #: Whether looking leaves a processor for a server on the same machine.
-_SPARE_PROCESSOR = (os.cpu_count() or 1) > 1
+_SPARE_PROCESSOR = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) > 1
+#: Let another process run; not every system has it.
+_give_way: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 
 
 class Patience:
@@ -67,7 +70,7 @@ class Readiness:
                 if poll(0):
                     self._patience.paid()
                     return
-                os.sched_yield()  # the server may want this very processor
+                _give_way()  # the server may want this very processor
             self._patience.in_vain()
         if not poll(None if timeout is None else timeout * 1000):
             raise psycopg.OperationalError(_LATE)

@@ -122,8 +122,28 @@ class RowMaker:
             # The same as above without a step in Python for each row; every row has as many values as there are names.
             return list(map(validate, map(dict, map(zip, repeat(names), rows))))
         except ValidationError as error:
-            fault = invalid(error, f"a row of {self.table}")
-            raise SchemaMismatch(f"{fault}; the stored value does not fit this code's record") from None
+            raise self._mismatch(error) from None
+
+    def each(self, names: Sequence[str], codec: Codec) -> Callable[[Sequence[Any]], Any]:
+        """What makes one row at a time. Raises as `make`: about the columns at once, about a row when it comes."""
+        names = tuple(names)
+        self._check(names)
+        validate = self._validate
+
+        def one(row: Sequence[Any]) -> Any:
+            try:
+                if self.model is None:
+                    return validate(row[0])
+                fields = dict(zip(names, row, strict=True))
+                return validate(self._decrypt(fields, codec) if self._encrypted else fields)
+            except ValidationError as error:
+                raise self._mismatch(error) from None
+
+        return one
+
+    def _mismatch(self, error: ValidationError) -> SchemaMismatch:
+        fault = invalid(error, f"a row of {self.table}")
+        return SchemaMismatch(f"{fault}; the stored value does not fit this code's record")
 
     def _check(self, names: tuple[str, ...]) -> None:
         if self.model is None:

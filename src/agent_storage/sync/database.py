@@ -99,10 +99,10 @@ def _rows(
     connection: psycopg.Connection[Any], statement: Statement[Any], values: Sequence[Any], codec: Codec
 ) -> Iterator[Any]:
     cursor = psycopg.RawCursor(connection)
-    names: list[str] = []
+    made: Callable[[Sequence[Any]], Any] | None = None
     for row in cursor.stream(statement.query, values, binary=True, size=_CHUNK):
-        names = names or [column.name for column in cursor.description or ()]
-        yield statement.rows.make(names, [row], codec)[0]
+        made = made or statement.rows.each([column.name for column in cursor.description or ()], codec)
+        yield made(row)
 
 
 class _OnConnection:
