@@ -54,6 +54,7 @@ $(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt | $(
 bench: $(BENCH)/.ready  ## Measure the domains, and this package beside its peers, on an embedded server
 	@mkdir -p benchmarks/results
 	@$(BENCH)/bin/python -m benchmarks.domains --json benchmarks/results/domains.json
+	@$(BENCH)/bin/python -m benchmarks.growth --json benchmarks/results/growth.json
 	@$(BENCH)/bin/python -m benchmarks.compare --json benchmarks/results/compare.json
 	@$(BENCH)/bin/python -m benchmarks.report benchmarks/results/compare.json docs/performance.md
 

@@ -1,5 +1,6 @@
 -- message_count is also the position of the last message: both move together, under the row's lock.
--- fillfactor 90: each message updates its conversation, and room on the page keeps those updates HOT where they can be.
+-- No fillfactor: each message moves last_message_at, which `recent` needs indexed, so no such update is HOT whatever room
+-- there is (measured, see benchmarks/growth.py).
 CREATE TABLE conversations (
     id              uuid        PRIMARY KEY DEFAULT uuid_v7(),
     title           text,
@@ -11,7 +12,7 @@ CREATE TABLE conversations (
     metadata        jsonb       NOT NULL DEFAULT '{}',
     created_at      timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now()
-) WITH (fillfactor = 90);
+);
 CREATE INDEX conversations_recent_idx ON conversations (last_message_at, id) WHERE archived_at IS NULL;
 CREATE INDEX conversations_archived_idx ON conversations (last_message_at, id) WHERE archived_at IS NOT NULL;
 CREATE INDEX conversations_project_id_idx ON conversations (project_id, last_message_at, id);
