@@ -57,6 +57,8 @@ bench: $(BENCH)/.ready  ## Measure the domains, and this package beside its peer
 	@$(BENCH)/bin/python -m benchmarks.growth --json benchmarks/results/growth.json
 	@$(BENCH)/bin/python -m benchmarks.compare --json benchmarks/results/compare.json
 	@$(BENCH)/bin/python -m benchmarks.report benchmarks/results/compare.json docs/performance.md
+	@$(BENCH)/bin/python -m benchmarks.chart benchmarks/results/compare.json docs/performance.svg
+	@$(BENCH)/bin/python -m benchmarks.histories --json benchmarks/results/histories.json
 
 bench-quick: $(BENCH)/.ready  ## The same in less than two minutes, and less exactly
 	@$(BENCH)/bin/python -m benchmarks.domains --quick
