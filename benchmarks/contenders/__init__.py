@@ -1,6 +1,6 @@
 """Everybody who takes part in `benchmarks.compare`."""
 
-from . import by_asyncpg, by_pgbench, by_sqlalchemy, ours, raw_psycopg
+from . import by_asyncpg, by_django, by_pgbench, by_sqlalchemy, by_sqlmodel, by_tortoise, ours, raw_psycopg
 from .base import Contender
 
 REFERENCE = raw_psycopg.Dicts
@@ -24,5 +24,8 @@ EVERYBODY: tuple[type[Contender], ...] = (
     by_sqlalchemy.Core,
     by_sqlalchemy.Orm,
     by_sqlalchemy.AsyncOrm,
+    by_sqlmodel.SqlModel,
+    by_django.Django,
+    by_tortoise.Tortoise,
     by_pgbench.Pgbench,
 )
