@@ -29,6 +29,7 @@ REPLACEMENTS = {
     "psycopg.AsyncRawCursor": "psycopg.RawCursor",
     "psycopg_pool.AsyncConnectionPool": "psycopg_pool.ConnectionPool",
     "contextlib.AbstractAsyncContextManager": "contextlib.AbstractContextManager",
+    "asyncio.current_task": "threading.get_ident",
     "contextlib.aclosing": "contextlib.closing",
     "agent_storage.connection.listener.AsyncSignal": "agent_storage.connection.listener.Signal",
     "agent_storage.multiplexed.MultiplexedDatabase": "agent_storage.sync.database.Database",

@@ -8,7 +8,7 @@ after every method has accepted what it got.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -123,6 +123,10 @@ class Batch:
             raise answer
         return answer
 
+    async def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+        """The answer, if it is there; undivided, since a batch is sent at once."""
+        return await self.run(statement, statement.encode(arguments, self.codec))
+
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
         """Refused."""
         raise StorageError("a stream cannot be batched")
@@ -171,6 +175,7 @@ class Batch:
         if not waiting:
             return
         if isinstance(self._runner, Transaction):
+            await self._runner.check_free()
             await self._waves(self._runner.connection, waiting, begin=False)
             return
         async with self._runner.connection() as connection:

@@ -6,7 +6,7 @@ statement and PostgreSQL prepares it once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -30,7 +30,7 @@ class Listed(Statement[Found[Any]]):
     """A select of rows."""
 
     def result(
-        self, names: Sequence[str] | None, rows: Sequence[Sequence[Any]], affected: int, codec: Codec
+        self, names: Sequence[str] | None, rows: Iterable[Sequence[Any]], affected: int, codec: Codec
     ) -> Found[Any]:
         """The rows."""
         return Found(self.rows.make(names or (), rows, codec))
@@ -40,14 +40,15 @@ class Counted(Statement[Found[Any]]):
     """A select whose first column is the number of all matching rows, in the same snapshot."""
 
     def result(
-        self, names: Sequence[str] | None, rows: Sequence[Sequence[Any]], affected: int, codec: Codec
+        self, names: Sequence[str] | None, rows: Iterable[Sequence[Any]], affected: int, codec: Codec
     ) -> Found[Any]:
         """The rows, with their total. No match still gives one row, of nulls, that carries the total."""
         if names is None:
             raise StorageError(f"{self.name} gave no rows")
         at = list(names).index("id", 1)
-        found = Found(self.rows.make(names[1:], [row[1:] for row in rows if row[at] is not None], codec))
-        found.total = rows[0][0]
+        given = list(rows)
+        found = Found(self.rows.make(names[1:], [row[1:] for row in given if row[at] is not None], codec))
+        found.total = given[0][0]
         return found
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from abc import ABC, abstractmethod
+from asyncio import current_task
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -40,6 +42,9 @@ logger = logging.getLogger("agent_storage")
 #: Rows that a stream fetches at a time: large enough to hide the round trip, small enough for flat memory.
 _CHUNK = 1000 if psycopg.capabilities.has_stream_chunked() else 1
 
+#: How often others may run before a stream counts as open: closing one that was left takes two.
+_TICKS = 4
+
 #: The database whose transaction the current task is in, so that its pool is not used there by mistake.
 _inside: ContextVar[object] = ContextVar("agent_storage_inside", default=None)
 
@@ -55,6 +60,10 @@ class Runner(Protocol):
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result."""
+        ...
+
+    async def run_divided(self, statement: Statement[T], arguments: Mapping[str, Any]) -> T:
+        """The result of a divisible statement, all or nothing."""
         ...
 
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
@@ -101,7 +110,17 @@ async def _fetch(
 
 async def _rows(
     connection: psycopg.AsyncConnection[Any], statement: Statement[Any], values: Sequence[Any], codec: Codec
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any, None]:
+    wire: Wire | None = getattr(connection, "wire", None)
+    if wire is not None:
+        try:
+            async with aclosing(wire.stream(statement, values, codec)) as parts:
+                async for part in parts:
+                    for row in part:
+                        yield row
+            return
+        except Unsuitable:  # it comes before the first row
+            pass
     cursor = psycopg.AsyncRawCursor(connection)
     made: Callable[[Sequence[Any]], Any] | None = None
     async for row in cursor.stream(statement.query, values, binary=True, size=_CHUNK):
@@ -109,27 +128,68 @@ async def _rows(
         yield made(row)
 
 
-class _OnConnection:
+async def _divided(runner: Runner, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+    """One statement where there are few rows, else its parts in a transaction (a savepoint inside one)."""
+    parts = statement.encode_parts(arguments, runner.codec)
+    if parts is None:
+        return await runner.run(statement, statement.encode(arguments, runner.codec))
+    async with runner.begin(name=statement.name) as transaction:
+        return await transaction.run_parts(statement, parts)
+
+
+class _OnConnection(ABC):
     """What a transaction and an attached connection have in common: one connection, used by one task."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], codec: Codec) -> None:
         self.connection = connection
         self.codec = codec
+        self._streams_to: object = None
+
+    async def check_free(self) -> None:
+        """Raises `StorageError` where waiting for the end of a stream would wait for ever: inside its own loop."""
+        for _ in range(_TICKS):
+            if self._streams_to is None or self._streams_to != current_task():
+                return
+            await asyncio.sleep(0)  # the loop may have been left, and its iterator be closed in a moment
+        raise StorageError(
+            "a stream is open on this transaction: read it to its end, or run the other statement on another "
+            "connection (storage.outside)"
+        )
+
+    @abstractmethod
+    def begin(
+        self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
+    ) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction, or a savepoint inside one."""
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result. Raises the package's error for the psycopg one."""
+        await self.check_free()
         try:
             return await execute(self.connection, statement, values, self.codec)
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
 
+    async def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+        """The result of a divisible statement, all or nothing."""
+        return await _divided(self, statement, arguments)
+
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
         """The statement's rows; nothing else can run on this connection until the last one is read."""
+        await self.check_free()
+        self._streams_to = current_task()
         try:
-            async for row in _rows(self.connection, statement, values, self.codec):
-                yield row
+            async with aclosing(_rows(self.connection, statement, values, self.codec)) as rows:
+                async for row in rows:
+                    try:
+                        yield row
+                    except GeneratorExit:
+                        self._streams_to = None  # who comes now need not wait for long
+                        raise
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
+        finally:
+            self._streams_to = None
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
         """Refused: what others commit is waited for outside a transaction."""
@@ -148,8 +208,24 @@ class Transaction(_OnConnection):
         """Call `callback` once the outermost transaction is committed; never when it rolls back."""
         self.callbacks.append(callback)
 
+    async def run_parts(self, statement: Statement[list[T]], parts: Iterable[Sequence[Any]]) -> list[T]:
+        """What the parts of a statement give, together. When one fails, the block has to be left with its error."""
+        wire: Wire | None = getattr(self.connection, "wire", None)
+        if wire is not None:
+            try:
+                return await wire.run_parts(statement, parts, self.codec)
+            except Unsuitable:
+                pass
+            except psycopg.Error as error:
+                raise translate(error, statement=statement.name, table=statement.table) from error
+        made: list[T] = []
+        for values in parts:
+            made += await self.run(statement, values)
+        return made
+
     async def copy(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Add rows by COPY; the values are encoded as for any statement. Raises what an INSERT would."""
+        await self.check_free()
         text = sql.SQL("COPY {} ({}) FROM STDIN").format(
             sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
         )
@@ -167,6 +243,7 @@ class Transaction(_OnConnection):
         """A savepoint: an exception undoes the block alone, and its callbacks with it."""
         if isolation or read_only:
             raise StorageError("a nested transaction is a savepoint and keeps the isolation of the outer one")
+        await self.check_free()
         before = len(self.callbacks)
         try:
             async with self.connection.transaction():
@@ -333,6 +410,16 @@ class Database:
         self._not_inside(statement.name)
         return await self.run_outside(statement, values)
 
+    async def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+        """The result of a divisible statement, all or nothing; in a transaction of its own where it is divided."""
+        self._not_inside(statement.name)
+        try:
+            return await _divided(self, statement, arguments)
+        except StorageError as error:
+            if error.sqlstate not in GONE:
+                raise
+            return await _divided(self, statement, arguments)  # with a statement that is prepared anew
+
     async def run_outside(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """`run`, also inside a transaction block: on another connection."""
         try:
@@ -370,14 +457,20 @@ class Database:
         It has no statement time-out: a slow reader is no fault of the query. Close the iterator when you leave early.
         """
         self._not_inside(statement.name)
-        async with self.connection() as connection:
+        begun = again = False
+        while True:
             try:
-                async with connection.transaction():
+                async with self.connection() as connection, connection.transaction():
                     await connection.execute("SET LOCAL statement_timeout = 0")
-                    async for row in _rows(connection, statement, values, self.codec):
-                        yield row
+                    async with aclosing(_rows(connection, statement, values, self.codec)) as rows:
+                        async for row in rows:
+                            begun = True
+                            yield row
+                return
             except psycopg.Error as error:
-                raise translate(error, statement=statement.name, table=statement.table) from error
+                if begun or again or error.sqlstate not in GONE:
+                    raise translate(error, statement=statement.name, table=statement.table) from error
+                again = True  # with a statement that is prepared anew
 
     @asynccontextmanager
     async def begin(
@@ -418,6 +511,10 @@ class Outside:
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result, committed on its own."""
         return await self._database.run_outside(statement, values)
+
+    async def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+        """The result of a divisible statement, committed on its own."""
+        return await _divided(self, statement, arguments)
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
         """What wakes who waits for `channel` to say `payload`."""

@@ -50,11 +50,14 @@ _WITH_KEY = frozenset({"insert_or_update", "id_of"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
-def sql(text: LiteralString) -> Callable[[F], F]:
-    """Declare a method by its SQL; the method's body is `...`. See `template.py` for slots and placeholders."""
+def sql(text: LiteralString, *, divisible: bool = False) -> Callable[[F], F]:
+    """Declare a method by its SQL; the method's body is `...`. See `template.py` for slots and placeholders.
+
+    A `divisible` one takes a sequence of `Input`s and gives a list; many of them are sent in parts, in a transaction.
+    """
 
     def declare(function: F) -> F:
-        return cast(F, Declared(Template(function, text)))
+        return cast(F, Declared(Template(function, text, divisible=divisible)))
 
     return declare
 
@@ -86,6 +89,12 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
             return self.runner.stream(statement(), values)
 
         method: Callable[..., Any] = stream
+    elif template.divisible:
+
+        async def divide(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
+            return await self.runner.run_divided(statement(), template.arguments(args, kwargs))
+
+        method = divide
     else:
 
         async def run(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -163,14 +172,21 @@ class Repository(Generic[R, N]):
         """The new row. Raises `Conflict` for a duplicate, `MissingReference` for a foreign key that points nowhere."""
         ...
 
-    @sql("""
+    @sql(
+        """
         INSERT INTO {table} ({new.columns})
         SELECT {new.rows}
           FROM jsonb_populate_recordset(NULL::{table}, %(new)s)
         RETURNING {columns}
-    """)
+        """,
+        divisible=True,
+    )
     async def create_many(self, new: Sequence[N]) -> list[R]:
-        """The new rows in the order given; all or none, one round trip."""
+        """The new rows in the order given; all or none.
+
+        One round trip. More than a thousand are sent a thousand at a time without waiting for each other's answers,
+        so that client and server work at once; the transaction around them takes two round trips more.
+        """
         ...
 
     @sql("""

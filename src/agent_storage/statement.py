@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Generic, Protocol, TypeVar, Union, cast, get_args, get_origin
@@ -16,11 +16,15 @@ import orjson
 from pydantic import BaseModel
 
 from .connection.rows import Codec, RowMaker, check, encode, encode_row
-from .connection.text import JsonText, escape
+from .connection.text import JsonText, escape, unusual
 from .errors import InvalidValue, NotFound
 from .records import Column, Input, bare, columns, nullable
 
 T = TypeVar("T")
+
+#: The most rows that a divisible statement takes at once, and how many it takes at a time when there are more. Chosen
+#: with `benchmarks.compare --only W4`. Dividing pays from a few hundred, but far away its transaction costs more.
+UNDIVIDED, PART = 1000, 250
 
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
 _WRITES = re.compile(r"\b(insert|update|delete|merge|truncate|call|notify|nextval|pg_notify|lock)\b", re.IGNORECASE)
@@ -64,6 +68,7 @@ class Statement(Generic[T]):
         *,
         table: str,
         encoders: Sequence[tuple[str, Encoder]] = (),
+        divisible: bool = False,
     ) -> None:
         self.name = name
         self.text = f"/* {name} */\n{text}"
@@ -72,6 +77,8 @@ class Statement(Generic[T]):
         self.table = table
         self.writes = bool(_WRITES.search(_COMMENT.sub(" ", text)))
         self._encoders = encoders
+        #: Whether many rows may be given to it in several parts, one after the other.
+        self.divisible = divisible
         #: Whether no row can be missing from the answer: a plain INSERT gives its row or fails, a count is a number.
         self.always_answers = (
             shape.kind != "one"
@@ -98,7 +105,17 @@ class Statement(Generic[T]):
             values += encoder.encode(arguments[name], codec)
         return values
 
-    def result(self, names: Sequence[str] | None, rows: Sequence[Sequence[Any]], affected: int, codec: Codec) -> T:
+    def encode_parts(self, arguments: Mapping[str, Any], codec: Codec) -> Iterator[list[Any]] | None:
+        """The values of each part, where there are too many rows for one; a part is encoded when it is asked for."""
+        if not self.divisible:
+            return None
+        ((name, encoder),) = self._encoders
+        rows: Sequence[Any] = arguments[name]
+        if len(rows) <= UNDIVIDED:
+            return None
+        return (encoder.encode(rows[start : start + PART], codec) for start in range(0, len(rows), PART))
+
+    def result(self, names: Sequence[str] | None, rows: Iterable[Sequence[Any]], affected: int, codec: Codec) -> T:
         """What the method returns. `names` is None when the statement gives no rows; then `affected` counts."""
         if names is None:
             return cast(T, self._without_rows(affected))
@@ -192,24 +209,28 @@ def encode_rows(
     news: Sequence[Input], new: type[Input], fields: Sequence[str], codec: Codec, *, table: str
 ) -> JsonText:
     """Rows as one JSON array of objects, each document in it checked as if it went alone."""
-    objects: list[bytes] = []
+    rows: list[dict[str, Any]] = []
     for item in news:
         if not isinstance(item, new):
-            raise _wrong_input(table, new, item)
-        row = encode_row(item, fields, codec, table=table)
-        objects.append(orjson.dumps({name: _field(value) for name, value in row.items()}, default=_dump_field))
-    return JsonText(b"[" + b",".join(objects) + b"]")
+            raise InvalidValue(f"{table}: give a {new.__name__}, not {type(item).__name__}", table=table)
+        rows.append(encode_row(item, fields, codec, table=table))
+    try:
+        raw = orjson.dumps(rows, default=_dump_field)
+    except TypeError:  # a lone surrogate
+        return JsonText(orjson.dumps([_escaped(row) for row in rows], default=_dump_field))
+    if unusual(raw):  # a text that needs the escape, or a document that has it
+        raw = orjson.dumps([_escaped(row) for row in rows], default=_dump_field)
+    return JsonText(raw)
 
 
-def _wrong_input(table: str, new: type[Input], value: object) -> InvalidValue:
-    return InvalidValue(f"{table}: give a {new.__name__}, not {type(value).__name__}", table=table)
-
-
-def _field(value: Any) -> Any:
+def _escaped(value: Any) -> Any:
+    """A row, its texts and lists of texts escaped. Documents have been, when they were encoded."""
     if isinstance(value, str):
         return escape(value)
     if isinstance(value, list):
-        return [_field(item) for item in cast(list[Any], value)]
+        return [_escaped(item) for item in cast(list[Any], value)]
+    if isinstance(value, dict):
+        return {name: _escaped(item) for name, item in cast(dict[str, Any], value).items()}
     return value
 
 

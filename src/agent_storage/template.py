@@ -45,8 +45,9 @@ class Owner:
 class Template:
     """A method's signature and its SQL, before they are bound to a repository."""
 
-    def __init__(self, function: Callable[..., Any], text: str) -> None:
+    def __init__(self, function: Callable[..., Any], text: str, *, divisible: bool = False) -> None:
         self.function = function
+        self.divisible = divisible
         self.text = textwrap.dedent(text).strip()
         self.name = function.__name__
         self._signature = inspect.signature(function)
@@ -100,7 +101,8 @@ class _Compiler:
         numbers = {path: number for number, path in enumerate(paths, start=1)}
         text = _PLACEHOLDER.sub(lambda match: f"${numbers[match['name']]}" if match["name"] else "%", filled)
         encoders = [(name, self._encoder(name, of)) for name, of in fields.items()]
-        return Statement(self.name, text, self.shape, table=self.owner.table, encoders=encoders)
+        divisible = self.template.divisible
+        return Statement(self.name, text, self.shape, table=self.owner.table, encoders=encoders, divisible=divisible)
 
     def _fill(self, match: re.Match[str]) -> str:
         of, what = match["of"], match["what"]

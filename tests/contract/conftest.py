@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -26,16 +28,16 @@ def _compared_with_the_cursor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         found = over_the_wire(self, statement, values, codec)
         if not statement.writes and not any(word in statement.text for word in _VOLATILE):
             # Other threads of a test may write between two looks; what they saw alike once is enough.
-            looks = [found]
-            for _ in range(5):
-                looks.append(database._fetch(self._connection, statement, values, codec))
-                if looks[-1] == looks[-2]:
-                    break
-                looks.append(over_the_wire(self, statement, values, codec))
-                if looks[-1] == looks[-2]:
-                    break
-            else:
-                raise AssertionError(f"{statement.name}: {looks}")
+            enough, looks = time.monotonic() + 5, [found]
+            ways = cycle(
+                (
+                    lambda: database._fetch(self._connection, statement, values, codec),
+                    lambda: over_the_wire(self, statement, values, codec),
+                )
+            )
+            while len(looks) == 1 or looks[-1] != looks[-2]:
+                assert time.monotonic() < enough, f"{statement.name}: {looks[-2:]}"
+                looks.append(next(ways)())
             compared.add(statement.name)
         return found
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 from psycopg.pq import Format
 
-from ..connection.text import JsonText, escape
+from ..connection.text import JsonText, encode_text
 
 
 class Unsuitable(Exception):
@@ -40,7 +40,7 @@ def _uuid(value: Any) -> bytes:
 
 def _text(value: Any) -> bytes:
     if type(value) is str:
-        return escape(value).encode()
+        return encode_text(value)
     raise Unsuitable
 
 

@@ -13,7 +13,6 @@ from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
@@ -21,6 +20,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from ..connection.rows import Codec
 from ..statement import Statement
 from .parameters import encoding
+from .results import Loading
 
 T = TypeVar("T")
 
@@ -45,17 +45,14 @@ class Failed(Exception):
 class Prepared:
     """One statement, as one connection has prepared it."""
 
-    __slots__ = ("_columns", "_encode", "_loaded", "_names", "_transformer", "formats", "name")
+    __slots__ = ("_encode", "_loading", "formats", "name")
 
     def __init__(self, name: bytes, description: PGresult, connection: psycopg.BaseConnection[Any]) -> None:
         encodings = [encoding(description.param_type(number)) for number in range(description.nparams)]
         self.name = name
         self.formats: list[Format] = [one.format for one in encodings]
         self._encode = [one.encode for one in encodings]
-        self._columns = description.nfields
-        self._names = tuple((description.fname(number) or b"").decode() for number in range(self._columns))
-        self._transformer = Transformer(connection)
-        self._loaded = False
+        self._loading = Loading(description, connection)
 
     def encode(self, values: Sequence[Any]) -> list[bytes | None]:
         """The parameters as they are sent. Raises `Unsuitable`: then the cursor has to do it."""
@@ -67,14 +64,11 @@ class Prepared:
             if answer.status != ExecStatus.COMMAND_OK:
                 raise error_from_result(answer)
             return statement.result(None, (), answer.command_tuples or 0, codec)
-        transformer = self._transformer
-        transformer.set_pgresult(answer, set_loaders=not self._loaded, format=Format.BINARY)
-        self._loaded = True
-        try:
-            rows = transformer.load_rows(0, answer.ntuples, tuple)
-        finally:
-            transformer.set_pgresult(None, set_loaders=False)
-        return statement.result(self._names, rows, answer.ntuples, codec)
+        return statement.result(self._loading.names, self._loading.rows(answer), answer.ntuples, codec)
+
+    def rows(self, statement: Statement[Any], answer: PGresult, codec: Codec) -> list[Any]:
+        """A value for each row of a part of the answer."""
+        return statement.rows.make(self._loading.names, self._loading.rows(answer), codec)
 
 
 class PreparedStatements:

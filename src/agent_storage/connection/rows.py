@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import repeat
@@ -44,18 +44,24 @@ def encode(column: Column, value: Any, codec: Codec, *, table: str, id_: UUID | 
 
 def encode_row(new: Input, names: Sequence[str], codec: Codec, *, table: str) -> dict[str, Any]:
     """The parameters for the fields `names` of `new`; a row with secrets gets its id here, they are bound to it."""
-    declared = columns(type(new))
     values = new.__dict__
+    row = {name: values[name] for name in names}
     id_ = new.id
-    if id_ is None and any(values[name] is not None for name in _encrypted(cast(Any, type(new))) if name in names):
-        id_ = uuid7()
-    row: dict[str, Any] = {}
-    for name in names:
-        column, value = declared[name], values[name]
-        row[name] = value if column.storage is None else encode(column, value, codec, table=table, id_=id_)
+    for column in _stored(cast(Any, type(new))):
+        if column.name in row:
+            value = row[column.name]
+            if id_ is None and column.encrypted and value is not None:
+                id_ = uuid7()
+            row[column.name] = encode(column, value, codec, table=table, id_=id_)
     if "id" in row:
         row["id"] = id_
     return row
+
+
+@cache
+def _stored(record: Any) -> list[Column]:
+    """The columns whose values are not sent as they are."""
+    return [column for column in columns(record).values() if column.storage is not None]
 
 
 @cache
@@ -103,7 +109,7 @@ class RowMaker:
         self.model: type[BaseModel] | None = item if isinstance(item, type) and issubclass(item, BaseModel) else None
         self._checked: tuple[str, ...] | None = None
 
-    def make(self, names: Sequence[str], rows: Sequence[Sequence[Any]], codec: Codec) -> list[Any]:
+    def make(self, names: Sequence[str], rows: Iterable[Sequence[Any]], codec: Codec) -> list[Any]:
         """A value for each of `rows`, whose columns are `names`.
 
         Raises `SchemaMismatch` when the columns are not the record's fields (a missing one is never filled from its

@@ -9,7 +9,7 @@ after every method has accepted what it got.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -124,6 +124,10 @@ class Batch:
             raise answer
         return answer
 
+    def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+        """The answer, if it is there; undivided, since a batch is sent at once."""
+        return self.run(statement, statement.encode(arguments, self.codec))
+
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Iterator[Any]:
         """Refused."""
         raise StorageError("a stream cannot be batched")
@@ -172,6 +176,7 @@ class Batch:
         if not waiting:
             return
         if isinstance(self._runner, Transaction):
+            self._runner.check_free()
             self._waves(self._runner.connection, waiting, begin=False)
             return
         with self._runner.connection() as connection:

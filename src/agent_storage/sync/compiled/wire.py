@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, Format, PipelineStatus
+from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus
 from psycopg.pq.abc import PGresult
 
 from agent_storage.compiled.parameters import Unsuitable
@@ -24,6 +24,10 @@ logger = logging.getLogger("agent_storage")
 
 #: How long the server may take to confirm that an abandoned statement is cancelled, in seconds.
 _CANCEL = 5.0
+#: How many rows of a stream are made at a time: so few that they are gone before the garbage collector looks at them.
+CHUNK = 50
+#: How libpq marks a part of the rows; older ones (before 17) cannot, and the cursor has to do it.
+CHUNKS = frozenset({ExecStatus.TUPLES_CHUNK} if psycopg.capabilities.has_stream_chunked() else ())
 
 
 class Wire:
@@ -87,6 +91,89 @@ class Wire:
                         self._statements.forget()
                     raise Failed(min(place, len(asked) - 1), error)  # the commit comes last, and may fail too
             return list(zip(prepared, answers[:-1], strict=True))
+
+    def run_parts(self, statement: Statement[list[T]], parts: Iterable[Sequence[Any]], codec: Codec) -> list[T]:
+        """What a statement gives for each part's values, together; to be run in a transaction, which an error ends.
+
+        Two parts are under way at a time: while the server works on one, this process reads what came of the part
+        before it and encodes the one behind. Raises as `run`.
+        """
+        made: list[T] = []
+        with self._lock:
+            prepared = self._statements.get(statement.query) or self._prepare(statement)
+            self._pgconn.enter_pipeline_mode()
+            try:
+                under_way = 0
+                for values in parts:
+                    self._pgconn.send_query_prepared(
+                        prepared.name, prepared.encode(values), prepared.formats, Format.BINARY
+                    )
+                    self._pgconn.send_flush_request()
+                    self._pgconn.flush()
+                    under_way += 1
+                    if under_way > 1:
+                        made += prepared.result(statement, checked(self._read(0)), codec)
+                        under_way -= 1
+                if under_way:
+                    made += prepared.result(statement, checked(self._read(0)), codec)
+                self._pgconn.pipeline_sync()
+                self._read(1)
+                self._pgconn.exit_pipeline_mode()
+            except psycopg.Error as error:
+                if error.sqlstate in GONE:
+                    self._statements.forget()
+                if self._pgconn.status == ConnStatus.OK:
+                    self._pgconn.pipeline_sync()  # the server skips what is left up to here
+                    self._answers(1)
+                    self._pgconn.exit_pipeline_mode()
+                raise
+            except BaseException as error:
+                self._pgconn.pipeline_sync()
+                self._abandon(1)
+                if isinstance(error, Unsuitable):  # earlier parts are sent: no cursor can go on from here
+                    raise TypeError(f"{statement.name}: the values of a part cannot be sent") from error
+                raise
+        return made
+
+    def stream(
+        self, statement: Statement[Any], values: Sequence[Any], codec: Codec
+    ) -> Generator[list[Any], None, None]:
+        """The rows a few at a time, as libpq gets them; the connection is taken until the iterator ends or is closed.
+
+        Raises as `run`.
+        """
+        with self._lock:
+            prepared = self._statements.get(statement.query) or self._prepare(statement)
+            parameters = prepared.encode(values)
+            if not CHUNKS:
+                raise Unsuitable
+            self._pgconn.send_query_prepared(prepared.name, parameters, prepared.formats, Format.BINARY)
+            self._pgconn.set_chunked_rows_mode(CHUNK)
+            try:
+                while (answer := self._next()) is not None:
+                    if answer.status not in CHUNKS:
+                        checked([answer])
+                    yield prepared.rows(statement, answer, codec)
+            except psycopg.Error as error:
+                if error.sqlstate in GONE:
+                    self._statements.forget()
+                if self._pgconn.status == ConnStatus.OK:
+                    self._answers()
+                raise
+            except BaseException:
+                self._abandon(0)
+                raise
+
+    def _next(self) -> PGresult | None:
+        """The next answer as it comes; None when there are no more."""
+        pgconn = self._pgconn
+        while pgconn.flush():
+            self._readiness.to_write()
+            pgconn.consume_input()
+        while pgconn.is_busy():
+            self._readiness.to_read()
+            pgconn.consume_input()
+        return pgconn.get_result()
 
     def _prepare(self, statement: Statement[Any]) -> Prepared:
         if self._statements.full or self._pgconn.pipeline_status != PipelineStatus.OFF:
