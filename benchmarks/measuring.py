@@ -19,15 +19,12 @@ from .contenders import EVERYBODY, POOLED_REFERENCE, REFERENCE, Contender
 from .delay import delayed
 from .workloads import TABLE, Seeded, Work
 
-#: Whose work is done in another process.
-ELSEWHERE = frozenset({"pgbench"})
-
 
 class Timed(NamedTuple):
-    """One round: microseconds on the clock and of processor time, and the 99th percentile of a call in seconds."""
+    """One round: microseconds on the clock and of the client's processor time; a call's 99th percentile in seconds."""
 
     clock: float
-    cpu: float
+    cpu: float | None
     p99: float | None
 
 
@@ -109,26 +106,26 @@ def durable(connection: psycopg.Connection, wanted: bool) -> Iterator[None]:
 
 
 def timed(one: Contender, work: Work, arguments: Sequence[tuple[Any, ...]]) -> Timed:
-    """Microseconds for each call or row: on the clock, and of this process's processor time; and the slowest calls."""
+    """Microseconds for each call or row: on the clock, and of the client's processor time; and the slowest calls."""
     gc.collect()
     started = time.process_time()
     seconds = one.time(work, arguments)
-    used = time.process_time() - started
+    used = one.cpu if one.elsewhere else time.process_time() - started
     unit = len(arguments) * work.size / 1e6
-    return Timed(seconds / unit, used / unit, one.p99)
+    return Timed(seconds / unit, None if used is None else used / unit, one.p99)
 
 
 def results(work: Work, times: dict[str, list[Timed]]) -> list[Result]:
     """What the rounds come to."""
     clock = {name: [one.clock for one in found] for name, found in times.items()}
-    used = {name: statistics.median(one.cpu for one in found) for name, found in times.items()}
+    used = {name: [one.cpu for one in found if one.cpu is not None] for name, found in times.items()}
     slowest = {name: [one.p99 * 1000 for one in found if one.p99 is not None] for name, found in times.items()}
     medians = {name: statistics.median(found) for name, found in clock.items()}
     base = medians.get(reference(work))
     return [
         Result(
             *(work.key, work.title, name, middle, min(clock[name]), max(clock[name])),
-            cpu=None if name in ELSEWHERE else used[name],
+            cpu=statistics.median(used[name]) if used[name] else None,
             ratio=base and base / middle,
             p99_ms=statistics.median(slowest[name]) if slowest[name] else None,
         )
@@ -137,7 +134,9 @@ def results(work: Work, times: dict[str, list[Timed]]) -> list[Result]:
 
 
 def peak(conninfo: str, kind: type[Contender]) -> float | None:
-    """Megabytes above the start that streaming takes, in a process of its own; None where the kernel does not say."""
+    """Megabytes above the start that streaming takes, in a process of its own; None where it cannot be seen."""
+    if kind.elsewhere:
+        return None
     command = [sys.executable, "-m", "benchmarks.peak", kind.name]
     done = subprocess.run(command, input=conninfo, capture_output=True, text=True, check=True)
     return float(done.stdout) if done.stdout.strip() else None

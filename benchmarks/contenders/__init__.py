@@ -1,6 +1,6 @@
 """Everybody who takes part in `benchmarks.compare`."""
 
-from . import by_asyncpg, by_django, by_pgbench, by_sqlalchemy, by_sqlmodel, by_tortoise, ours, raw_psycopg
+from . import by_asyncpg, by_django, by_node, by_pgbench, by_sqlalchemy, by_sqlmodel, by_tortoise, ours, raw_psycopg
 from .base import Contender
 
 REFERENCE = raw_psycopg.Dicts
@@ -27,5 +27,7 @@ EVERYBODY: tuple[type[Contender], ...] = (
     by_sqlmodel.SqlModel,
     by_django.Django,
     by_tortoise.Tortoise,
+    by_node.Drizzle,
+    by_node.Prisma,
     by_pgbench.Pgbench,
 )

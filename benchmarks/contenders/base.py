@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -27,11 +28,15 @@ class Contender(ABC):
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     methods: ClassVar[frozenset[str]] = ALONE
+    #: Its work is done in another process.
+    elsewhere: ClassVar[bool] = False
 
     def __init__(self, conninfo: str) -> None:
         self.conninfo = conninfo
         #: The 99th percentile of the last round, in seconds, where many tasks worked at once.
         self.p99: float | None = None
+        #: The processor time of the last round, in seconds, where another process did it and says so.
+        self.cpu: float | None = None
 
     @classmethod
     def missing(cls) -> str | None:
@@ -130,3 +135,10 @@ def address(conninfo: str) -> dict[str, Any]:
     part = conninfo_to_dict(conninfo)
     found = {"host": part.get("host"), "user": part.get("user"), "database": part.get("dbname")}
     return {**found, "port": int(part.get("port") or 5432), "password": part.get("password")}
+
+
+def environment(conninfo: str) -> dict[str, str]:
+    """This process's environment, with the parts of a connection string in PostgreSQL's own variables."""
+    part = conninfo_to_dict(conninfo)
+    keys = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE", "password": "PGPASSWORD"}
+    return {**os.environ, **{name: str(part[key]) for key, name in keys.items() if part.get(key)}}

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from psycopg.conninfo import conninfo_to_dict
-
 from ..workloads import CONNECTIONS, New, Work
-from .base import Contender
+from .base import Contender, environment
 
 COLUMNS = "id, owner, body, data, created_at, updated_at"
 #: How many different calls a script holds, each a statement prepared of its own; and how many calls it makes at least,
@@ -34,15 +32,14 @@ class Pgbench(Contender):
 
     name: ClassVar[str] = "pgbench"
     methods = frozenset({"insert", "get", "newest", "update", "mixed"})
+    elsewhere = True
 
     @classmethod
     def missing(cls) -> str | None:
         return None if program() else "pgbench"
 
     def open(self) -> None:
-        part = conninfo_to_dict(self.conninfo)
-        keys = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE", "password": "PGPASSWORD"}
-        self.environment = {**os.environ, **{name: str(part[key]) for key, name in keys.items() if part.get(key)}}
+        self.environment = environment(self.conninfo)
 
     def close(self) -> None:
         """Nothing is held."""
