@@ -23,7 +23,7 @@ async function together(calls, tasks) {
   }
   await Promise.all(Array.from({ length: tasks }, task))
   took.sort((one, other) => one - other)
-  return took[Math.min(Math.floor(took.length * 0.99), took.length - 1)] / 1000
+  return took[Math.max(0, Math.ceil(took.length * 0.99) - 1)] / 1000
 }
 
 async function round({ method, arguments: calls, tasks }) {
