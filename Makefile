@@ -69,10 +69,12 @@ bench: $(BENCH)/.ready $(NODE)/.ready  ## Measure the domains, and this package 
 	@$(BENCH)/bin/python -m benchmarks.report benchmarks/results/compare.json docs/performance.md
 	@$(BENCH)/bin/python -m benchmarks.chart benchmarks/results/compare.json docs/performance.svg
 	@$(BENCH)/bin/python -m benchmarks.histories --json benchmarks/results/histories.json
+	@$(BENCH)/bin/python -m benchmarks.startup --json benchmarks/results/startup.json
 
 bench-quick: $(BENCH)/.ready $(NODE)/.ready  ## The same in less than two minutes, and less exactly
 	@$(BENCH)/bin/python -m benchmarks.domains --quick
 	@$(BENCH)/bin/python -m benchmarks.compare --quick
+	@$(BENCH)/bin/python -m benchmarks.histories --rounds 2
 
 format: $(VENV)/.dev  ## Format and sort imports
 	@$(BIN)/ruff check --fix --quiet --select I $(SOURCES)

@@ -1,7 +1,7 @@
 """This package beside its peers, on one table and one server.
 
     python -m benchmarks.compare                      every workload
-    python -m benchmarks.compare --quick              smaller workloads, fewer rounds
+    python -m benchmarks.compare --quick              smaller workloads, fewer rounds and contenders
     python -m benchmarks.compare --only W2 --only W8  some of them
     python -m benchmarks.compare --json FILE          the figures too, as JSON
 
@@ -24,23 +24,23 @@ from .figures import number
 from .goals import judged, show_goals
 from .measuring import Result, create_table, measured, peak, present, reference
 from .serving import a_database, machine
-from .workloads import Work, works
+from .workloads import AT_ONCE, Work, works
 
 SETTINGS = {"synchronous_commit": "off"}
 #: The method whose memory is measured too.
 STREAMED = "stream"
 
 
-def compare(conninfo: str, chosen: Sequence[Work]) -> list[Result]:
+def compare(conninfo: str, chosen: Sequence[Work], *, quick: bool) -> list[Result]:
     """Every figure; prints each table as it is done."""
     create_table(conninfo)
-    kinds, skipped = present()
+    kinds, skipped = present(quick=quick)
     for line in skipped:
         print(f"skipped: {line}")
     found: list[Result] = []
     for work in chosen:
         results = measured(conninfo, work, kinds)
-        if work.method == STREAMED:
+        if work.method == STREAMED and not quick:
             named = {kind.name: kind for kind in kinds}
             results = [replace(one, peak_mb=peak(conninfo, named[one.by])) for one in results]
         show(work, results)
@@ -55,7 +55,7 @@ def show(work: Work, results: Sequence[Result]) -> None:
     table = Table(*headings, title=f"{work.key} {work.title}", title_justify="left")
     if work.method == STREAMED:
         table.add_column("peak MB above start", justify="right")
-    if work.method == "mixed":
+    if work.method in AT_ONCE:
         table.add_column("p99 of a call, ms", justify="right")
     for place in (1, 2, 3, 4):
         table.columns[place].justify = "right"
@@ -63,7 +63,7 @@ def show(work: Work, results: Sequence[Result]) -> None:
         times = (number(one.median), f"{number(one.least)} to {number(one.most)}")
         cpu = "-" if one.cpu is None else number(one.cpu)
         peaks = ("-" if one.peak_mb is None else number(one.peak_mb),) if work.method == STREAMED else ()
-        slowest = ("-" if one.p99_ms is None else number(one.p99_ms),) if work.method == "mixed" else ()
+        slowest = ("-" if one.p99_ms is None else number(one.p99_ms),) if work.method in AT_ONCE else ()
         table.add_row(one.by, *times, cpu, "-" if one.ratio is None else f"{one.ratio:.2f}", *peaks, *slowest)
     Console(width=120).print(table)
 
@@ -72,7 +72,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description="This package and its peers.")
     keys = [work.key for work in works(quick=True)]
-    parser.add_argument("--quick", action="store_true", help="smaller workloads, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="smaller workloads, fewer rounds and contenders")
     parser.add_argument("--only", action="append", choices=keys, help="this workload; may be given more than once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     wanted = parser.parse_args()
@@ -80,7 +80,7 @@ def main() -> None:
     with a_database(SETTINGS) as conninfo:
         about = machine(conninfo)
         print(" · ".join(f"{name} {value}" for name, value in about.items()))
-        found = compare(conninfo, chosen)
+        found = compare(conninfo, chosen, quick=wanted.quick)
     goals = judged(found)
     show_goals(goals)
     if wanted.json:

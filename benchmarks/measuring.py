@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from .contenders import EVERYBODY, POOLED_REFERENCE, REFERENCE, Contender
+from .contenders import EVERYBODY, ONLY_IN_FULL, POOLED_REFERENCE, REFERENCE, Contender
 from .delay import delayed
-from .workloads import TABLE, Seeded, Work
+from .workloads import AT_ONCE, TABLE, Seeded, Work
 
 
 class Timed(NamedTuple):
@@ -47,16 +47,21 @@ class Result:
     p99_ms: float | None = None
 
 
-def present() -> tuple[list[type[Contender]], list[str]]:
-    """Who can take part, and the others with what they miss."""
-    missing = {kind: kind.missing() for kind in EVERYBODY}
-    there = [kind for kind, name in missing.items() if name is None]
-    return there, [f"{kind.name}: {name} is not installed" for kind, name in missing.items() if name is not None]
+def present(*, quick: bool) -> tuple[list[type[Contender]], list[str]]:
+    """Who takes part, and the others with the reason why not."""
+    reasons: dict[type[Contender], str | None] = {}
+    for kind in EVERYBODY:
+        missing = kind.missing()
+        reasons[kind] = missing and f"{missing} is not installed"
+        if quick and kind in ONLY_IN_FULL:
+            reasons[kind] = "not in quick runs"
+    there = [kind for kind, reason in reasons.items() if reason is None]
+    return there, [f"{kind.name}: {reason}" for kind, reason in reasons.items() if reason is not None]
 
 
 def reference(work: Work) -> str:
     """The contender that the others are divided by."""
-    return (POOLED_REFERENCE if work.method == "mixed" else REFERENCE).name
+    return (POOLED_REFERENCE if work.method in AT_ONCE else REFERENCE).name
 
 
 @contextmanager

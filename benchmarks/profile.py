@@ -40,7 +40,7 @@ def profiled(conninfo: str, work: Work, kind: type[Contender]) -> pstats.Stats:
 
 def main() -> None:
     """Profile and print."""
-    kinds = {kind.name: kind for kind in present()[0] if not kind.elsewhere}
+    kinds = {kind.name: kind for kind in present(quick=False)[0] if not kind.elsewhere}
     chosen = {work.key: work for work in works(quick=True)}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description="Where the time goes.")
     parser.add_argument("work", choices=chosen)

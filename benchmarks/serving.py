@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
+import platform as system
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,18 +29,22 @@ def a_database(settings: Mapping[str, str] | None = None) -> Iterator[str]:
 
 
 def machine(conninfo: str) -> dict[str, str]:
-    """The date, the versions and the processor, to stand beside every figure."""
+    """The date, the versions, the server's settings and the processor, to stand beside every figure."""
     with psycopg.connect(conninfo) as connection:
         row = connection.execute("SELECT current_setting('server_version'), current_setting('synchronous_commit')")
         server, commit = row.fetchone() or ("?", "?")
+    date, *others = platform().items()
+    return dict([date, ("postgresql", server), ("synchronous_commit", commit), *others])
+
+
+def platform() -> dict[str, str]:
+    """The same where there is no server yet."""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "postgresql": server,
-        "synchronous_commit": commit,
-        "python": platform.python_version(),
+        "python": system.python_version(),
         "agent-storage": version("agent-storage"),
         "psycopg": f"{version('psycopg')} ({psycopg.pq.__impl__})",
         "pydantic": version("pydantic"),
         "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.machine()}",
+        "system": f"{system.system()} {system.machine()}",
     }

@@ -26,6 +26,8 @@ TABLE = """
     CREATE TRIGGER set_timestamp BEFORE UPDATE ON bench_rows FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
 """
 PER_OWNER = 200
+#: The methods that many tasks use at once.
+AT_ONCE = frozenset({"mixed", "uneven"})
 CONNECTIONS = 10
 
 
@@ -50,6 +52,13 @@ class New:
 
 
 @dataclass(frozen=True)
+class Slow:
+    """A call that takes its time on the server."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Work:
     """One workload: which method of a contender is called, how often, and on how many rows to begin with.
 
@@ -71,8 +80,8 @@ class Work:
 
 def works(*, quick: bool) -> list[Work]:
     """All of them; the quick ones are smaller, not fewer."""
-    rows, many = (20_000, 2_000) if quick else (100_000, 10_000)
-    short, long = (5, 3) if quick else (11, 5)
+    rows, many = (20_000, 5_000) if quick else (100_000, 10_000)
+    short, long = (3, 2) if quick else (11, 5)
     calls = 200 if quick else 500
     return [
         Work("W1", "insert one, returning it", "insert", calls, rows, short),
@@ -84,6 +93,7 @@ def works(*, quick: bool) -> list[Work]:
         Work("W6b", "200 tasks, the same", "mixed", calls * 8, rows, short, tasks=200),
         Work("W6c", "32 tasks, every commit on disk", "mixed", calls * 2, rows, short, tasks=32, durable=True),
         Work("W6d", "200 tasks, every commit on disk", "mixed", calls * 4, rows, short, tasks=200, durable=True),
+        Work("W6e", "32 tasks, one call in 200 takes 20 ms", "uneven", calls * 4, rows, short, tasks=32),
         Work("W7", "one turn: four inserts, atomic", "turn", calls // 2, rows, short),
         Work("W7b", "the same, 10 ms there and back", "turn", 8, rows, 3, delay=0.005),
         Work("W8", "update one column, returning the row", "update", calls, rows, short),
@@ -132,7 +142,7 @@ class Seeded:
         return list(self._calls(random.Random(round_)))
 
     def _calls(self, dice: random.Random) -> Iterator[tuple[Any, ...]]:
-        new = new_rows(self.work.calls) if self.work.method in {"insert", "mixed"} else []
+        new = new_rows(self.work.calls) if self.work.method in {"insert", *AT_ONCE} else []
         turns = new_rows(4 * self.work.calls) if self.work.method == "turn" else []
         for number in range(self.work.calls):
             match self.work.method:
@@ -148,7 +158,9 @@ class Seeded:
                     yield (new_rows(self.work.size),)
                 case "update":
                     yield (dice.choice(self.ids), f"changed {number}")
-                case "mixed":
+                case "uneven" if number % 200 == 100:
+                    yield (Slow(0.02),)
+                case "mixed" | "uneven":
                     yield (dice.choice(self.ids) if dice.random() < 0.7 else new[number],)
                 case _:
                     yield ()

@@ -7,6 +7,20 @@ REFERENCE = raw_psycopg.Dicts
 #: What the reference is where many tasks work at once.
 POOLED_REFERENCE = raw_psycopg.PooledDicts
 
+#: Who is left out of quick runs.
+ONLY_IN_FULL: frozenset[type[Contender]] = frozenset(
+    {
+        *(raw_psycopg.Tuples, raw_psycopg.Models, by_sqlalchemy.Core, by_sqlalchemy.AsyncOrm),
+        *(
+            by_sqlalchemy.AddAll,
+            by_sqlalchemy.AllAtOnce,
+            by_sqlmodel.SqlModel,
+            by_django.Django,
+            by_tortoise.Tortoise,
+            by_node.Prisma,
+        ),
+    }
+)
 EVERYBODY: tuple[type[Contender], ...] = (
     ours.OursSync,
     ours.Ours,
@@ -17,12 +31,15 @@ EVERYBODY: tuple[type[Contender], ...] = (
     raw_psycopg.Models,
     raw_psycopg.PipelinedDicts,
     raw_psycopg.PooledDicts,
+    raw_psycopg.ServerAlone,
     by_asyncpg.OneConnection,
     by_asyncpg.OneConnectionUvloop,
     by_asyncpg.Pooled,
     by_asyncpg.PooledUvloop,
     by_sqlalchemy.Core,
     by_sqlalchemy.Orm,
+    by_sqlalchemy.AddAll,
+    by_sqlalchemy.AllAtOnce,
     by_sqlalchemy.AsyncOrm,
     by_sqlmodel.SqlModel,
     by_django.Django,

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 from psycopg.conninfo import conninfo_to_dict
 
 from ..figures import percentile
-from ..workloads import New, Work
+from ..workloads import AT_ONCE, New, Slow, Work
 
-#: The methods that one caller uses; `mixed` is what many do at once.
+#: The methods that one caller uses; `mixed` is what many do at once, `uneven` the same with slow calls in between.
 ALONE = frozenset({"insert", "get", "newest", "many", "stream", "update", "turn"})
 
 
@@ -92,6 +92,10 @@ class AsyncContender(Contender):
     async def insert(self, new: New) -> object:
         """A new row."""
 
+    async def slow(self, seconds: float) -> object:
+        """A statement that takes so long, for those whose `methods` hold `uneven`."""
+        raise NotImplementedError
+
     def open(self) -> None:
         self.runner.run(self.start())
 
@@ -101,7 +105,7 @@ class AsyncContender(Contender):
 
     def time(self, work: Work, arguments: Sequence[tuple[Any, ...]]) -> float:
         timed = (
-            self._together(arguments, work.tasks) if work.method == "mixed" else self._in_turn(work.method, arguments)
+            self._together(arguments, work.tasks) if work.method in AT_ONCE else self._in_turn(work.method, arguments)
         )
         return self.runner.run(timed)
 
@@ -113,13 +117,19 @@ class AsyncContender(Contender):
         return time.perf_counter() - started
 
     async def _together(self, arguments: Sequence[tuple[Any, ...]], tasks: int) -> float:
-        """The tasks take from one list: a row to be inserted, or the id of one to get."""
+        """The tasks take from one list: a row to be inserted, the id of one to get, or how long to be slow.
+
+        The time of slow calls themselves is left out of the percentile: how do the others fare beside them?
+        """
         left: Iterator[tuple[Any, ...]] = iter(arguments)
         took: list[float] = []
 
         async def task() -> None:
             for (given,) in left:
                 begun = time.perf_counter()
+                if isinstance(given, Slow):
+                    await self.slow(given.seconds)
+                    continue
                 await (self.insert(given) if isinstance(given, New) else self.get(given))
                 took.append(time.perf_counter() - begun)
 

@@ -18,6 +18,7 @@ INSERT = f"INSERT INTO bench_rows (owner, body, data) VALUES ($1, $2, $3) RETURN
 GET = f"SELECT {COLUMNS} FROM bench_rows WHERE id = $1"
 NEWEST = f"SELECT {COLUMNS} FROM bench_rows WHERE owner = $1 ORDER BY id DESC LIMIT 100"
 STREAM = f"SELECT {COLUMNS} FROM bench_rows ORDER BY id"
+SLOW = "SELECT true FROM pg_sleep($1)"
 UPDATE = f"UPDATE bench_rows SET body = $1 WHERE id = $2 RETURNING {COLUMNS}"
 
 
@@ -86,7 +87,7 @@ class Pooled(OneConnection):
     """Its pool, which resets a connection that comes back."""
 
     name: ClassVar[str] = "asyncpg pool + pydantic"
-    methods = frozenset({"mixed"})
+    methods = frozenset({"mixed", "uneven"})
 
     async def start(self) -> None:
         import asyncpg
@@ -95,6 +96,9 @@ class Pooled(OneConnection):
         self.connection = await asyncpg.create_pool(
             **where, min_size=CONNECTIONS, max_size=CONNECTIONS, init=speak_json
         )
+
+    async def slow(self, seconds: float) -> object:
+        return await self.connection.fetchval(SLOW, seconds)
 
 
 class PooledUvloop(Pooled):

@@ -16,15 +16,12 @@ from .base import Contender
 
 
 @cache
-def model(conninfo: str) -> Any:
-    """The model, with Django set up for this database: Django can be set up once in a process."""
+def model() -> Any:
+    """The model. Django can be set up once in a process; the address is given to its connection."""
     import django
     from django.conf import settings
 
-    part = conninfo_to_dict(conninfo)
-    keys = {"NAME": "dbname", "HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password"}
-    given = {name: part[key] for name, key in keys.items() if part.get(key)}
-    database = {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": None, **given}
+    database = {"ENGINE": "django.db.backends.postgresql", "NAME": "bench", "CONN_MAX_AGE": None}
     settings.configure(DATABASES={"default": database}, USE_TZ=True)
     django.setup()
     from django.db import models
@@ -53,11 +50,14 @@ class Django(Contender):
     needs = ("django",)
 
     def open(self) -> None:
-        self.row = model(self.conninfo)
+        self.row = model()
         self.rows = self.row.objects
         from django.db import connection
 
         self.connection: Any = connection
+        part = conninfo_to_dict(self.conninfo)
+        keys = {"NAME": "dbname", "HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password"}
+        connection.settings_dict.update({name: part.get(key) or "" for name, key in keys.items()})
         self.connection.ensure_connection()
 
     def close(self) -> None:

@@ -131,6 +131,31 @@ class Orm(Contender):
             return row
 
 
+class AddAll(Orm):
+    """The ORM's unit of work, which most programs use for many rows too."""
+
+    name: ClassVar[str] = "SQLAlchemy add_all"
+    methods = frozenset({"many"})
+
+    def many(self, new: list[New]) -> object:
+        with self.session() as session:
+            rows = [mapped()(**values(one)) for one in new]
+            session.add_all(rows)
+            session.commit()
+            return rows
+
+
+class AllAtOnce(Orm):
+    """Every row in one list, as most programs read them."""
+
+    name: ClassVar[str] = "SQLAlchemy all()"
+    methods = frozenset({"stream"})
+
+    def stream(self) -> int:
+        with self.session() as session:
+            return len(session.scalars(self.queries.stream().execution_options(yield_per=None)).all())
+
+
 class Core(Contender):
     """Core on psycopg, rows as mappings, a connection of the pool for each call."""
 

@@ -37,6 +37,11 @@ class BenchRows(Repository[BenchRow, NewBenchRow]):
         """The newest 100 of an owner."""
         ...
 
+    @sql("SELECT true FROM pg_sleep(%(seconds)s)")
+    async def slow(self, seconds: float) -> bool:
+        """A statement that takes its time."""
+        ...
+
 
 class SyncBenchRows(SyncRepository[BenchRow, NewBenchRow]):
     """The benchmark's rows, without await."""
@@ -57,7 +62,7 @@ class Ours(AsyncContender):
     """The async face on asyncio's loop."""
 
     name: ClassVar[str] = "agent-storage async"
-    methods = ALONE | {"mixed"}
+    methods = ALONE | {"mixed", "uneven"}
 
     async def start(self) -> None:
         self.storage = agent_storage.Storage.open(self.conninfo, pool_max=CONNECTIONS)
@@ -75,6 +80,9 @@ class Ours(AsyncContender):
 
     async def newest(self, owner: UUID) -> object:
         return await self.rows.newest(owner)
+
+    async def slow(self, seconds: float) -> object:
+        return await self.rows.slow(seconds)
 
     async def many(self, new: list[New]) -> object:
         return await self.rows.create_many([given(one) for one in new])

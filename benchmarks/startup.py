@@ -1,0 +1,83 @@
+"""How long it takes to import the package, to start its command, and to make the first database.
+
+    python -m benchmarks.startup [--rounds 11] [--json FILE]
+
+Each in a process of its own, as a user's shell starts it: the whole process, Python's own start included, which is
+shown beside. Fails when importing brings a framework that nobody asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .figures import Figure, extent, save, show
+from .serving import platform
+
+FRAMEWORKS = ("agents", "django", "fastapi", "langgraph", "psycopg", "rich", "sqlalchemy", "sqlmodel", "typer", "yoyo")
+PYTHON, STORAGE = sys.executable, str(Path(sys.executable).with_name("storage"))
+#: What is started, and the most that it may take, in seconds.
+STARTED: dict[str, tuple[list[str], float | None]] = {
+    "python": ([PYTHON, "-c", ""], None),
+    "import agent_storage": ([PYTHON, "-c", "import agent_storage"], 0.25),
+    "from agent_storage import Storage": ([PYTHON, "-c", "from agent_storage import Storage"], None),
+    "storage --help": ([STORAGE, "--help"], 0.4),
+}
+#: The first on an empty machine, and later ones, in seconds.
+FIRST, LATER = 5.0, 1.5
+
+
+def seconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
+    """How long a process takes."""
+    started = time.perf_counter()
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    return time.perf_counter() - started
+
+
+def figure(work: str, took: Sequence[float], most: float | None) -> Figure:
+    """Its median, and whether that is good enough."""
+    middle = statistics.median(took)
+    goal = "" if most is None else f"; at most {most:g} s: {'met' if middle < most else 'NOT MET'}"
+    return Figure(work, "a process", middle * 1000, "ms", extent([one * 1000 for one in took]) + goal)
+
+
+def unasked() -> list[str]:
+    """The frameworks that importing the package brings."""
+    text = f"import sys, agent_storage; print(*[name for name in {FRAMEWORKS!r} if name in sys.modules])"
+    return subprocess.run([PYTHON, "-c", text], capture_output=True, text=True, check=True).stdout.split()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description="Importing and starting.")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    wanted = parser.parse_args()
+    took: dict[str, list[float]] = {name: [] for name in STARTED}
+    for _ in range(wanted.rounds):
+        for name, (command, _most) in STARTED.items():
+            took[name].append(seconds(command, os.environ))
+    figures = [figure(name, times, STARTED[name][1]) for name, times in took.items()]
+    with tempfile.TemporaryDirectory(prefix="storage-bench-") as folder:
+        Path(folder).chmod(0o755)  # as root, the server runs under another account
+        environment = {name: text for name, text in os.environ.items() if name != "STORAGE_DATABASE_URL"}
+        environment["STORAGE_DATA_DIR"] = str(Path(folder) / "data")
+        up = [STORAGE, "migrate", "up"]
+        figures.append(figure("storage migrate up, the first", [seconds(up, environment)], FIRST))
+        figures.append(figure("storage migrate up, later", [seconds(up, environment) for _ in range(5)], LATER))
+    show("Start-up", figures)
+    if wanted.json:
+        save(wanted.json, platform(), figures)
+    if brought := unasked():
+        sys.exit(f"import agent_storage brings {', '.join(brought)}")
+
+
+if __name__ == "__main__":
+    main()
