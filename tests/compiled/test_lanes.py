@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,6 +14,7 @@ import pytest
 
 from agent_storage import Conflict, ConnectionLost, NotFound, Storage, StorageError
 from agent_storage.compiled.lanes import LIMIT
+from agent_storage.database import Database
 from agent_storage.multiplexed import MultiplexedDatabase
 from agent_storage.statement import Shape, Statement
 from agent_storage.types import NewConversation, NewMessage, NewProvider
@@ -38,6 +39,14 @@ def lanes(storage: Storage) -> list[Any]:
     assert isinstance(database, MultiplexedDatabase)
     assert database._lanes is not None
     return [lane for lane in database._lanes._lanes if lane is not None and not lane.lost]
+
+
+async def quick(storage: Storage, *calls: Coroutine[Any, Any, object]) -> None:
+    """Run each alone, so that its statement is known to be quick and may share a Sync."""
+    for call in calls:
+        await call
+    for lane in lanes(storage):
+        assert not lane.busy
 
 
 async def backends(storage: Storage) -> int:
@@ -153,6 +162,38 @@ async def test_a_slow_statement_goes_to_the_pool_and_short_ones_pass_it(storage:
     await again
 
 
+async def test_quick_reads_are_not_blamed_for_the_slow_one_among_them(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_the_pool: list[str] = []
+    over_the_pool = Database.run_outside
+
+    async def counted(self: Database, statement: Statement[Any], values: Any) -> Any:
+        on_the_pool.append(statement.name)
+        return await over_the_pool(self, statement, values)
+
+    monkeypatch.setattr(Database, "run_outside", counted)
+    chat = await storage.conversations.create(NewConversation(title="t"))
+    # It was quick at first, so it shares a Sync with others; from then on it is not.
+    await quick(storage, storage.database.run(SLEEP, [0.0]), storage.conversations.get(chat.id))
+    gets = 0
+    end = time.monotonic() + 1.5
+
+    async def get() -> None:
+        nonlocal gets
+        while time.monotonic() < end:
+            assert await storage.conversations.get(chat.id) == chat
+            gets += 1
+
+    async def sleep() -> None:
+        while time.monotonic() < end:
+            await storage.database.run(SLEEP, [0.03])
+
+    await asyncio.gather(sleep(), *(get() for _ in range(16)))
+    assert on_the_pool.count(SLEEP.name) > 3
+    assert on_the_pool.count("conversations.get") < gets / 2
+
+
 async def test_a_write_that_the_lane_cut_short_is_done_exactly_once(storage: Storage) -> None:
     chat = await storage.conversations.create(NewConversation(title="t"))
     for _ in range(3):
@@ -193,6 +234,7 @@ async def test_an_error_at_commit_is_an_error(storage: Storage, migrated: str) -
 async def test_one_read_that_fails_costs_the_others_of_its_group_nothing(storage: Storage) -> None:
     chats = await asyncio.gather(*(storage.conversations.create(NewConversation(title=str(n))) for n in range(5)))
     divide: Statement[int] = Statement("test.divide", "SELECT 7 / $1::int", Shape("one", int), table="test")
+    await quick(storage, storage.conversations.require(chats[0].id), storage.database.run(divide, [1]))
     for _ in range(3):
         reads = [storage.conversations.require(chat.id) for chat in chats]
         outcomes = await asyncio.gather(
@@ -217,12 +259,13 @@ async def test_a_read_that_writes_all_the_same_does_so_exactly_once(storage: Sto
         )
     hidden: Statement[int] = Statement("test.mark", "SELECT mark($1::int)", Shape("one", int), table="test")
     assert not hidden.writes
+    await quick(storage, storage.database.run(hidden, [1]))
     numbers = [n % 11 for n in range(110)]
     outcomes = await asyncio.gather(*(storage.database.run(hidden, [n]) for n in numbers), return_exceptions=True)
     done = [n for n, outcome in zip(numbers, outcomes, strict=True) if outcome == n]
     assert len(done) == 100
     with psycopg.connect(migrated) as admin:
-        assert admin.execute("SELECT count(*) FROM marks").fetchone() == (100,)
+        assert admin.execute("SELECT count(*) FROM marks").fetchone() == (101,)
 
 
 async def test_a_schema_change_costs_nobody_an_error(storage: Storage, migrated: str) -> None:

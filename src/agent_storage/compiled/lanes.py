@@ -51,16 +51,22 @@ _PAUSE = 1.0
 
 
 class Pace:
-    """Until when one statement stays away from lanes, because it has held others up."""
+    """What is known of one statement: whether it is `quick`, and until when it stays away because it was slow."""
 
-    __slots__ = ("_away", "until")
+    __slots__ = ("_away", "quick", "until")
 
     def __init__(self) -> None:
         self._away = _AWAY[0]
         self.until = 0.0
+        #: Whether it was, when it was last sent alone. Others share a Sync only with such, else one could not tell who
+        #: holds up whom: the server sends the answers to a group together.
+        self.quick = False
 
     def stay_away(self, now: float) -> None:
         """It is for the pool now: each time for twice as long, unless it behaved for as long in between."""
+        if now < self.until:
+            return
+        self.quick = False
         self._away = min(2 * self._away, _AWAY[1]) if now - self.until < self._away else _AWAY[0]
         self.until = now + self._away
 
@@ -87,13 +93,22 @@ class _Group:
         self.since = since
         self.answers: list[PGresult] = []
 
-    def complete(self, now: float) -> PGresult | None:
-        """Give each member its answer; what has failed, if anything did.
+    def blame(self, now: float) -> None:
+        """Its answer is too late. Of several, each is sent alone the next time, to see which one it was."""
+        for one in self.members:
+            one.pace.quick = False
+        if len(self.members) == 1:
+            self.members[0].pace.stay_away(now)
+
+    def complete(self, now: float, took: float) -> PGresult | None:
+        """Give each member its answer, which took so long; what has failed, if anything did.
 
         Where one of several has failed, the transaction was undone: all are run again, each for itself, on the pool.
         """
         place = next((place for place, answer in enumerate(self.answers) if answer.status not in FINE), None)
         if place is None:
+            if len(self.members) == 1:
+                self.members[0].pace.quick = took < _TOO_LATE / 2
             for one, answer in zip(self.members, self.answers, strict=True):
                 if not one.done.done():
                     one.done.set_result(answer)
@@ -122,7 +137,7 @@ class _Preparing(_Group):
         super().__init__((), since)
         self.done = done
 
-    def complete(self, now: float) -> PGresult | None:
+    def complete(self, now: float, took: float) -> PGresult | None:
         """Give all the answers."""
         self.done.set_result(self.answers)
         return None
@@ -142,7 +157,7 @@ class Lane:
         self._statements = PreparedStatements(connection)
         self._preparing: dict[bytes, asyncio.Future[list[PGresult]]] = {}
         self._reads: list[Sent] = []
-        self._writes: list[Sent] = []
+        self._alone: list[Sent] = []
         self._waiting: deque[_Group] = deque()
         self._patience = Patience()
         self._looking = False
@@ -150,6 +165,7 @@ class Lane:
         self._answered_at = 0.0
         self._way = _LATE
         self._writing = False
+        self._watching = False
         self.lost = False
         self._pgconn.enter_pipeline_mode()
         self._socket = self._pgconn.socket
@@ -166,15 +182,16 @@ class Lane:
         Whose answer is too late now that somebody else wants to send holds others up: it is for the pool for a while.
         """
         waiting = self._waiting
-        if not waiting:
-            self._look_after()
-        elif self._lateness(now) > _LATE:
-            self._readable()  # it may have come while this process was busy
-        late = self._lateness(now) if waiting else 0.0
-        if late > _TOO_LATE:
-            for one in waiting[0].members[len(waiting[0].answers) :][:1]:
-                one.pace.stay_away(now)
-        return None if self.lost else (late > _LATE, len(waiting) + len(self._reads) + len(self._writes))
+        late = 0.0
+        if now - self._answered_at > _LATE:  # else it is neither late nor dead
+            if not waiting:
+                self._look_after()
+            elif self._lateness(now) > _LATE:
+                self._readable()  # it may have come while this process was busy
+            late = self._lateness(now) if waiting else 0.0
+            if late > _TOO_LATE:
+                waiting[0].blame(now)
+        return None if self.lost else (late > _LATE, len(waiting) + len(self._reads) + len(self._alone))
 
     def _lateness(self, now: float) -> float:
         return now - max(self._waiting[0].since + self._way, self._answered_at)
@@ -188,21 +205,21 @@ class Lane:
         if prepared is None:
             return None
         sent = Sent(self._loop.create_future(), prepared, prepared.encode(values), pace)
-        if not (self._waiting or self._reads or self._writes):
+        if not (self._waiting or self._reads or self._alone):
             self._send_group([sent])
             return sent
-        if not (self._reads or self._writes):
+        if not (self._reads or self._alone):
             self._loop.call_soon(self._send_collected)
-        (self._writes if statement.writes else self._reads).append(sent)
+        (self._reads if pace.quick and not statement.writes else self._alone).append(sent)
         return sent
 
     def _send_collected(self) -> None:
-        """What tasks have asked for meanwhile has no order among itself: reads share a Sync, a write has its own."""
-        reads, writes = self._reads, self._writes
-        self._reads, self._writes = [], []
+        """What tasks have asked for meanwhile has no order among itself: quick reads share a Sync, others go alone."""
+        reads, alone = self._reads, self._alone
+        self._reads, self._alone = [], []
         for start in range(0, len(reads), _GROUP):
             self._send_group(reads[start : start + _GROUP])
-        for one in writes:
+        for one in alone:
             self._send_group([one])
 
     def _send_group(self, members: Sequence[Sent]) -> None:
@@ -248,6 +265,9 @@ class Lane:
                 self._looking = True
                 self._loop.call_soon(self._look)
         self._waiting.append(group)
+        if not self._watching:
+            self._watching = True
+            self._loop.call_later(_TOO_LATE, self._watch)
         try:
             self._pgconn.pipeline_sync()
             if not self._writing and self._pgconn.flush():
@@ -266,6 +286,20 @@ class Lane:
             self._patience.in_vain()
         else:
             self._patience.paid()
+
+    def _watch(self) -> None:
+        """Who holds up others that wait already is for the pool too, though nobody new wants to send."""
+        self._watching = False
+        if not self._waiting or self.lost:
+            return
+        if self._lateness(time.perf_counter()) > _TOO_LATE:
+            self._readable()
+        if self._waiting and not self.lost:
+            now, first = time.perf_counter(), self._waiting[0]
+            if self._lateness(now) > _TOO_LATE and len(self._waiting) + len(first.members) > 2:
+                first.blame(now)
+            self._watching = True
+            self._loop.call_later(_TOO_LATE / 2, self._watch)
 
     def _look_after(self) -> None:
         """While nobody waits, the server has nothing to say but its last words."""
@@ -293,10 +327,11 @@ class Lane:
                     return
             elif answer.status == ExecStatus.PIPELINE_SYNC:
                 group = waiting.popleft()
+                took = now - max(group.since, self._answered_at)
                 if group.since >= self._answered_at:
-                    self._way = min(self._way, now - group.since)
+                    self._way = min(self._way, took)
                 self._answered_at = now
-                fault = group.complete(now)
+                fault = group.complete(now, took)
                 if fault is not None and (fault.error_field(DiagnosticField.SQLSTATE) or b"").decode() in GONE:
                     self._statements.forget()
             else:
