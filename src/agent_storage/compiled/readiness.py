@@ -12,12 +12,13 @@ import os
 import select
 import time
 from collections.abc import Callable
+from typing import ClassVar
 
 import psycopg
 from psycopg.pq.abc import PGconn
 
 #: How long to look before sleeping, in seconds, and for how many waits at most not to look after it was in vain.
-_LOOK = 100e-6
+_LOOK = 200e-6
 _REST = 1024
 _LATE = "the server did not answer in time"
 #: Whether looking leaves a processor for a server on the same machine.
@@ -86,11 +87,35 @@ class Readiness:
 class AsyncReadiness:
     """Waits for one connection; other tasks run meanwhile."""
 
+    #: Whether one looks already. For one it pays; many would keep each other from working.
+    _looking: ClassVar[bool] = False
+
     def __init__(self, pgconn: PGconn) -> None:
         self._socket = pgconn.socket
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self._patience = Patience()
+
+    async def _seen(self) -> bool:
+        """Whether there was something to read within the moment that one looks for it, while other tasks run."""
+        if AsyncReadiness._looking or not (until := self._patience.until()):
+            return False
+        AsyncReadiness._looking = True
+        try:
+            while time.perf_counter() < until:
+                if self._poll.poll(0):
+                    self._patience.paid()
+                    return True
+                await asyncio.sleep(0)
+        finally:
+            AsyncReadiness._looking = False
+        self._patience.in_vain()
+        return False
 
     async def to_read(self, timeout: float | None = None) -> None:
         """Until something can be read. Raises psycopg's `OperationalError` after `timeout` seconds."""
+        if await self._seen():
+            return
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
         loop.add_reader(self._socket, _wake, woken)
