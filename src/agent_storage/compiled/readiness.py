@@ -12,13 +12,12 @@ import os
 import select
 import time
 from collections.abc import Callable
-from typing import ClassVar
 
 import psycopg
 from psycopg.pq.abc import PGconn
 
 #: How long to look before sleeping, in seconds, and for how many waits at most not to look after it was in vain.
-_LOOK = 200e-6
+_LOOK = 300e-6
 _REST = 1024
 _LATE = "the server did not answer in time"
 #: Whether looking leaves a processor for a server on the same machine.
@@ -54,6 +53,10 @@ class Patience:
         self._rest = min(2 * self._rest, _REST)
 
 
+#: Who waits in this process. Who is alone looks, which keeps both sides awake; several would keep each other from work.
+_waiting: set[object] = set()
+
+
 class Readiness:
     """Waits for one connection; blocks the thread."""
 
@@ -65,16 +68,25 @@ class Readiness:
 
     def to_read(self, timeout: float | None = None) -> None:
         """Until something can be read. Raises psycopg's `OperationalError` after `timeout` seconds."""
-        poll = self._poll.poll
-        if until := self._patience.until():
+        _waiting.add(self)
+        try:
+            if not self._seen() and not self._poll.poll(None if timeout is None else timeout * 1000):
+                raise psycopg.OperationalError(_LATE)
+        finally:
+            _waiting.discard(self)
+
+    def _seen(self) -> bool:
+        """Whether there was something to read within the moment that one looks for it."""
+        if len(_waiting) == 1 and (until := self._patience.until()):
             while time.perf_counter() < until:
-                if poll(0):
+                if self._poll.poll(0):
                     self._patience.paid()
-                    return
+                    return True
+                if len(_waiting) > 1:
+                    return False
                 _give_way()  # the server may want this very processor
             self._patience.in_vain()
-        if not poll(None if timeout is None else timeout * 1000):
-            raise psycopg.OperationalError(_LATE)
+        return False
 
     def to_write(self, timeout: float | None = None) -> None:
         """Until something can be written or read. Raises as `to_read`."""
@@ -87,35 +99,35 @@ class Readiness:
 class AsyncReadiness:
     """Waits for one connection; other tasks run meanwhile."""
 
-    #: Whether one looks already. For one it pays; many would keep each other from working.
-    _looking: ClassVar[bool] = False
-
     def __init__(self, pgconn: PGconn) -> None:
         self._socket = pgconn.socket
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._patience = Patience()
 
+    async def to_read(self, timeout: float | None = None) -> None:
+        """Until something can be read. Raises psycopg's `OperationalError` after `timeout` seconds."""
+        _waiting.add(self)
+        try:
+            if not await self._seen():
+                await self._sleep(timeout)
+        finally:
+            _waiting.discard(self)
+
     async def _seen(self) -> bool:
         """Whether there was something to read within the moment that one looks for it, while other tasks run."""
-        if AsyncReadiness._looking or not (until := self._patience.until()):
-            return False
-        AsyncReadiness._looking = True
-        try:
+        if len(_waiting) == 1 and (until := self._patience.until()):
             while time.perf_counter() < until:
                 if self._poll.poll(0):
                     self._patience.paid()
                     return True
+                if len(_waiting) > 1:
+                    return False
                 await asyncio.sleep(0)
-        finally:
-            AsyncReadiness._looking = False
-        self._patience.in_vain()
+            self._patience.in_vain()
         return False
 
-    async def to_read(self, timeout: float | None = None) -> None:
-        """Until something can be read. Raises psycopg's `OperationalError` after `timeout` seconds."""
-        if await self._seen():
-            return
+    async def _sleep(self, timeout: float | None) -> None:
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
         loop.add_reader(self._socket, _wake, woken)
