@@ -63,13 +63,11 @@ $(NODE)/.ready: $(NODE)/package.json $(NODE)/schema.prisma
 
 bench: $(BENCH)/.ready $(NODE)/.ready  ## Measure the domains, and this package beside its peers, on an embedded server
 	@mkdir -p benchmarks/results
-	@$(BENCH)/bin/python -m benchmarks.domains --json benchmarks/results/domains.json
-	@$(BENCH)/bin/python -m benchmarks.growth --json benchmarks/results/growth.json
-	@$(BENCH)/bin/python -m benchmarks.compare --json benchmarks/results/compare.json
-	@$(BENCH)/bin/python -m benchmarks.report benchmarks/results/compare.json docs/performance.md
+	@for part in domains growth compare histories startup; do \
+		$(BENCH)/bin/python -m benchmarks.$$part --json benchmarks/results/$$part.json || exit 1; \
+	done
+	@$(BENCH)/bin/python -m benchmarks.report benchmarks/results docs/performance.md
 	@$(BENCH)/bin/python -m benchmarks.chart benchmarks/results/compare.json docs/performance.svg
-	@$(BENCH)/bin/python -m benchmarks.histories --json benchmarks/results/histories.json
-	@$(BENCH)/bin/python -m benchmarks.startup --json benchmarks/results/startup.json
 
 bench-quick: $(BENCH)/.ready $(NODE)/.ready  ## The same in less than two minutes, and less exactly
 	@$(BENCH)/bin/python -m benchmarks.domains --quick

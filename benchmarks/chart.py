@@ -30,7 +30,7 @@ def draw(document: dict[str, Any], target: Path) -> None:
 
     works = list(dict.fromkeys(one["work"] for one in document["results"]))
     rows = -(-len(works) // COLUMNS)
-    figure, panels = plt.subplots(rows, COLUMNS, figsize=(13, 3.4 * rows), squeeze=False)
+    figure, panels = plt.subplots(rows, COLUMNS, figsize=(13, 4.4 * rows), squeeze=False)
     for panel in panels.flat[len(works) :]:
         panel.set_visible(False)
     for panel, work in zip(panels.flat, works, strict=False):

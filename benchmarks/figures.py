@@ -23,6 +23,27 @@ class Figure:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What was meant to be reached, and what was."""
+
+    work: str
+    goal: str
+    wanted: float
+    reached: float
+    met: bool
+
+    @classmethod
+    def least(cls, work: str, goal: str, wanted: float, reached: float) -> Goal:
+        """More is better."""
+        return cls(work, f"{goal}, at least", wanted, reached, reached >= wanted)
+
+    @classmethod
+    def most(cls, work: str, goal: str, wanted: float, reached: float) -> Goal:
+        """Less is better."""
+        return cls(work, f"{goal}, at most", wanted, reached, reached <= wanted)
+
+
 def number(value: float) -> str:
     """Three digits that matter, thousands apart."""
     if value >= 100:
@@ -50,7 +71,11 @@ def show(title: str, figures: Sequence[Figure]) -> None:
     Console(width=140).print(table)
 
 
-def save(file: Path, machine: Mapping[str, str], figures: Sequence[Figure]) -> None:
+def save(file: Path, machine: Mapping[str, str], figures: Sequence[Figure], goals: Sequence[Goal] = ()) -> None:
     """Write it all as JSON."""
-    found = {"machine": dict(machine), "figures": [asdict(one) for one in figures]}
+    found = {
+        "machine": dict(machine),
+        "figures": [asdict(one) for one in figures],
+        "goals": [asdict(one) for one in goals],
+    }
     file.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")

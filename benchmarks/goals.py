@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+from .figures import Goal
 from .measuring import Result
 
 SYNC, ASYNC, UVLOOP = "agent-storage sync", "agent-storage async", "agent-storage async, uvloop"
@@ -70,47 +70,28 @@ STREAM_MB = 10.0
 SLOWEST = ("asyncpg pool + pydantic", 1 / 3)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A goal and what was reached; for memory both are megabytes, and less is better."""
-
-    work: str
-    goal: str
-    wanted: float
-    reached: float
-    met: bool
-
-
-def judged(results: Sequence[Result]) -> list[Judged]:
+def judged(results: Sequence[Result]) -> list[Goal]:
     """The goals for which both sides took part."""
     medians = {(one.work, one.by): one.median for one in results}
-    found: list[Judged] = []
+    found: list[Goal] = []
     for work, ours, factor, peer in FACTORS:
         mine, theirs = medians.get((work, ours)), medians.get((work, peer))
         if mine is not None and theirs is not None:
-            ratio = theirs / mine
-            found.append(Judged(work, f"{ours}, times as fast as {peer}", factor, ratio, ratio >= factor))
-    for one in results:
-        if one.by in {SYNC, ASYNC} and one.peak_mb is not None:
-            met = one.peak_mb < STREAM_MB
-            found.append(Judged(one.work, f"{one.by}, MB above start, at most", STREAM_MB, one.peak_mb, met))
+            found.append(Goal.least(work, f"{ours}, times as fast as {peer}", factor, theirs / mine))
+    found += [
+        Goal.most(one.work, f"{one.by}, MB above start", STREAM_MB, one.peak_mb)
+        for one in results
+        if one.by in {SYNC, ASYNC} and one.peak_mb is not None
+    ]
     slowest = {one.work: one.p99_ms for one in results if one.by == SLOWEST[0]}
     for one in results:
         if one.by == ASYNC and one.p99_ms and (theirs := slowest.get(one.work)):
-            share = one.p99_ms / theirs
-            found.append(
-                Judged(
-                    one.work,
-                    f"{ASYNC}, p99 as a part of {SLOWEST[0]}'s, at most",
-                    SLOWEST[1],
-                    share,
-                    share <= SLOWEST[1],
-                )
-            )
+            what = f"{ASYNC}, p99 as a part of {SLOWEST[0]}'s"
+            found.append(Goal.most(one.work, what, SLOWEST[1], one.p99_ms / theirs))
     return sorted(found, key=lambda one: one.work)
 
 
-def show_goals(found: Sequence[Judged]) -> None:
+def show_goals(found: Sequence[Goal]) -> None:
     """Print them."""
     table = Table("work", "goal", "wanted", "reached", "", title="Goals", title_justify="left")
     for one in found:

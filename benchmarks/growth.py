@@ -23,10 +23,13 @@ from psycopg import sql
 
 from agent_storage.sync import Storage
 
-from .figures import Figure, save, show
+from .figures import Figure, Goal, save, show
+from .goals import show_goals
 from .serving import a_database, machine
 
 CONVERSATIONS = 1000
+#: A deep page takes so many times as long as page 1, at most.
+SAME = 1.25
 #: The share of a page that is filled at first, and the hot tables with what is updated in them.
 FILLED = (100, 90, 70, 50)
 HOT: dict[str, LiteralString] = {
@@ -86,7 +89,7 @@ def median_ms(call: Callable[[], object], runs: int = 30) -> float:
 
 
 def pages(conninfo: str, rows: int) -> list[Figure]:
-    """A page of 100 by keyset, the first and a deep one, and the deep one by offset."""
+    """A page of 100 by keyset, the first and a deep one; and the deep one by offset."""
     depth = min(10_000, rows // 100 - 1)
     work = f"page of 100 among {rows:,}"
     with Storage.open(conninfo, statement_timeout=0) as storage, psycopg.connect(conninfo) as connection:
@@ -216,11 +219,14 @@ def main() -> None:
                 *keys(connection, max(wanted.rows // 5, 100_000)),
                 seed(connection, wanted.rows),
             ]
-            figures += pages(conninfo, wanted.rows)
-            figures += sizes(connection)
+            read = pages(conninfo, wanted.rows)
+            figures += [*read, *sizes(connection)]
     show("Growth", figures)
+    first, deep, *_ = read
+    goals = [Goal.most("W9", f"{deep.by}, as long as page 1", SAME, deep.value / first.value)]
+    show_goals(goals)
     if wanted.json:
-        save(wanted.json, about, figures)
+        save(wanted.json, about, figures, goals)
 
 
 if __name__ == "__main__":

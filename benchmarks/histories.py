@@ -31,7 +31,8 @@ import agent_storage
 from agent_storage.types import NewCheckpoint, NewConversation, NewMessage
 
 from .contenders.base import address
-from .figures import Figure, save, show
+from .figures import Figure, Goal, extent, save, show
+from .goals import show_goals
 from .serving import a_database, machine
 
 OURS, CALLS = "agent-storage", 100
@@ -116,7 +117,7 @@ async def agents(conninfo: str, works: Works, stack: AsyncExitStack) -> None:
     works["W11 newest 100"]["Agents SDK SQLAlchemySession"] = lambda: session.get_items(limit=100)
 
 
-async def measured(conninfo: str, rounds: int) -> list[Figure]:
+async def measured(conninfo: str, rounds: int) -> tuple[list[Figure], list[Goal]]:
     """Every work by everybody in turns; the first round warms up, and fills what is read."""
     works: Works = {name: {} for name in GOALS}
     async with AsyncExitStack() as stack:
@@ -127,6 +128,7 @@ async def measured(conninfo: str, rounds: int) -> list[Figure]:
             else:
                 await peer(conninfo, works, stack)
         found: list[Figure] = []
+        goals: list[Goal] = []
         for name, contenders in works.items():
             async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
                 await connection.execute("ANALYZE")  # as autovacuum would have done by then
@@ -139,11 +141,12 @@ async def measured(conninfo: str, rounds: int) -> list[Figure]:
                     took[by].append((time.perf_counter() - started) / CALLS * 1e6)
             medians = {by: statistics.median(times[1:]) for by, times in took.items()}
             for by, middle in medians.items():
-                ratio = middle / medians[OURS]
-                wanted = f"{ratio:.1f} times ours; wanted {GOALS[name]:g}" if by != OURS else ""
-                spread = f"{min(took[by][1:]):.0f} to {max(took[by][1:]):.0f}"
-                found.append(Figure(name, by, middle, "µs", f"{spread}  {wanted}".strip()))
-    return found
+                found.append(Figure(name, by, middle, "µs", extent(took[by][1:])))
+                if by != OURS:
+                    key, _, what = name.partition(" ")
+                    goal = f"{what}: {OURS} async, times as fast as {by}"
+                    goals.append(Goal.least(key, goal, GOALS[name], middle / medians[OURS]))
+    return found, goals
 
 
 def main() -> None:
@@ -155,10 +158,11 @@ def main() -> None:
     with a_database({"synchronous_commit": "off"}) as conninfo:
         about = machine(conninfo)
         print(" · ".join(f"{name} {value}" for name, value in about.items()))
-        figures = asyncio.run(measured(conninfo, wanted.rounds))
+        figures, goals = asyncio.run(measured(conninfo, wanted.rounds))
     show("Histories", figures)
+    show_goals(goals)
     if wanted.json:
-        save(wanted.json, about, figures)
+        save(wanted.json, about, figures, goals)
 
 
 if __name__ == "__main__":
