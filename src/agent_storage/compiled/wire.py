@@ -115,24 +115,24 @@ class Wire:
                         under_way -= 1
                 if under_way:
                     made += prepared.result(statement, checked(await self._read(0)), codec)
-                self._pgconn.pipeline_sync()
-                await self._read(1)
-                self._pgconn.exit_pipeline_mode()
             except psycopg.Error as error:
                 if error.sqlstate in GONE:
                     self._statements.forget()
                 if self._pgconn.status == ConnStatus.OK:
-                    self._pgconn.pipeline_sync()  # the server skips what is left up to here
-                    await self._answers(1)
-                    self._pgconn.exit_pipeline_mode()
+                    await self._end_pipeline()  # the server skips what is left
                 raise
             except BaseException as error:
-                self._pgconn.pipeline_sync()
-                await self._abandon(1)
+                await self._abandon(1, ended=False)
                 if isinstance(error, Unsuitable):  # earlier parts are sent: no cursor can go on from here
                     raise TypeError(f"{statement.name}: the values of a part cannot be sent") from error
                 raise
+            await self._end_pipeline()
         return made
+
+    async def _end_pipeline(self) -> None:
+        self._pgconn.pipeline_sync()
+        await self._answers(syncs=1)
+        self._pgconn.exit_pipeline_mode()
 
     async def stream(
         self, statement: Statement[Any], values: Sequence[Any], codec: Codec
@@ -224,9 +224,11 @@ class Wire:
             elif not syncs:
                 return answers
 
-    async def _abandon(self, syncs: int) -> None:
-        """Cancel what runs and read to the end; a connection on which that fails is closed."""
+    async def _abandon(self, syncs: int, *, ended: bool = True) -> None:
+        """Cancel what runs and read to the end, a Sync away if the pipeline has not `ended`; where that fails, close."""
         try:
+            if not ended:
+                self._pgconn.pipeline_sync()
             await self._connection.cancel_safe(timeout=_CANCEL)
             await self._read(syncs, _CANCEL)
             if syncs:
