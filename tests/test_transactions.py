@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from agent_storage import (
+    Conflict,
     ConnectionLost,
     OutsideTransaction,
     PoolTimeout,
@@ -20,7 +21,7 @@ from agent_storage import (
     Unavailable,
     sync,
 )
-from agent_storage.types import NewConversation
+from agent_storage.types import NewConversation, NewProvider
 
 
 async def test_leaving_the_block_commits_and_an_exception_rolls_back(storage: Storage) -> None:
@@ -201,3 +202,21 @@ async def test_behind_a_pooler_nothing_is_prepared(migrated: str) -> None:
         async with storage.database.connection() as connection:
             cursor = await connection.execute("SELECT count(*) FROM pg_prepared_statements")
             assert await cursor.fetchone() == (0,)
+
+
+async def test_a_block_whose_error_was_caught_does_not_pass_for_committed(storage: Any) -> None:
+    called: list[str] = []
+
+    async def call() -> None:
+        called.append("after commit")
+
+    new = NewProvider(name="p", kind="custom")
+    await storage.providers.create(new)
+    with pytest.raises(StorageError, match="was rolled back: a statement in its block failed"):
+        async with storage.transaction() as tx:
+            await tx.conversations.create(NewConversation())
+            tx.after_commit(call)
+            with pytest.raises(Conflict):
+                await tx.providers.create(new)
+    assert called == []
+    assert await storage.conversations.count() == 0

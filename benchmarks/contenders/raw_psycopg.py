@@ -84,7 +84,7 @@ class Models(Tuples):
 
 
 class PipelinedDicts(Dicts):
-    """Rows as dicts, a transaction's statements in psycopg's pipeline mode: three round trips, the fewest that it takes.
+    """Rows as dicts, a transaction's statements in psycopg's pipeline mode: three round trips, its fewest.
 
     The other way round, with the transaction inside the pipeline, it waits more often; so does reading inside it.
     """

@@ -12,13 +12,15 @@ import time
 from abc import ABC, abstractmethod
 from asyncio import current_task
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import psycopg
 import psycopg_pool
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from agent_storage.compiled.parameters import Unsuitable
 from agent_storage.compiled.prepared import GONE
@@ -42,8 +44,9 @@ logger = logging.getLogger("agent_storage")
 #: Rows that a stream fetches at a time: large enough to hide the round trip, small enough for flat memory.
 _CHUNK = 1000 if psycopg.capabilities.has_stream_chunked() else 1
 
-#: How often others may run before a stream counts as open: closing one that was left takes two.
-_TICKS = 4
+#: How often others may run before a stream counts as open: closing one that was left takes two, and two more for each
+#: iterator around it.
+_TICKS = 20
 
 #: The database whose transaction the current task is in, so that its pool is not used there by mistake.
 _inside: ContextVar[object] = ContextVar("agent_storage_inside", default=None)
@@ -108,13 +111,46 @@ async def _fetch(
     return statement.result(names, await cursor.fetchall(), cursor.rowcount, codec)
 
 
+class _Stream:
+    """The stream that is open on a connection: its rows, and the task that reads them."""
+
+    def __init__(self) -> None:
+        self.rows: AsyncGenerator[Any, None] | None = None
+        self.reader: object = None
+        #: Whether a statement that is cancelled spoils nothing that is to be kept.
+        self.cancel = False
+
+    async def close(self, *, cancel: bool) -> None:
+        """End it, since the block ends that it is in."""
+        if self.rows is not None:
+            self.cancel = cancel
+            async with _ending(self.rows):
+                pass
+
+
+@asynccontextmanager
+async def _ending(rows: AsyncGenerator[Any, None]) -> AsyncGenerator[None, None]:
+    """Close `rows` when the block ends; who is closing or reading them at that moment does it, and psycopg waits."""
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError, ValueError):
+            async with aclosing(rows):
+                pass
+
+
 async def _rows(
-    connection: psycopg.AsyncConnection[Any], statement: Statement[Any], values: Sequence[Any], codec: Codec
+    connection: psycopg.AsyncConnection[Any],
+    statement: Statement[Any],
+    values: Sequence[Any],
+    codec: Codec,
+    stream: _Stream,
 ) -> AsyncGenerator[Any, None]:
+    """The statement's rows. Closed early, it is cancelled, or else its other rows are read and dropped."""
     wire: Wire | None = getattr(connection, "wire", None)
     if wire is not None:
         try:
-            async with aclosing(wire.stream(statement, values, codec)) as parts:
+            async with aclosing(wire.stream(statement, values, codec, lambda: stream.cancel)) as parts:
                 async for part in parts:
                     for row in part:
                         yield row
@@ -123,9 +159,16 @@ async def _rows(
             pass
     cursor = psycopg.AsyncRawCursor(connection)
     made: Callable[[Sequence[Any]], Any] | None = None
-    async for row in cursor.stream(statement.query, values, binary=True, size=_CHUNK):
-        made = made or statement.rows.each([column.name for column in cursor.description or ()], codec)
-        yield made(row)
+    rows = cursor.stream(statement.query, values, binary=True, size=_CHUNK)
+    try:
+        async for row in rows:
+            made = made or statement.rows.each([column.name for column in cursor.description or ()], codec)
+            yield made(row)
+    except GeneratorExit:
+        if not stream.cancel:  # psycopg would
+            async for _ in rows:
+                pass
+        raise
 
 
 async def _divided(runner: Runner, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
@@ -137,23 +180,27 @@ async def _divided(runner: Runner, statement: Statement[Any], arguments: Mapping
         return await transaction.run_parts(statement, parts)
 
 
+#: That of each connection, whoever runs statements on it.
+_streams: WeakKeyDictionary[psycopg.AsyncConnection[Any], _Stream] = WeakKeyDictionary()
+
+
 class _OnConnection(ABC):
     """What a transaction and an attached connection have in common: one connection, used by one task."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], codec: Codec) -> None:
         self.connection = connection
         self.codec = codec
-        self._streams_to: object = None
+        self.open_stream = _streams.setdefault(connection, _Stream())
 
     async def check_free(self) -> None:
         """Raises `StorageError` where waiting for the end of a stream would wait for ever: inside its own loop."""
         for _ in range(_TICKS):
-            if self._streams_to is None or self._streams_to != current_task():
+            if self.open_stream.reader is None or self.open_stream.reader != current_task():
                 return
             await asyncio.sleep(0)  # the loop may have been left, and its iterator be closed in a moment
         raise StorageError(
-            "a stream is open on this transaction: read it to its end, or run the other statement on another "
-            "connection (storage.outside)"
+            "a stream is open on this connection: read it to its end or close it first, or run the other statement on "
+            "another connection"
         )
 
     @abstractmethod
@@ -175,21 +222,28 @@ class _OnConnection(ABC):
         return await _divided(self, statement, arguments)
 
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncIterator[Any]:
-        """The statement's rows; nothing else can run on this connection until the last one is read."""
+        """The statement's rows; nothing else can run on this connection until the last one is read.
+
+        A loop that is left early reads and drops the others, since cancelling would spoil the transaction.
+        """
         await self.check_free()
-        self._streams_to = current_task()
+        stream = self.open_stream
+        rows = _rows(self.connection, statement, values, self.codec, stream)
         try:
-            async with aclosing(_rows(self.connection, statement, values, self.codec)) as rows:
+            async with _ending(rows):
                 async for row in rows:
+                    stream.cancel = False
+                    stream.rows, stream.reader = rows, current_task()
                     try:
                         yield row
                     except GeneratorExit:
-                        self._streams_to = None  # who comes now need not wait for long
+                        stream.reader = None  # who comes now need not wait for long
                         raise
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
         finally:
-            self._streams_to = None
+            if stream.rows is rows:
+                stream.rows = stream.reader = None
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
         """Refused: what others commit is waited for outside a transaction."""
@@ -247,12 +301,21 @@ class Transaction(_OnConnection):
         before = len(self.callbacks)
         try:
             async with self.connection.transaction():
-                yield self
+                try:
+                    yield self
+                except BaseException:
+                    await self._close_own_stream(cancel=True)
+                    raise
+                await self._close_own_stream(cancel=False)
         except psycopg.Error as error:
             raise translate(error, statement=f"savepoint in {self.name}") from error
         except BaseException:
             del self.callbacks[before:]
             raise
+
+    async def _close_own_stream(self, *, cancel: bool) -> None:
+        if self.open_stream.reader == current_task():  # another task's is waited for
+            await self.open_stream.close(cancel=cancel)
 
 
 class Attached(_OnConnection):
@@ -267,6 +330,7 @@ class Attached(_OnConnection):
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> AsyncGenerator[Transaction, None]:
         """A transaction on this connection, or a savepoint when one is open."""
+        await self.check_free()
         transaction = Transaction(self.connection, self.codec, name or "attached")
         async with _transaction(transaction, isolation, read_only=read_only):
             yield transaction
@@ -283,7 +347,17 @@ async def _transaction(
             if isolation or read_only:
                 mode = f"ISOLATION LEVEL {_ISOLATION[isolation]}" if isolation else ""
                 await connection.execute(f"SET TRANSACTION {mode} {'READ ONLY' if read_only else ''}".encode())
-            yield
+            try:
+                yield
+            except BaseException:
+                await transaction.open_stream.close(cancel=True)
+                raise
+            await transaction.open_stream.close(cancel=False)
+            if connection.info.transaction_status == TransactionStatus.INERROR:
+                raise StorageError(
+                    f"transaction {transaction.name} was rolled back: a statement in its block failed, and its error "
+                    "was caught; run what may fail in a nested transaction()"
+                )
             finished = True
     except psycopg.Error as error:
         raise translate(error, statement=f"transaction {transaction.name}", writes=finished) from error
@@ -413,12 +487,17 @@ class Database:
     async def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a divisible statement, all or nothing; in a transaction of its own where it is divided."""
         self._not_inside(statement.name)
-        try:
-            return await _divided(self, statement, arguments)
-        except StorageError as error:
-            if error.sqlstate not in GONE:
-                raise
-            return await _divided(self, statement, arguments)  # with a statement that is prepared anew
+        return await self.run_divided_outside(statement, arguments)
+
+    async def run_divided_outside(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+        """`run_divided`, also inside a transaction block: on another connection."""
+        for _ in range(self.settings.pool_max):
+            try:
+                return await _divided(self, statement, arguments)
+            except StorageError as error:
+                if error.sqlstate not in GONE:
+                    raise  # else that connection prepares it anew the next time; the next one may have to, as well
+        return await _divided(self, statement, arguments)
 
     async def run_outside(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """`run`, also inside a transaction block: on another connection."""
@@ -457,20 +536,22 @@ class Database:
         It has no statement time-out: a slow reader is no fault of the query. Close the iterator when you leave early.
         """
         self._not_inside(statement.name)
-        begun = again = False
+        begun, stream = False, _Stream()
+        stream.cancel = True  # nothing else is done in its transaction
+        tries = self.settings.pool_max
         while True:
             try:
                 async with self.connection() as connection, connection.transaction():
                     await connection.execute("SET LOCAL statement_timeout = 0")
-                    async with aclosing(_rows(connection, statement, values, self.codec)) as rows:
+                    async with aclosing(_rows(connection, statement, values, self.codec, stream)) as rows:
                         async for row in rows:
                             begun = True
                             yield row
                 return
             except psycopg.Error as error:
-                if begun or again or error.sqlstate not in GONE:
+                if begun or not tries or error.sqlstate not in GONE:
                     raise translate(error, statement=statement.name, table=statement.table) from error
-                again = True  # with a statement that is prepared anew
+                tries -= 1  # each connection has to prepare it anew
 
     @asynccontextmanager
     async def begin(
@@ -514,7 +595,11 @@ class Outside:
 
     async def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a divisible statement, committed on its own."""
-        return await _divided(self, statement, arguments)
+        token = _inside.set(None)
+        try:
+            return await self._database.run_divided_outside(statement, arguments)
+        finally:
+            _inside.reset(token)
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
         """What wakes who waits for `channel` to say `payload`."""

@@ -244,8 +244,13 @@ def _sentence(
         return f"{subject}.{diag.column_name} must have a value{at}"
     if kind is InvalidValue and constraint:
         return f"{subject} refuses the value: it breaks the rule {constraint}{at}"
+    if kind is InvalidValue and error.sqlstate is None:  # psycopg's own, of a value on its way out or in
+        return (
+            f"{subject} was given or holds a value that Python and PostgreSQL cannot both express, such as a moment "
+            f"beyond the year 9999{at}"
+        )
     if kind is InvalidValue:
-        return f"{subject} cannot hold a value that was given [SQLSTATE {error.sqlstate or 'none'}]{at}"
+        return f"{subject} cannot hold a value that was given [SQLSTATE {error.sqlstate}]{at}"
     if kind is SchemaMismatch:
         return (
             f"{diag.message_primary or 'the schema differs from what this code expects'}{at}; "

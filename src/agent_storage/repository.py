@@ -53,7 +53,8 @@ _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 def sql(text: LiteralString, *, divisible: bool = False) -> Callable[[F], F]:
     """Declare a method by its SQL; the method's body is `...`. See `template.py` for slots and placeholders.
 
-    A `divisible` one takes a sequence of `Input`s and gives a list; many of them are sent in parts, in a transaction.
+    A `divisible` one takes a sequence of `Input`s and nothing else, and gives a list; many are sent in parts, in a
+    transaction, unless the table `refers_to_itself`.
     """
 
     def declare(function: F) -> F:
@@ -92,7 +93,8 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
     elif template.divisible:
 
         async def divide(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
-            return await self.runner.run_divided(statement(), template.arguments(args, kwargs))
+            arguments = {name: list(rows) for name, rows in template.arguments(args, kwargs).items()}
+            return await self.runner.run_divided(statement(), arguments)
 
         method = divide
     else:
@@ -113,6 +115,9 @@ class Repository(Generic[R, N]):
     table: ClassVar[str]
     #: The columns of a unique key other than the id; declares `upsert`.
     natural_key: ClassVar[tuple[str, ...]] = ()
+    #: Whether a row may refer to another one of the table. Then rows made together are one statement, however many, so
+    #: that a child may stand before its parent.
+    refers_to_itself: ClassVar[bool] = False
     #: A nullable timestamp column; rows that have it set are left out of every list unless a filter names it.
     soft_delete: ClassVar[str | None] = None
     record: ClassVar[type[Any]]
@@ -147,7 +152,8 @@ class Repository(Generic[R, N]):
     @classmethod
     def owner(cls) -> Owner:
         """What the compiler must know of this class."""
-        return Owner(cls.table, cls.record, cls.new, cls.natural_key, {R: cls.record, N: cls.new})
+        types = {R: cls.record, N: cls.new}
+        return Owner(cls.table, cls.record, cls.new, cls.natural_key, cls.refers_to_itself, types)
 
     @classmethod
     def statements(cls) -> dict[str, Statement[Any]]:
@@ -184,8 +190,8 @@ class Repository(Generic[R, N]):
     async def create_many(self, new: Sequence[N]) -> list[R]:
         """The new rows in the order given; all or none.
 
-        One round trip. More than a thousand are sent a thousand at a time without waiting for each other's answers,
-        so that client and server work at once; the transaction around them takes two round trips more.
+        One round trip. More than a thousand are sent in parts, one while the server works on the one before, in a
+        transaction that takes two round trips more; the server's time limit then holds for each part.
         """
         ...
 

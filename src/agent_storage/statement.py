@@ -107,11 +107,9 @@ class Statement(Generic[T]):
 
     def encode_parts(self, arguments: Mapping[str, Any], codec: Codec) -> Iterator[list[Any]] | None:
         """The values of each part, where there are too many rows for one; a part is encoded when it is asked for."""
-        if not self.divisible:
-            return None
         ((name, encoder),) = self._encoders
         rows: Sequence[Any] = arguments[name]
-        if len(rows) <= UNDIVIDED:
+        if not self.divisible or len(rows) <= UNDIVIDED:
             return None
         return (encoder.encode(rows[start : start + PART], codec) for start in range(0, len(rows), PART))
 

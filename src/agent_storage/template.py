@@ -39,6 +39,7 @@ class Owner:
     record: type[Any]
     new: type[Input]
     natural_key: tuple[str, ...]
+    refers_to_itself: bool
     type_variables: Mapping[Any, Any]
 
 
@@ -101,7 +102,7 @@ class _Compiler:
         numbers = {path: number for number, path in enumerate(paths, start=1)}
         text = _PLACEHOLDER.sub(lambda match: f"${numbers[match['name']]}" if match["name"] else "%", filled)
         encoders = [(name, self._encoder(name, of)) for name, of in fields.items()]
-        divisible = self.template.divisible
+        divisible = self.template.divisible and not self.owner.refers_to_itself
         return Statement(self.name, text, self.shape, table=self.owner.table, encoders=encoders, divisible=divisible)
 
     def _fill(self, match: re.Match[str]) -> str:

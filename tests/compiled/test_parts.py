@@ -14,7 +14,8 @@ import pytest
 
 from agent_storage import Conflict, ConnectionLost, InvalidValue, Storage, StorageError, sync
 from agent_storage.statement import PART, UNDIVIDED
-from agent_storage.types import NewConversation, NewProvider, Provider
+from agent_storage.tables import REPOSITORIES
+from agent_storage.types import NewCheckpoint, NewConversation, NewProvider, Provider
 
 MANY = 3 * UNDIVIDED + 7
 SLOW = """
@@ -76,6 +77,28 @@ async def test_in_a_transaction_parts_are_a_savepoint(storage: Storage) -> None:
         assert await tx.providers.count() == 0
         assert len(await tx.providers.create_many(news)) == MANY
     assert (await storage.conversations.count(), await storage.providers.count()) == (1, MANY)
+
+
+async def test_a_table_that_refers_to_itself_is_not_divided_so_children_may_stand_before_parents(
+    storage: Storage,
+) -> None:
+    parent = uuid4()
+    news = [NewCheckpoint(agent_id="a", state={}, parent_id=parent) for _ in range(MANY)]
+    made = await storage.checkpoints.create_many([*news, NewCheckpoint(id=parent, agent_id="a", state={})])
+    assert len(made) == MANY + 1
+
+
+def test_the_tables_that_refer_to_themselves_say_so(storage: Storage, admin: psycopg.Connection[Any]) -> None:
+    rows = admin.execute(
+        "SELECT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND conrelid = confrelid"
+    )
+    kinds = {kind.table for kind in REPOSITORIES.values() if kind.refers_to_itself}
+    assert {name for (name,) in rows} == kinds
+
+
+async def test_rows_may_come_from_a_generator(storage: Storage) -> None:
+    made = await storage.providers.create_many(one for one in providers())  # type: ignore[arg-type]
+    assert len(made) == MANY
 
 
 async def test_a_batch_sends_them_undivided(storage: Storage) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -13,6 +15,7 @@ import pytest
 from agent_storage import ConnectionLost, Storage, StorageError, sync
 from agent_storage.errors import StatementTimeout
 from agent_storage.statement import Shape, Statement
+from agent_storage.tables import Conversations
 from agent_storage.types import NewConversation
 
 #: It fails at its 30,000th row, long after the first ones have come.
@@ -100,7 +103,7 @@ async def test_a_statement_inside_the_loop_of_a_transactions_stream_is_refused_a
     await storage.conversations.create_many([NewConversation() for _ in range(200)])
     async with asyncio.timeout(20), storage.transaction() as tx:
         async for _ in tx.conversations.stream():
-            with pytest.raises(StorageError, match="a stream is open on this transaction"):
+            with pytest.raises(StorageError, match="a stream is open on this connection"):
                 await tx.conversations.count()
             with pytest.raises(StorageError, match="a stream is open"):
                 async with tx.transaction():
@@ -110,6 +113,109 @@ async def test_a_statement_inside_the_loop_of_a_transactions_stream_is_refused_a
                     batch.add(batch.conversations.count)
             break
         assert await tx.conversations.count() == 200
+
+
+async def test_a_transactions_stream_that_is_left_early_spoils_nothing(storage: Storage) -> None:
+    for wanted in (1, 60, 5000):
+        async with storage.transaction() as tx:
+            await tx.conversations.create(NewConversation(title=str(wanted)))
+            seen = 0
+            async for _ in tx.runner.stream(LONG, [50_000]):
+                seen += 1
+                if seen == wanted:
+                    break
+            await tx.conversations.create(NewConversation(title=str(wanted)))
+    assert await storage.conversations.count() == 6
+
+
+async def _titles(tx: Any) -> AsyncIterator[str | None]:
+    async for one in tx.conversations.stream():
+        yield one.title
+
+
+async def test_a_stream_inside_another_iterator_may_be_left_early_too(storage: Storage) -> None:
+    await storage.conversations.create_many([NewConversation() for _ in range(200)])
+    async with storage.transaction() as tx:
+        async for _ in _titles(tx):
+            break
+        assert await tx.conversations.count() == 200
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_transaction_ends_though_its_stream_is_still_held(
+    storage: Storage, *, nested: bool, fails: bool
+) -> None:
+    async with asyncio.timeout(20):
+        held: list[Any] = []
+        try:
+            async with storage.transaction() as tx:
+                await tx.conversations.create(NewConversation())
+                async with tx.transaction() if nested else nullcontext():
+                    rows = aiter(tx.runner.stream(LONG, [50_000]))
+                    held += [rows, await anext(rows)]
+                    if fails:
+                        raise KeyError
+        except KeyError:
+            pass
+        assert await storage.conversations.count() == (0 if fails else 1)
+        assert [row async for row in held[0]] == []
+
+
+async def test_a_cancelled_stream_inside_a_transaction_rolls_it_back(storage: Storage) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3), storage.transaction() as tx:
+            await tx.conversations.create(NewConversation())
+            async for _ in tx.runner.stream(LONG, [10_000_000]):
+                await asyncio.sleep(0)
+    assert await storage.conversations.count() == 0
+
+
+async def test_a_value_that_cannot_be_loaded_ends_a_stream_at_once(storage: Storage) -> None:
+    far: Statement[Any] = Statement(
+        "test.far",
+        "SELECT CASE n WHEN 10 THEN 'infinity'::timestamptz ELSE now() END FROM generate_series(1, 5000000) n",
+        Shape("stream", datetime),
+        table="test",
+    )
+    async with asyncio.timeout(10):
+        with pytest.raises(StorageError, match="cannot both express"):
+            async for _ in storage.database.stream(far, []):
+                pass
+    assert await storage.conversations.count() == 0
+
+
+async def test_two_readers_of_one_transaction_do_not_wait_for_each_other_for_ever(storage: Storage) -> None:
+    await storage.conversations.create_many([NewConversation() for _ in range(300)])
+    async with asyncio.timeout(20), storage.transaction() as tx:
+
+        async def read() -> int:
+            return len([row async for row in tx.conversations.stream()])
+
+        async for _ in tx.conversations.stream():
+            other = asyncio.create_task(read())
+            await asyncio.sleep(0.01)
+            with pytest.raises(StorageError, match="a stream is open"):
+                await tx.conversations.count()
+            other.cancel()
+            await asyncio.gather(other, return_exceptions=True)
+            with pytest.raises(StorageError, match="a stream is open"):
+                await tx.conversations.count()
+            break
+        assert await read() == 300
+
+
+async def test_a_connection_of_ones_own_refuses_too_whichever_repository_asks(migrated: str) -> None:
+    async with await psycopg.AsyncConnection.connect(migrated, autocommit=True) as connection:
+        one, other = Conversations(connection), Conversations(connection)
+        await one.create_many([NewConversation() for _ in range(10)])
+        async with asyncio.timeout(20):
+            async for _ in one.stream():
+                for repository in (one, other):
+                    with pytest.raises(StorageError, match="a stream is open"):
+                        await repository.create_many([NewConversation() for _ in range(1001)])
+                break
+            assert await other.count() == 10
 
 
 async def test_another_task_waits_for_the_end_of_a_transactions_stream(storage: Storage) -> None:
@@ -133,12 +239,21 @@ async def test_a_transactions_stream_has_the_time_limit_of_its_transaction(migra
                     pass
 
 
-async def test_a_changed_schema_under_a_prepared_stream_says_what_to_do(storage: Storage, migrated: str) -> None:
-    await storage.conversations.create(NewConversation(title="t"))
-    assert [one.title async for one in storage.conversations.stream()] == ["t"]
-    with psycopg.connect(migrated, autocommit=True) as admin:
-        admin.execute("ALTER TABLE conversations ALTER COLUMN title TYPE varchar(500)")
-    assert [one.title async for one in storage.conversations.stream()] == ["t"]
+@pytest.mark.parametrize("pool_max", [1, 3])
+async def test_a_changed_schema_costs_a_stream_nothing_however_many_connections_know_it(
+    migrated: str, pool_max: int
+) -> None:
+    async with Storage.open(migrated, pool_max=pool_max, pool_min=pool_max, multiplex=0) as storage:
+        await storage.conversations.create(NewConversation(title="t"))
+
+        async def titles() -> list[str | None]:
+            return [one.title async for one in storage.conversations.stream()]
+
+        for length in (500, 600):
+            assert await asyncio.gather(*(titles() for _ in range(10))) == [["t"]] * 10
+            with psycopg.connect(migrated, autocommit=True) as admin:
+                admin.execute(f"ALTER TABLE conversations ALTER COLUMN title TYPE varchar({length})")  # type: ignore[arg-type]
+        assert await titles() == ["t"]
 
 
 async def test_memory_does_not_grow_with_the_rows(storage: Storage) -> None:

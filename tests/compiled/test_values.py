@@ -14,13 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
+from agent_storage import sync
 from agent_storage.compiled.parameters import Unsuitable, encoding
 from agent_storage.connection.rows import Codec
 from agent_storage.connection.text import JsonText, encode_json, register
 from agent_storage.statement import Shape, Statement
 from agent_storage.sync.compiled.wire import Wire
 from agent_storage.sync.database import Attached
+from agent_storage.types import NewConversation
 
 MOMENTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
 TEXTS = st.text(st.characters(codec=None), max_size=40)
@@ -151,3 +154,16 @@ def test_a_large_value_goes_there_and_back(both: Both) -> None:
     text = "Märchen " * 2_000_000
     wire, cursor = both.echo("text", text)
     assert wire == cursor == text
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_text_is_utf8_whatever_the_environment_prefers(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", encoding)
+    for url in (migrated, make_conninfo(migrated, client_encoding=encoding)):
+        for compiled in (True, False):
+            with sync.Storage.open(url, compiled=compiled) as storage:
+                made = storage.conversations.create(NewConversation(title="Ærø, 東京", metadata={"ø": "\x00京"}))
+                assert storage.conversations.get(made.id) == made
+                assert (made.title, made.metadata) == ("Ærø, 東京", {"ø": "\x00京"})

@@ -2,8 +2,9 @@
 
 A statement is sent when it is asked for, whoever else waits for an answer on the same connection, so the wire is never
 idle. Behind each write stands a Sync of its own: it is a transaction of its own, with its own error, whose commit is
-confirmed before the caller goes on. Statements that only read, and that were asked for in the same moment, share a Sync
-and with it a system call; when one of them fails, nothing of the group has happened, and each is run again for itself.
+confirmed before the caller goes on. Quick statements that only read, and that were asked for in the same moment, share
+a Sync and with it a system call; when one of them fails, nothing of the group has happened, and each is run again for
+itself.
 
 One slow statement would hold up those behind it. Three things keep that short: who is seen to be slow goes to the pool
 for a while; a lane whose next answer is late gets no more while another one is free; and the server ends what takes

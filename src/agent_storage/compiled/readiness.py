@@ -53,8 +53,11 @@ class Patience:
         self._rest = min(2 * self._rest, _REST)
 
 
-#: Who waits in this process. Who is alone looks, which keeps both sides awake; several would keep each other from work.
+#: Who waits on a wire in this process. Who is alone looks, which keeps both sides awake; several would keep each other
+#: from working.
 _waiting: set[object] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_waiting.clear)
 
 
 class Readiness:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.errors import error_from_result
-from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus
+from psycopg.pq import ExecStatus, Format, PipelineStatus
 from psycopg.pq.abc import PGresult
 
 from agent_storage.compiled.parameters import Unsuitable
@@ -118,7 +119,7 @@ class Wire:
             except psycopg.Error as error:
                 if error.sqlstate in GONE:
                     self._statements.forget()
-                if self._pgconn.status == ConnStatus.OK:
+                with suppress(psycopg.Error):  # the first error says more than that the connection is gone, too
                     await self._end_pipeline()  # the server skips what is left
                 raise
             except BaseException as error:
@@ -135,11 +136,12 @@ class Wire:
         self._pgconn.exit_pipeline_mode()
 
     async def stream(
-        self, statement: Statement[Any], values: Sequence[Any], codec: Codec
+        self, statement: Statement[Any], values: Sequence[Any], codec: Codec, cancel: Callable[[], bool]
     ) -> AsyncGenerator[list[Any], None]:
         """The rows a few at a time, as libpq gets them; the connection is taken until the iterator ends or is closed.
 
-        Raises as `run`.
+        When it is closed early, `cancel` says whether the statement is cancelled, or, where that would spoil a
+        transaction, its other rows are read and dropped. Raises as `run`.
         """
         async with self._lock:
             prepared = self._statements.get(statement.query) or await self._prepare(statement)
@@ -156,12 +158,31 @@ class Wire:
             except psycopg.Error as error:
                 if error.sqlstate in GONE:
                     self._statements.forget()
-                if self._pgconn.status == ConnStatus.OK:
-                    await self._answers()
+                if error.pgresult is None:  # a value that cannot be loaded: the server goes on sending
+                    await self._abandon(0)
+                else:
+                    with suppress(psycopg.Error):
+                        await self._answers()
+                raise
+            except GeneratorExit:
+                if cancel():
+                    await self._abandon(0)
+                else:
+                    await self._drop_rows()
                 raise
             except BaseException:
                 await self._abandon(0)
                 raise
+
+    async def _drop_rows(self) -> None:
+        try:
+            while await self._next() is not None:
+                pass
+        except psycopg.Error:
+            return  # the transaction hears of it from its next statement
+        except BaseException:
+            await self._abandon(0)
+            raise
 
     async def _next(self) -> PGresult | None:
         """The next answer as it comes; None when there are no more."""
@@ -225,7 +246,7 @@ class Wire:
                 return answers
 
     async def _abandon(self, syncs: int, *, ended: bool = True) -> None:
-        """Cancel what runs and read to the end, a Sync away if the pipeline has not `ended`; where that fails, close."""
+        """Cancel what runs and read to the end, behind a Sync if the pipeline has not `ended`; if that fails, close."""
         try:
             if not ended:
                 self._pgconn.pipeline_sync()

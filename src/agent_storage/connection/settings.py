@@ -100,7 +100,10 @@ class Settings(BaseModel):
         return self.url is None
 
     def conninfo(self, url: str | None = None) -> str:
-        """The libpq connection string for `url` (default: this object's), with the defaults it does not set itself."""
+        """The libpq connection string for `url` (default: this object's), with the defaults it does not set itself.
+
+        Text always travels as UTF-8, whatever the database or the environment prefers.
+        """
         base = url if url is not None else self.url.get_secret_value() if self.url else ""
         given = conninfo_to_dict(base)
         defaults: dict[str, str] = {**NETWORK_DEFAULTS, "application_name": self.application_name}
@@ -109,7 +112,7 @@ class Settings(BaseModel):
             defaults["options"] = f"{options} {given.get('options') or ''}".strip()
             given.pop("options", None)
         missing = {name: value for name, value in defaults.items() if name not in given}
-        return make_conninfo(base, **missing)
+        return make_conninfo(base, **{**missing, "client_encoding": "UTF8"})
 
     def _server_settings(self) -> dict[str, str]:
         """What a session starts with, sent as startup options: no round trip, and RESET returns to it."""

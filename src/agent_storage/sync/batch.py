@@ -145,16 +145,17 @@ class Batch:
     def send(self) -> None:
         """Run all calls. Raises the first error, and then nothing of the batch is kept."""
         self._sent = True
-        try:
-            self._send(self._advance(self._calls))
-        except StorageError as error:
-            self._drop()
-            if error.sqlstate not in GONE or isinstance(self._runner, Transaction):
-                raise
-            self._send(self._advance(self._calls))  # with statements that are prepared anew
-        except BaseException:
-            self._drop()
-            raise
+        tries = 0 if isinstance(self._runner, Transaction) else self._runner.settings.pool_max
+        while True:
+            try:
+                self._send(self._advance(self._calls))
+            except BaseException as error:
+                self._drop()
+                if not tries or not isinstance(error, StorageError) or error.sqlstate not in GONE:
+                    raise
+                tries -= 1  # each connection has to prepare its statements anew
+            else:
+                return
 
     def _drop(self) -> None:
         for call in self._calls:

@@ -22,14 +22,17 @@ from contextlib import (
     AbstractContextManager,
     closing,
     contextmanager,
+    suppress,
 )
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import psycopg
 import psycopg_pool
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from agent_storage.compiled.parameters import Unsuitable
 from agent_storage.compiled.prepared import GONE
@@ -53,8 +56,9 @@ logger = logging.getLogger("agent_storage")
 #: Rows that a stream fetches at a time: large enough to hide the round trip, small enough for flat memory.
 _CHUNK = 1000 if psycopg.capabilities.has_stream_chunked() else 1
 
-#: How often others may run before a stream counts as open: closing one that was left takes two.
-_TICKS = 4
+#: How often others may run before a stream counts as open: closing one that was left takes two, and two more for each
+#: iterator around it.
+_TICKS = 20
 
 #: The database whose transaction the current task is in, so that its pool is not used there by mistake.
 _inside: ContextVar[object] = ContextVar("agent_storage_inside", default=None)
@@ -115,13 +119,46 @@ def _fetch(connection: psycopg.Connection[Any], statement: Statement[T], values:
     return statement.result(names, cursor.fetchall(), cursor.rowcount, codec)
 
 
+class _Stream:
+    """The stream that is open on a connection: its rows, and the task that reads them."""
+
+    def __init__(self) -> None:
+        self.rows: Generator[Any, None, None] | None = None
+        self.reader: object = None
+        #: Whether a statement that is cancelled spoils nothing that is to be kept.
+        self.cancel = False
+
+    def close(self, *, cancel: bool) -> None:
+        """End it, since the block ends that it is in."""
+        if self.rows is not None:
+            self.cancel = cancel
+            with _ending(self.rows):
+                pass
+
+
+@contextmanager
+def _ending(rows: Generator[Any, None, None]) -> Generator[None, None, None]:
+    """Close `rows` when the block ends; who is closing or reading them at that moment does it, and psycopg waits."""
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError, ValueError):
+            with closing(rows):
+                pass
+
+
 def _rows(
-    connection: psycopg.Connection[Any], statement: Statement[Any], values: Sequence[Any], codec: Codec
+    connection: psycopg.Connection[Any],
+    statement: Statement[Any],
+    values: Sequence[Any],
+    codec: Codec,
+    stream: _Stream,
 ) -> Generator[Any, None, None]:
+    """The statement's rows. Closed early, it is cancelled, or else its other rows are read and dropped."""
     wire: Wire | None = getattr(connection, "wire", None)
     if wire is not None:
         try:
-            with closing(wire.stream(statement, values, codec)) as parts:
+            with closing(wire.stream(statement, values, codec, lambda: stream.cancel)) as parts:
                 for part in parts:
                     for row in part:
                         yield row
@@ -130,9 +167,16 @@ def _rows(
             pass
     cursor = psycopg.RawCursor(connection)
     made: Callable[[Sequence[Any]], Any] | None = None
-    for row in cursor.stream(statement.query, values, binary=True, size=_CHUNK):
-        made = made or statement.rows.each([column.name for column in cursor.description or ()], codec)
-        yield made(row)
+    rows = cursor.stream(statement.query, values, binary=True, size=_CHUNK)
+    try:
+        for row in rows:
+            made = made or statement.rows.each([column.name for column in cursor.description or ()], codec)
+            yield made(row)
+    except GeneratorExit:
+        if not stream.cancel:  # psycopg would
+            for _ in rows:
+                pass
+        raise
 
 
 def _divided(runner: Runner, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
@@ -144,22 +188,26 @@ def _divided(runner: Runner, statement: Statement[Any], arguments: Mapping[str, 
         return transaction.run_parts(statement, parts)
 
 
+#: That of each connection, whoever runs statements on it.
+_streams: WeakKeyDictionary[psycopg.Connection[Any], _Stream] = WeakKeyDictionary()
+
+
 class _OnConnection(ABC):
     """What a transaction and an attached connection have in common: one connection, used by one task."""
 
     def __init__(self, connection: psycopg.Connection[Any], codec: Codec) -> None:
         self.connection = connection
         self.codec = codec
-        self._streams_to: object = None
+        self.open_stream = _streams.setdefault(connection, _Stream())
 
     def check_free(self) -> None:
         """Raises `StorageError` where waiting for the end of a stream would wait for ever: inside its own loop."""
         for _ in range(_TICKS):
-            if self._streams_to is None or self._streams_to != get_ident():
+            if self.open_stream.reader is None or self.open_stream.reader != get_ident():
                 return
         raise StorageError(
-            "a stream is open on this transaction: read it to its end, or run the other statement on another "
-            "connection (storage.outside)"
+            "a stream is open on this connection: read it to its end or close it first, or run the other statement on "
+            "another connection"
         )
 
     @abstractmethod
@@ -181,21 +229,28 @@ class _OnConnection(ABC):
         return _divided(self, statement, arguments)
 
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Iterator[Any]:
-        """The statement's rows; nothing else can run on this connection until the last one is read."""
+        """The statement's rows; nothing else can run on this connection until the last one is read.
+
+        A loop that is left early reads and drops the others, since cancelling would spoil the transaction.
+        """
         self.check_free()
-        self._streams_to = get_ident()
+        stream = self.open_stream
+        rows = _rows(self.connection, statement, values, self.codec, stream)
         try:
-            with closing(_rows(self.connection, statement, values, self.codec)) as rows:
+            with _ending(rows):
                 for row in rows:
+                    stream.cancel = False
+                    stream.rows, stream.reader = rows, get_ident()
                     try:
                         yield row
                     except GeneratorExit:
-                        self._streams_to = None  # who comes now need not wait for long
+                        stream.reader = None  # who comes now need not wait for long
                         raise
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
         finally:
-            self._streams_to = None
+            if stream.rows is rows:
+                stream.rows = stream.reader = None
 
     def listen(self, channel: str, payload: str) -> Signal:
         """Refused: what others commit is waited for outside a transaction."""
@@ -253,12 +308,21 @@ class Transaction(_OnConnection):
         before = len(self.callbacks)
         try:
             with self.connection.transaction():
-                yield self
+                try:
+                    yield self
+                except BaseException:
+                    self._close_own_stream(cancel=True)
+                    raise
+                self._close_own_stream(cancel=False)
         except psycopg.Error as error:
             raise translate(error, statement=f"savepoint in {self.name}") from error
         except BaseException:
             del self.callbacks[before:]
             raise
+
+    def _close_own_stream(self, *, cancel: bool) -> None:
+        if self.open_stream.reader == get_ident():  # another task's is waited for
+            self.open_stream.close(cancel=cancel)
 
 
 class Attached(_OnConnection):
@@ -273,6 +337,7 @@ class Attached(_OnConnection):
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> Generator[Transaction, None, None]:
         """A transaction on this connection, or a savepoint when one is open."""
+        self.check_free()
         transaction = Transaction(self.connection, self.codec, name or "attached")
         with _transaction(transaction, isolation, read_only=read_only):
             yield transaction
@@ -289,7 +354,17 @@ def _transaction(
             if isolation or read_only:
                 mode = f"ISOLATION LEVEL {_ISOLATION[isolation]}" if isolation else ""
                 connection.execute(f"SET TRANSACTION {mode} {'READ ONLY' if read_only else ''}".encode())
-            yield
+            try:
+                yield
+            except BaseException:
+                transaction.open_stream.close(cancel=True)
+                raise
+            transaction.open_stream.close(cancel=False)
+            if connection.info.transaction_status == TransactionStatus.INERROR:
+                raise StorageError(
+                    f"transaction {transaction.name} was rolled back: a statement in its block failed, and its error "
+                    "was caught; run what may fail in a nested transaction()"
+                )
             finished = True
     except psycopg.Error as error:
         raise translate(error, statement=f"transaction {transaction.name}", writes=finished) from error
@@ -419,12 +494,17 @@ class Database:
     def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a divisible statement, all or nothing; in a transaction of its own where it is divided."""
         self._not_inside(statement.name)
-        try:
-            return _divided(self, statement, arguments)
-        except StorageError as error:
-            if error.sqlstate not in GONE:
-                raise
-            return _divided(self, statement, arguments)  # with a statement that is prepared anew
+        return self.run_divided_outside(statement, arguments)
+
+    def run_divided_outside(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+        """`run_divided`, also inside a transaction block: on another connection."""
+        for _ in range(self.settings.pool_max):
+            try:
+                return _divided(self, statement, arguments)
+            except StorageError as error:
+                if error.sqlstate not in GONE:
+                    raise  # else that connection prepares it anew the next time; the next one may have to, as well
+        return _divided(self, statement, arguments)
 
     def run_outside(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """`run`, also inside a transaction block: on another connection."""
@@ -461,20 +541,22 @@ class Database:
         It has no statement time-out: a slow reader is no fault of the query. Close the iterator when you leave early.
         """
         self._not_inside(statement.name)
-        begun = again = False
+        begun, stream = False, _Stream()
+        stream.cancel = True  # nothing else is done in its transaction
+        tries = self.settings.pool_max
         while True:
             try:
                 with self.connection() as connection, connection.transaction():
                     connection.execute("SET LOCAL statement_timeout = 0")
-                    with closing(_rows(connection, statement, values, self.codec)) as rows:
+                    with closing(_rows(connection, statement, values, self.codec, stream)) as rows:
                         for row in rows:
                             begun = True
                             yield row
                 return
             except psycopg.Error as error:
-                if begun or again or error.sqlstate not in GONE:
+                if begun or not tries or error.sqlstate not in GONE:
                     raise translate(error, statement=statement.name, table=statement.table) from error
-                again = True  # with a statement that is prepared anew
+                tries -= 1  # each connection has to prepare it anew
 
     @contextmanager
     def begin(
@@ -518,7 +600,11 @@ class Outside:
 
     def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a divisible statement, committed on its own."""
-        return _divided(self, statement, arguments)
+        token = _inside.set(None)
+        try:
+            return self._database.run_divided_outside(statement, arguments)
+        finally:
+            _inside.reset(token)
 
     def listen(self, channel: str, payload: str) -> Signal:
         """What wakes who waits for `channel` to say `payload`."""

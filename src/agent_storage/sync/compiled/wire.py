@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.errors import error_from_result
-from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus
+from psycopg.pq import ExecStatus, Format, PipelineStatus
 from psycopg.pq.abc import PGresult
 
 from agent_storage.compiled.parameters import Unsuitable
@@ -119,7 +120,7 @@ class Wire:
             except psycopg.Error as error:
                 if error.sqlstate in GONE:
                     self._statements.forget()
-                if self._pgconn.status == ConnStatus.OK:
+                with suppress(psycopg.Error):  # the first error says more than that the connection is gone, too
                     self._end_pipeline()  # the server skips what is left
                 raise
             except BaseException as error:
@@ -136,11 +137,12 @@ class Wire:
         self._pgconn.exit_pipeline_mode()
 
     def stream(
-        self, statement: Statement[Any], values: Sequence[Any], codec: Codec
+        self, statement: Statement[Any], values: Sequence[Any], codec: Codec, cancel: Callable[[], bool]
     ) -> Generator[list[Any], None, None]:
         """The rows a few at a time, as libpq gets them; the connection is taken until the iterator ends or is closed.
 
-        Raises as `run`.
+        When it is closed early, `cancel` says whether the statement is cancelled, or, where that would spoil a
+        transaction, its other rows are read and dropped. Raises as `run`.
         """
         with self._lock:
             prepared = self._statements.get(statement.query) or self._prepare(statement)
@@ -157,12 +159,31 @@ class Wire:
             except psycopg.Error as error:
                 if error.sqlstate in GONE:
                     self._statements.forget()
-                if self._pgconn.status == ConnStatus.OK:
-                    self._answers()
+                if error.pgresult is None:  # a value that cannot be loaded: the server goes on sending
+                    self._abandon(0)
+                else:
+                    with suppress(psycopg.Error):
+                        self._answers()
+                raise
+            except GeneratorExit:
+                if cancel():
+                    self._abandon(0)
+                else:
+                    self._drop_rows()
                 raise
             except BaseException:
                 self._abandon(0)
                 raise
+
+    def _drop_rows(self) -> None:
+        try:
+            while self._next() is not None:
+                pass
+        except psycopg.Error:
+            return  # the transaction hears of it from its next statement
+        except BaseException:
+            self._abandon(0)
+            raise
 
     def _next(self) -> PGresult | None:
         """The next answer as it comes; None when there are no more."""
@@ -226,7 +247,7 @@ class Wire:
                 return answers
 
     def _abandon(self, syncs: int, *, ended: bool = True) -> None:
-        """Cancel what runs and read to the end, a Sync away if the pipeline has not `ended`; where that fails, close."""
+        """Cancel what runs and read to the end, behind a Sync if the pipeline has not `ended`; if that fails, close."""
         try:
             if not ended:
                 self._pgconn.pipeline_sync()

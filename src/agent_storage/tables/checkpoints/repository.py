@@ -19,6 +19,7 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
     """What an agent knew at a moment, to go on from there."""
 
     table = "checkpoints"
+    refers_to_itself = True
 
     @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id")
     async def store(self, new: NewCheckpoint) -> UUID:

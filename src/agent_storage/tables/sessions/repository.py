@@ -15,6 +15,7 @@ class Sessions(Repository[Session, NewSession]):
     """A coding agent at work. Sessions spawn and fork others; no session is its own ancestor."""
 
     table = "sessions"
+    refers_to_itself = True
 
     @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s")
     async def by_status(self, status: SessionStatus, limit: int = 100) -> list[Session]:

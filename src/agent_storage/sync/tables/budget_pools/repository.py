@@ -17,6 +17,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
     """A sum of money, and smaller ones below it; no pool is ever overspent."""
 
     table = "budget_pools"
+    refers_to_itself = True
 
     @sql("SELECT {columns} FROM {table} WHERE parent_pool_id = %(id)s ORDER BY id")
     def children(self, id: UUID) -> list[BudgetPool]:

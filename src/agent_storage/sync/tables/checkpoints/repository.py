@@ -20,6 +20,7 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
     """What an agent knew at a moment, to go on from there."""
 
     table = "checkpoints"
+    refers_to_itself = True
 
     @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id")
     def store(self, new: NewCheckpoint) -> UUID:

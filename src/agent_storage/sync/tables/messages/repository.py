@@ -19,6 +19,7 @@ class Messages(Repository[Message, NewMessage]):
     """The turns of a conversation, in order."""
 
     table = "messages"
+    refers_to_itself = True
 
     @sql("""
         WITH conversation AS (      -- its row lock, held to commit, hands out positions without a gap
