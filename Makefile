@@ -69,7 +69,7 @@ bench: $(BENCH)/.ready $(NODE)/.ready  ## Measure the domains, and this package 
 	@$(BENCH)/bin/python -m benchmarks.report benchmarks/results docs/performance.md
 	@$(BENCH)/bin/python -m benchmarks.chart benchmarks/results/compare.json docs/performance.svg
 
-bench-quick: $(BENCH)/.ready $(NODE)/.ready  ## The same in less than two minutes, and less exactly
+bench-quick: $(BENCH)/.ready  ## The same in less than two minutes, and less exactly
 	@$(BENCH)/bin/python -m benchmarks.domains --quick
 	@$(BENCH)/bin/python -m benchmarks.compare --quick
 	@$(BENCH)/bin/python -m benchmarks.histories --rounds 2

@@ -10,15 +10,17 @@ POOLED_REFERENCE = raw_psycopg.PooledDicts
 #: Who is left out of quick runs.
 ONLY_IN_FULL: frozenset[type[Contender]] = frozenset(
     {
-        *(raw_psycopg.Tuples, raw_psycopg.Models, by_sqlalchemy.Core, by_sqlalchemy.AsyncOrm),
-        *(
-            by_sqlalchemy.AddAll,
-            by_sqlalchemy.AllAtOnce,
-            by_sqlmodel.SqlModel,
-            by_django.Django,
-            by_tortoise.Tortoise,
-            by_node.Prisma,
-        ),
+        raw_psycopg.Tuples,
+        raw_psycopg.Models,
+        by_sqlalchemy.Core,
+        by_sqlalchemy.AddAll,
+        by_sqlalchemy.AllAtOnce,
+        by_sqlalchemy.AsyncOrm,
+        by_sqlmodel.SqlModel,
+        by_django.Django,
+        by_tortoise.Tortoise,
+        by_node.Drizzle,
+        by_node.Prisma,
     }
 )
 EVERYBODY: tuple[type[Contender], ...] = (
