@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -27,6 +27,10 @@ class Recording:
         if self._explain:
             self.plans.append((statement.name, self._plan(statement, values)))
         return self._database.run(statement, values)
+
+    def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+        assert statement.encode_parts(arguments, self.codec) is None, "give fewer rows"
+        return self.run(statement, statement.encode(arguments, self.codec))
 
     def _plan(self, statement: Statement[Any], values: Sequence[Any]) -> dict[str, Any]:
         with self._database.connection() as connection:

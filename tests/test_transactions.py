@@ -220,3 +220,29 @@ async def test_a_block_whose_error_was_caught_does_not_pass_for_committed(storag
                 await tx.providers.create(new)
     assert called == []
     assert await storage.conversations.count() == 0
+
+
+async def test_a_nested_block_whose_error_was_caught_says_so_and_spoils_itself_alone(storage: Any) -> None:
+    called: list[str] = []
+
+    async def call() -> None:
+        called.append("after commit")
+
+    new = NewProvider(name="p", kind="custom")
+    await storage.providers.create(new)
+    async with storage.transaction() as tx:
+        await tx.conversations.create(NewConversation())
+        with pytest.raises(StorageError, match="the savepoint in"):
+            async with tx.transaction():
+                tx.after_commit(call)
+                with pytest.raises(Conflict):
+                    await tx.providers.create(new)
+        with pytest.raises(StorageError, match="22012"):
+            async with tx.transaction() as inner:
+                inner.after_commit(call)
+                async with storage.database.connection():
+                    pass
+                await inner.runner.connection.execute("SELECT 1 / 0")
+        await tx.conversations.create(NewConversation())
+    assert called == []
+    assert await storage.conversations.count() == 2

@@ -10,11 +10,10 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from asyncio import current_task
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -26,11 +25,19 @@ from agent_storage.compiled.parameters import Unsuitable
 from agent_storage.compiled.prepared import GONE
 from agent_storage.connection import forks
 from agent_storage.connection import pool as pools
+from agent_storage.connection.callers import current_task, is_own_task
 from agent_storage.connection.listener import AsyncSignal, Listener
 from agent_storage.connection.rows import Codec
 from agent_storage.connection.settings import Settings
 from agent_storage.connection.text import register
-from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, translate
+from agent_storage.errors import (
+    ConnectionLost,
+    OutsideTransaction,
+    PoolTimeout,
+    Retryable,
+    StorageError,
+    translate,
+)
 from agent_storage.secrets import Keyring
 from agent_storage.statement import Statement
 
@@ -119,24 +126,30 @@ class _Stream:
         self.reader: object = None
         #: Whether a statement that is cancelled spoils nothing that is to be kept.
         self.cancel = False
+        #: The rows that a block's end has cut off.
+        self.ended: AsyncGenerator[Any, None] | None = None
 
     async def close(self, *, cancel: bool) -> None:
-        """End it, since the block ends that it is in."""
-        if self.rows is not None:
-            self.cancel = cancel
-            async with _ending(self.rows):
+        """End it, since the block ends that it is in; who holds its iterator hears of that."""
+        rows, self.rows, self.reader = self.rows, None, None
+        if rows is not None:
+            self.cancel, self.ended = cancel, rows
+            async with _ending(rows):
                 pass
 
 
 @asynccontextmanager
 async def _ending(rows: AsyncGenerator[Any, None]) -> AsyncGenerator[None, None]:
-    """Close `rows` when the block ends; who is closing or reading them at that moment does it, and psycopg waits."""
+    """Close `rows` when the block ends. Where somebody reads them at that moment, he stops with his next row."""
     try:
         yield
     finally:
-        with suppress(RuntimeError, ValueError):
+        try:
             async with aclosing(rows):
                 pass
+        except (RuntimeError, ValueError) as error:
+            if "already" not in str(error):  # running, executing
+                raise
 
 
 async def _rows(
@@ -159,16 +172,17 @@ async def _rows(
             pass
     cursor = psycopg.AsyncRawCursor(connection)
     made: Callable[[Sequence[Any]], Any] | None = None
-    rows = cursor.stream(statement.query, values, binary=True, size=_CHUNK)
-    try:
-        async for row in rows:
-            made = made or statement.rows.each([column.name for column in cursor.description or ()], codec)
-            yield made(row)
-    except GeneratorExit:
-        if not stream.cancel:  # psycopg would
-            async for _ in rows:
-                pass
-        raise
+    streamed = cursor.stream(statement.query, values, binary=True, size=_CHUNK)
+    async with aclosing(cast(AsyncGenerator[Any, None], streamed)) as rows:
+        try:
+            async for row in rows:
+                made = made or statement.rows.each([column.name for column in cursor.description or ()], codec)
+                yield made(row)
+        except GeneratorExit:
+            if not stream.cancel:  # psycopg would
+                async for _ in rows:
+                    pass
+            raise
 
 
 async def _divided(runner: Runner, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
@@ -178,6 +192,11 @@ async def _divided(runner: Runner, statement: Statement[Any], arguments: Mapping
         return await runner.run(statement, statement.encode(arguments, runner.codec))
     async with runner.begin(name=statement.name) as transaction:
         return await transaction.run_parts(statement, parts)
+
+
+def _check_not_ended(stream: _Stream, rows: AsyncGenerator[Any, None]) -> None:
+    if stream.ended is rows:
+        raise StorageError("the transaction's block in which this stream was begun has ended")
 
 
 #: That of each connection, whoever runs statements on it.
@@ -195,7 +214,7 @@ class _OnConnection(ABC):
     async def check_free(self) -> None:
         """Raises `StorageError` where waiting for the end of a stream would wait for ever: inside its own loop."""
         for _ in range(_TICKS):
-            if self.open_stream.reader is None or self.open_stream.reader != current_task():
+            if self.open_stream.reader is None or not is_own_task(self.open_stream.reader):
                 return
             await asyncio.sleep(0)  # the loop may have been left, and its iterator be closed in a moment
         raise StorageError(
@@ -232,8 +251,8 @@ class _OnConnection(ABC):
         try:
             async with _ending(rows):
                 async for row in rows:
-                    stream.cancel = False
-                    stream.rows, stream.reader = rows, current_task()
+                    _check_not_ended(stream, rows)
+                    stream.rows, stream.reader, stream.cancel = rows, current_task(), False
                     try:
                         yield row
                     except GeneratorExit:
@@ -241,9 +260,13 @@ class _OnConnection(ABC):
                         raise
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
+        except (RuntimeError, ValueError):  # read while it is being closed
+            _check_not_ended(stream, rows)
+            raise
         finally:
             if stream.rows is rows:
                 stream.rows = stream.reader = None
+        _check_not_ended(stream, rows)
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
         """Refused: what others commit is waited for outside a transaction."""
@@ -298,7 +321,7 @@ class Transaction(_OnConnection):
         if isolation or read_only:
             raise StorageError("a nested transaction is a savepoint and keeps the isolation of the outer one")
         await self.check_free()
-        before = len(self.callbacks)
+        before, finished = len(self.callbacks), False
         try:
             async with self.connection.transaction():
                 try:
@@ -307,14 +330,16 @@ class Transaction(_OnConnection):
                     await self._close_own_stream(cancel=True)
                     raise
                 await self._close_own_stream(cancel=False)
+                await _check_kept(self.connection, f"the savepoint in {self.name}")
+                finished = True
         except psycopg.Error as error:
             raise translate(error, statement=f"savepoint in {self.name}") from error
-        except BaseException:
-            del self.callbacks[before:]
-            raise
+        finally:
+            if not finished:
+                del self.callbacks[before:]
 
     async def _close_own_stream(self, *, cancel: bool) -> None:
-        if self.open_stream.reader == current_task():  # another task's is waited for
+        if is_own_task(self.open_stream.reader):  # another task's is waited for
             await self.open_stream.close(cancel=cancel)
 
 
@@ -353,18 +378,29 @@ async def _transaction(
                 await transaction.open_stream.close(cancel=True)
                 raise
             await transaction.open_stream.close(cancel=False)
-            if connection.info.transaction_status == TransactionStatus.INERROR:
-                raise StorageError(
-                    f"transaction {transaction.name} was rolled back: a statement in its block failed, and its error "
-                    "was caught; run what may fail in a nested transaction()"
-                )
+            await _check_kept(connection, f"transaction {transaction.name}")
             finished = True
     except psycopg.Error as error:
         raise translate(error, statement=f"transaction {transaction.name}", writes=finished) from error
+    if not finished:
+        return  # psycopg.Rollback
     elapsed = (time.perf_counter() - started) * 1000
     logger.debug("transaction %s committed in %.1f ms", transaction.name, elapsed)
     for callback in transaction.callbacks:
         await callback()
+
+
+async def _check_kept(connection: psycopg.AsyncConnection[Any], name: str) -> None:
+    """Raises where COMMIT would say nothing, though nothing is kept: psycopg looks at neither."""
+    if connection.closed:
+        raise psycopg.OperationalError("the connection was lost inside the block")
+    async with connection.lock:  # what other tasks of the block have sent is part of it
+        failed = connection.info.transaction_status == TransactionStatus.INERROR
+    if failed:
+        raise StorageError(
+            f"{name} was rolled back: a statement in its block failed, and its error was caught (or came when a stream "
+            "that was left early was read to its end); run what may fail in a nested transaction()"
+        )
 
 
 _ISOLATION = {
@@ -494,7 +530,7 @@ class Database:
         for _ in range(self.settings.pool_max):
             try:
                 return await _divided(self, statement, arguments)
-            except StorageError as error:
+            except Retryable as error:
                 if error.sqlstate not in GONE:
                     raise  # else that connection prepares it anew the next time; the next one may have to, as well
         return await _divided(self, statement, arguments)
@@ -549,8 +585,9 @@ class Database:
                             yield row
                 return
             except psycopg.Error as error:
-                if begun or not tries or error.sqlstate not in GONE:
-                    raise translate(error, statement=statement.name, table=statement.table) from error
+                fault = translate(error, statement=statement.name, table=statement.table)
+                if begun or not tries or error.sqlstate not in GONE or not isinstance(fault, Retryable):
+                    raise fault from error
                 tries -= 1  # each connection has to prepare it anew
 
     @asynccontextmanager

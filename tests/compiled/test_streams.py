@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from agent_storage import ConnectionLost, Storage, StorageError, sync
+from agent_storage import ConnectionLost, SchemaMismatch, Storage, StorageError, sync
 from agent_storage.errors import StatementTimeout
 from agent_storage.statement import Shape, Statement
 from agent_storage.tables import Conversations
@@ -159,7 +159,85 @@ async def test_a_transaction_ends_though_its_stream_is_still_held(
         except KeyError:
             pass
         assert await storage.conversations.count() == (0 if fails else 1)
-        assert [row async for row in held[0]] == []
+        async with storage.transaction() as tx:  # on the same connection
+            await tx.conversations.count()
+        with pytest.raises(StorageError, match="block in which this stream was begun has ended"):
+            await anext(held[0])
+
+
+async def test_after_a_nested_block_that_held_a_stream_the_outer_one_goes_on(storage: Storage) -> None:
+    async with asyncio.timeout(20), storage.transaction() as tx:
+        async with tx.transaction():
+            rows = aiter(tx.runner.stream(LONG, [50_000]))
+            await anext(rows)
+        assert await tx.conversations.count() == 0
+
+
+async def test_another_tasks_stream_is_cut_off_with_an_error_when_the_block_ends(storage: Storage) -> None:
+    read = 0
+    begun = asyncio.Event()
+
+    async def reader(tx: Any) -> None:
+        nonlocal read
+        async for _ in tx.runner.stream(LONG, [50_000]):
+            read += 1
+            begun.set()
+            await asyncio.sleep(0.001)
+
+    async with asyncio.timeout(20):
+        async with storage.transaction() as tx:
+            task = asyncio.create_task(reader(tx))
+            await begun.wait()
+        with pytest.raises(StorageError, match="has ended"):
+            await task
+    assert 0 < read < 50_000
+
+
+async def test_a_stream_whose_first_row_another_task_has_read_does_not_hang_either(storage: Storage) -> None:
+    async with asyncio.timeout(20), storage.transaction() as tx:
+        rows = aiter(tx.runner.stream(LONG, [50_000]))
+        await asyncio.create_task(anext(rows))  # type: ignore[arg-type]
+        with pytest.raises(StorageError, match="a stream is open"):
+            await tx.conversations.count()
+
+
+async def test_a_row_that_does_not_fit_its_record_ends_the_stream_and_nothing_hangs(storage: Storage) -> None:
+    wrong: Statement[Any] = Statement(
+        "test.wrong",
+        "SELECT CASE WHEN n < 10 THEN '1' ELSE 'no number' END FROM generate_series(1, 100000) n",
+        Shape("stream", int),
+        table="test",
+    )
+    async with asyncio.timeout(20):
+        with pytest.raises(SchemaMismatch):
+            async for _ in storage.database.stream(wrong, []):
+                pass
+        with pytest.raises(StorageError, match="was rolled back"):
+            async with storage.transaction() as tx:
+                with pytest.raises(SchemaMismatch):
+                    async for _ in tx.runner.stream(wrong, []):
+                        pass
+        assert await storage.conversations.count() == 0
+
+
+@pytest.mark.parametrize("caught", [False, True])
+async def test_a_connection_lost_inside_a_block_does_not_pass_for_committed(
+    storage: Storage, migrated: str, *, caught: bool
+) -> None:
+    with pytest.raises(ConnectionLost):
+        async with storage.transaction() as tx:
+            await tx.conversations.create(NewConversation())
+            async for _ in tx.runner.stream(LONG, [50_000]):
+                break
+            with psycopg.connect(migrated, autocommit=True) as admin:
+                admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name = 'agent-storage' AND datname = current_database()"
+                )
+            if caught:
+                with pytest.raises(ConnectionLost):
+                    await tx.conversations.count()
+    assert await storage.conversations.count() == 0
 
 
 async def test_a_cancelled_stream_inside_a_transaction_rolls_it_back(storage: Storage) -> None:

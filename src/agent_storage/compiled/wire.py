@@ -178,8 +178,9 @@ class Wire:
         try:
             while await self._next() is not None:
                 pass
-        except psycopg.Error:
-            return  # the transaction hears of it from its next statement
+        except psycopg.Error as error:
+            logger.warning("a stream that was left early failed while it was read to its end: %s", error)
+            # The transaction hears of it at its next statement, or at its end.
         except BaseException:
             await self._abandon(0)
             raise
@@ -254,9 +255,11 @@ class Wire:
             await self._read(syncs, _CANCEL)
             if syncs:
                 self._pgconn.exit_pipeline_mode()
-        except BaseException as error:  # whatever it is, the wait was cut short for a reason that is raised next
+        except BaseException as error:  # an error is not raised: what cut the wait short says more
             logger.warning("a connection is closed: its statement could not be cancelled (%s)", type(error).__name__)
             self._pgconn.finish()
+            if not isinstance(error, Exception):
+                raise
 
 
 class Wired(psycopg.AsyncConnection[Any]):

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import psycopg
 
 from agent_storage.compiled.parameters import Unsuitable
 from agent_storage.compiled.prepared import GONE, Failed
 from agent_storage.connection.listener import Signal
-from agent_storage.errors import NotFound, StorageError, translate
+from agent_storage.errors import NotFound, Retryable, StorageError, translate
 from agent_storage.statement import Statement
 
 from .compiled.wire import Wire
@@ -104,6 +104,8 @@ class Batch:
             raise StorageError(
                 "add() takes a method of the batch's own repositories: batch.add(batch.messages.append, …)"
             )
+        # A method may be called more than once, and an iterator gives its items once.
+        args = tuple(list(cast(Any, value)) if isinstance(value, Iterator) else value for value in args)
         later = Later(method, args, kwargs)
         self._calls.append(later)
         return later
@@ -151,7 +153,7 @@ class Batch:
                 self._send(self._advance(self._calls))
             except BaseException as error:
                 self._drop()
-                if not tries or not isinstance(error, StorageError) or error.sqlstate not in GONE:
+                if not tries or not isinstance(error, Retryable) or error.sqlstate not in GONE:
                     raise
                 tries -= 1  # each connection has to prepare its statements anew
             else:

@@ -22,11 +22,9 @@ from contextlib import (
     AbstractContextManager,
     closing,
     contextmanager,
-    suppress,
 )
 from contextvars import ContextVar
-from threading import get_ident
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -38,11 +36,19 @@ from agent_storage.compiled.parameters import Unsuitable
 from agent_storage.compiled.prepared import GONE
 from agent_storage.connection import forks
 from agent_storage.connection import pool as pools
+from agent_storage.connection.callers import current_thread, is_own_thread
 from agent_storage.connection.listener import Listener, Signal
 from agent_storage.connection.rows import Codec
 from agent_storage.connection.settings import Settings
 from agent_storage.connection.text import register
-from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, translate
+from agent_storage.errors import (
+    ConnectionLost,
+    OutsideTransaction,
+    PoolTimeout,
+    Retryable,
+    StorageError,
+    translate,
+)
 from agent_storage.secrets import Keyring
 from agent_storage.statement import Statement
 
@@ -127,24 +133,30 @@ class _Stream:
         self.reader: object = None
         #: Whether a statement that is cancelled spoils nothing that is to be kept.
         self.cancel = False
+        #: The rows that a block's end has cut off.
+        self.ended: Generator[Any, None, None] | None = None
 
     def close(self, *, cancel: bool) -> None:
-        """End it, since the block ends that it is in."""
-        if self.rows is not None:
-            self.cancel = cancel
-            with _ending(self.rows):
+        """End it, since the block ends that it is in; who holds its iterator hears of that."""
+        rows, self.rows, self.reader = self.rows, None, None
+        if rows is not None:
+            self.cancel, self.ended = cancel, rows
+            with _ending(rows):
                 pass
 
 
 @contextmanager
 def _ending(rows: Generator[Any, None, None]) -> Generator[None, None, None]:
-    """Close `rows` when the block ends; who is closing or reading them at that moment does it, and psycopg waits."""
+    """Close `rows` when the block ends. Where somebody reads them at that moment, he stops with his next row."""
     try:
         yield
     finally:
-        with suppress(RuntimeError, ValueError):
+        try:
             with closing(rows):
                 pass
+        except (RuntimeError, ValueError) as error:
+            if "already" not in str(error):  # running, executing
+                raise
 
 
 def _rows(
@@ -167,16 +179,17 @@ def _rows(
             pass
     cursor = psycopg.RawCursor(connection)
     made: Callable[[Sequence[Any]], Any] | None = None
-    rows = cursor.stream(statement.query, values, binary=True, size=_CHUNK)
-    try:
-        for row in rows:
-            made = made or statement.rows.each([column.name for column in cursor.description or ()], codec)
-            yield made(row)
-    except GeneratorExit:
-        if not stream.cancel:  # psycopg would
-            for _ in rows:
-                pass
-        raise
+    streamed = cursor.stream(statement.query, values, binary=True, size=_CHUNK)
+    with closing(cast(Generator[Any, None, None], streamed)) as rows:
+        try:
+            for row in rows:
+                made = made or statement.rows.each([column.name for column in cursor.description or ()], codec)
+                yield made(row)
+        except GeneratorExit:
+            if not stream.cancel:  # psycopg would
+                for _ in rows:
+                    pass
+            raise
 
 
 def _divided(runner: Runner, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
@@ -186,6 +199,11 @@ def _divided(runner: Runner, statement: Statement[Any], arguments: Mapping[str, 
         return runner.run(statement, statement.encode(arguments, runner.codec))
     with runner.begin(name=statement.name) as transaction:
         return transaction.run_parts(statement, parts)
+
+
+def _check_not_ended(stream: _Stream, rows: Generator[Any, None, None]) -> None:
+    if stream.ended is rows:
+        raise StorageError("the transaction's block in which this stream was begun has ended")
 
 
 #: That of each connection, whoever runs statements on it.
@@ -203,7 +221,7 @@ class _OnConnection(ABC):
     def check_free(self) -> None:
         """Raises `StorageError` where waiting for the end of a stream would wait for ever: inside its own loop."""
         for _ in range(_TICKS):
-            if self.open_stream.reader is None or self.open_stream.reader != get_ident():
+            if self.open_stream.reader is None or not is_own_thread(self.open_stream.reader):
                 return
         raise StorageError(
             "a stream is open on this connection: read it to its end or close it first, or run the other statement on "
@@ -239,8 +257,8 @@ class _OnConnection(ABC):
         try:
             with _ending(rows):
                 for row in rows:
-                    stream.cancel = False
-                    stream.rows, stream.reader = rows, get_ident()
+                    _check_not_ended(stream, rows)
+                    stream.rows, stream.reader, stream.cancel = rows, current_thread(), False
                     try:
                         yield row
                     except GeneratorExit:
@@ -248,9 +266,13 @@ class _OnConnection(ABC):
                         raise
         except psycopg.Error as error:
             raise translate(error, statement=statement.name, table=statement.table) from error
+        except (RuntimeError, ValueError):  # read while it is being closed
+            _check_not_ended(stream, rows)
+            raise
         finally:
             if stream.rows is rows:
                 stream.rows = stream.reader = None
+        _check_not_ended(stream, rows)
 
     def listen(self, channel: str, payload: str) -> Signal:
         """Refused: what others commit is waited for outside a transaction."""
@@ -305,7 +327,7 @@ class Transaction(_OnConnection):
         if isolation or read_only:
             raise StorageError("a nested transaction is a savepoint and keeps the isolation of the outer one")
         self.check_free()
-        before = len(self.callbacks)
+        before, finished = len(self.callbacks), False
         try:
             with self.connection.transaction():
                 try:
@@ -314,14 +336,16 @@ class Transaction(_OnConnection):
                     self._close_own_stream(cancel=True)
                     raise
                 self._close_own_stream(cancel=False)
+                _check_kept(self.connection, f"the savepoint in {self.name}")
+                finished = True
         except psycopg.Error as error:
             raise translate(error, statement=f"savepoint in {self.name}") from error
-        except BaseException:
-            del self.callbacks[before:]
-            raise
+        finally:
+            if not finished:
+                del self.callbacks[before:]
 
     def _close_own_stream(self, *, cancel: bool) -> None:
-        if self.open_stream.reader == get_ident():  # another task's is waited for
+        if is_own_thread(self.open_stream.reader):  # another task's is waited for
             self.open_stream.close(cancel=cancel)
 
 
@@ -360,18 +384,29 @@ def _transaction(
                 transaction.open_stream.close(cancel=True)
                 raise
             transaction.open_stream.close(cancel=False)
-            if connection.info.transaction_status == TransactionStatus.INERROR:
-                raise StorageError(
-                    f"transaction {transaction.name} was rolled back: a statement in its block failed, and its error "
-                    "was caught; run what may fail in a nested transaction()"
-                )
+            _check_kept(connection, f"transaction {transaction.name}")
             finished = True
     except psycopg.Error as error:
         raise translate(error, statement=f"transaction {transaction.name}", writes=finished) from error
+    if not finished:
+        return  # psycopg.Rollback
     elapsed = (time.perf_counter() - started) * 1000
     logger.debug("transaction %s committed in %.1f ms", transaction.name, elapsed)
     for callback in transaction.callbacks:
         callback()
+
+
+def _check_kept(connection: psycopg.Connection[Any], name: str) -> None:
+    """Raises where COMMIT would say nothing, though nothing is kept: psycopg looks at neither."""
+    if connection.closed:
+        raise psycopg.OperationalError("the connection was lost inside the block")
+    with connection.lock:  # what other tasks of the block have sent is part of it
+        failed = connection.info.transaction_status == TransactionStatus.INERROR
+    if failed:
+        raise StorageError(
+            f"{name} was rolled back: a statement in its block failed, and its error was caught (or came when a stream "
+            "that was left early was read to its end); run what may fail in a nested transaction()"
+        )
 
 
 _ISOLATION = {
@@ -501,7 +536,7 @@ class Database:
         for _ in range(self.settings.pool_max):
             try:
                 return _divided(self, statement, arguments)
-            except StorageError as error:
+            except Retryable as error:
                 if error.sqlstate not in GONE:
                     raise  # else that connection prepares it anew the next time; the next one may have to, as well
         return _divided(self, statement, arguments)
@@ -554,8 +589,9 @@ class Database:
                             yield row
                 return
             except psycopg.Error as error:
-                if begun or not tries or error.sqlstate not in GONE:
-                    raise translate(error, statement=statement.name, table=statement.table) from error
+                fault = translate(error, statement=statement.name, table=statement.table)
+                if begun or not tries or error.sqlstate not in GONE or not isinstance(fault, Retryable):
+                    raise fault from error
                 tries -= 1  # each connection has to prepare it anew
 
     @contextmanager
