@@ -12,6 +12,7 @@ ONLY_IN_FULL: frozenset[type[Contender]] = frozenset(
     {
         raw_psycopg.Tuples,
         raw_psycopg.Models,
+        by_asyncpg.Raw,
         by_sqlalchemy.Core,
         by_sqlalchemy.AddAll,
         by_sqlalchemy.AllAtOnce,
@@ -36,6 +37,7 @@ EVERYBODY: tuple[type[Contender], ...] = (
     raw_psycopg.ServerAlone,
     by_asyncpg.OneConnection,
     by_asyncpg.OneConnectionUvloop,
+    by_asyncpg.Raw,
     by_asyncpg.Pooled,
     by_asyncpg.PooledUvloop,
     by_sqlalchemy.Core,

@@ -30,11 +30,20 @@ async def speak_json(connection: Any) -> None:
     await connection.set_type_codec("jsonb", encoder=dumped, decoder=orjson.loads, schema="pg_catalog")
 
 
+def model(record: Any) -> Row:
+    return Row(**record)
+
+
+def as_it_is(record: Any) -> Any:
+    return record
+
+
 class OneConnection(AsyncContender):
     """One connection for all calls."""
 
     name: ClassVar[str] = "asyncpg + pydantic"
     needs = ("asyncpg",)
+    made: ClassVar[Any] = staticmethod(model)
 
     async def start(self) -> None:
         import asyncpg
@@ -45,21 +54,21 @@ class OneConnection(AsyncContender):
     async def stop(self) -> None:
         await self.connection.close()
 
-    async def insert(self, new: New) -> Row:
-        return Row(**await self.connection.fetchrow(INSERT, new.owner, new.body, new.data))
+    async def insert(self, new: New) -> object:
+        return self.made(await self.connection.fetchrow(INSERT, new.owner, new.body, new.data))
 
-    async def get(self, id: UUID) -> Row:
-        return Row(**await self.connection.fetchrow(GET, id))
+    async def get(self, id: UUID) -> object:
+        return self.made(await self.connection.fetchrow(GET, id))
 
-    async def newest(self, owner: UUID) -> list[Row]:
-        return [Row(**row) for row in await self.connection.fetch(NEWEST, owner)]
+    async def newest(self, owner: UUID) -> object:
+        return [self.made(row) for row in await self.connection.fetch(NEWEST, owner)]
 
-    async def many(self, new: list[New]) -> list[Row]:
+    async def many(self, new: list[New]) -> object:
         given = [(one.owner, one.body, one.data) for one in new]
         async with self.connection.transaction():
-            return [Row(**row) for row in await self.connection.fetchmany(INSERT, given)]
+            return [self.made(row) for row in await self.connection.fetchmany(INSERT, given)]
 
-    async def turn(self, new: list[New]) -> list[Row]:
+    async def turn(self, new: list[New]) -> object:
         async with self.connection.transaction():
             return [await self.insert(one) for one in new]
 
@@ -67,12 +76,12 @@ class OneConnection(AsyncContender):
         count = 0
         async with self.connection.transaction():
             async for row in self.connection.cursor(STREAM, prefetch=1000):
-                Row(**row)
+                self.made(row)
                 count += 1
         return count
 
-    async def update(self, id: UUID, body: str) -> Row:
-        return Row(**await self.connection.fetchrow(UPDATE, body, id))
+    async def update(self, id: UUID, body: str) -> object:
+        return self.made(await self.connection.fetchrow(UPDATE, body, id))
 
 
 class OneConnectionUvloop(OneConnection):
@@ -81,6 +90,13 @@ class OneConnectionUvloop(OneConnection):
     name: ClassVar[str] = "asyncpg + pydantic, uvloop"
     needs = ("asyncpg", "uvloop")
     uvloop = True
+
+
+class Raw(OneConnection):
+    """Its own records, as it gives them."""
+
+    name: ClassVar[str] = "asyncpg raw"
+    made = staticmethod(as_it_is)
 
 
 class Pooled(OneConnection):
