@@ -249,16 +249,17 @@ class _OnConnection(ABC):
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Iterator[Any]:
         """The statement's rows; nothing else can run on this connection until the last one is read.
 
-        A loop that is left early reads and drops the others, since cancelling would spoil the transaction.
+        A loop that is left early inside a transaction reads and drops the others: cancelling would spoil it.
         """
         self.check_free()
         stream = self.open_stream
+        alone = self.connection.info.transaction_status == TransactionStatus.IDLE
         rows = _rows(self.connection, statement, values, self.codec, stream)
         try:
             with _ending(rows):
                 for row in rows:
                     _check_not_ended(stream, rows)
-                    stream.rows, stream.reader, stream.cancel = rows, current_thread(), False
+                    stream.rows, stream.reader, stream.cancel = rows, current_thread(), alone
                     try:
                         yield row
                     except GeneratorExit:
