@@ -17,7 +17,7 @@ from agent_storage.statement import PART, UNDIVIDED
 from agent_storage.tables import REPOSITORIES
 from agent_storage.types import NewCheckpoint, NewConversation, NewProvider, Provider
 
-MANY = 3 * UNDIVIDED + 7
+MANY = UNDIVIDED + 2 * PART + 7
 SLOW = """
     CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END';
     CREATE TRIGGER slowly BEFORE INSERT ON providers FOR EACH ROW EXECUTE FUNCTION slowly();
