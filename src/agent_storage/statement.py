@@ -16,7 +16,7 @@ import orjson
 from pydantic import BaseModel
 
 from .connection.rows import Codec, RowMaker, check, encode, encode_row
-from .connection.text import JsonText, escape, unusual
+from .connection.text import JsonText, escape_all, unusual
 from .errors import InvalidValue, NotFound
 from .records import Column, Input, bare, columns, nullable
 
@@ -215,21 +215,10 @@ def encode_rows(
     try:
         raw = orjson.dumps(rows, default=_dump_field)
     except TypeError:  # a lone surrogate
-        return JsonText(orjson.dumps([_escaped(row) for row in rows], default=_dump_field))
+        return JsonText(orjson.dumps(escape_all(rows), default=_dump_field))
     if unusual(raw):  # a text that needs the escape, or a document that has it
-        raw = orjson.dumps([_escaped(row) for row in rows], default=_dump_field)
+        raw = orjson.dumps(escape_all(rows), default=_dump_field)
     return JsonText(raw)
-
-
-def _escaped(value: Any) -> Any:
-    """A row, its texts and lists of texts escaped. Documents have been, when they were encoded."""
-    if isinstance(value, str):
-        return escape(value)
-    if isinstance(value, list):
-        return [_escaped(item) for item in cast(list[Any], value)]
-    if isinstance(value, dict):
-        return {name: _escaped(item) for name, item in cast(dict[str, Any], value).items()}
-    return value
 
 
 def _dump_field(value: object) -> Any:

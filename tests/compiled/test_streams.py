@@ -18,6 +18,8 @@ from agent_storage.statement import Shape, Statement
 from agent_storage.tables import Conversations
 from agent_storage.types import NewConversation
 
+from .test_lanes import terminate
+
 #: It fails at its 30,000th row, long after the first ones have come.
 FAILS: Statement[Any] = Statement(
     "test.fails", "SELECT 1 / (30000 - n) FROM generate_series(1, $1::int) n", Shape("stream", int), table="test"
@@ -82,11 +84,7 @@ async def test_a_lost_connection_ends_a_stream_with_its_error(storage: Storage, 
     with pytest.raises(ConnectionLost):
         async for place, _ in _numbered(storage.database.stream(LONG, [1_000_000])):
             if place == 10:
-                with psycopg.connect(migrated, autocommit=True) as admin:
-                    admin.execute(
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                        " WHERE application_name = 'agent-storage' AND datname = current_database()"
-                    )
+                terminate(migrated)
     assert await storage.conversations.count() == 0
 
 
@@ -229,11 +227,7 @@ async def test_a_connection_lost_inside_a_block_does_not_pass_for_committed(
             await tx.conversations.create(NewConversation())
             async for _ in tx.runner.stream(LONG, [50_000]):
                 break
-            with psycopg.connect(migrated, autocommit=True) as admin:
-                admin.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE application_name = 'agent-storage' AND datname = current_database()"
-                )
+            terminate(migrated)
             if caught:
                 with pytest.raises(ConnectionLost):
                     await tx.conversations.count()

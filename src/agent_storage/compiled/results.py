@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import orjson
 import psycopg
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 from psycopg.types.string import ByteaBinaryLoader
 
-from ..connection.text import SUBSTITUTE, decode_json, unescape, unusual
+from ..connection.text import SUBSTITUTE, decode_json, unescape, unescape_all
 
 Row = list[Any]
 
@@ -35,31 +34,21 @@ def _finish_texts(rows: list[Row], place: int) -> None:
 
 def _finish_lists_of_texts(rows: list[Row], place: int) -> None:
     for row in rows:
-        row[place] = _unescaped(row[place])
-
-
-def _unescaped(value: Any) -> Any:
-    """Arrays may have several dimensions."""
-    if isinstance(value, list):
-        return [_unescaped(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
-    return unescape(value) if value else value
+        row[place] = unescape_all(row[place])
 
 
 def _finish_json(rows: list[Row], place: int) -> None:
-    loads = orjson.loads
     for row in rows:
         raw = row[place]
         if raw is not None:
-            row[place] = decode_json(raw) if unusual(raw) else loads(raw)
+            row[place] = decode_json(raw)
 
 
 def _finish_jsonb(rows: list[Row], place: int) -> None:
-    loads = orjson.loads
     for row in rows:
         raw = row[place]
         if raw is not None:
-            raw = raw[1:]  # the first byte is the version of jsonb's wire format
-            row[place] = decode_json(raw) if unusual(raw) else loads(raw)
+            row[place] = decode_json(raw[1:])  # the first byte is the version of jsonb's wire format
 
 
 def _oids(*names: str) -> list[int]:

@@ -77,9 +77,7 @@ class Wire:
                     self._pgconn.send_query_params(b"BEGIN", None)
                 for one, given in zip(prepared, parameters, strict=True):
                     self._pgconn.send_query_prepared(one.name, given, one.formats, Format.BINARY)
-                self._pgconn.pipeline_sync()
-                answers = (await self._answers(syncs=1))[1 if begin else 0 :]
-                self._pgconn.exit_pipeline_mode()
+                answers = (await self._end_pipeline())[1 if begin else 0 :]
             except psycopg.Error as error:
                 if error.sqlstate in GONE:
                     self._statements.forget()
@@ -130,10 +128,11 @@ class Wire:
             await self._end_pipeline()
         return made
 
-    async def _end_pipeline(self) -> None:
+    async def _end_pipeline(self) -> list[PGresult]:
         self._pgconn.pipeline_sync()
-        await self._answers(syncs=1)
+        answers = await self._answers(syncs=1)
         self._pgconn.exit_pipeline_mode()
+        return answers
 
     async def stream(
         self, statement: Statement[Any], values: Sequence[Any], codec: Codec, cancel: Callable[[], bool]
@@ -202,9 +201,7 @@ class Wire:
         name = self._statements.new_name()
         self._pgconn.enter_pipeline_mode()
         ask(self._pgconn, name, statement)
-        self._pgconn.pipeline_sync()
-        answers = await self._answers(syncs=1)
-        self._pgconn.exit_pipeline_mode()
+        answers = await self._end_pipeline()
         checked(answers)
         return self._statements.add(statement, name, answers[1])
 

@@ -74,10 +74,10 @@ def encode_json(value: object, *, limit: int, typed: bool = False) -> JsonText:
         raw = orjson.dumps(value, default=_dump_typed)
     except TypeError:  # a lone surrogate, or an integer or a key that JSON cannot have
         _refuse(value, "$", typed=typed)
-        raw = orjson.dumps(_escaped(value), default=_dump_typed)
+        raw = orjson.dumps(escape_all(value), default=_dump_typed)
     else:
         if unusual(raw):
-            raw = orjson.dumps(_escaped(value), default=_dump_typed)
+            raw = orjson.dumps(escape_all(value), default=_dump_typed)
     if len(raw) > limit:
         raise InvalidValue(f"the JSON document has {len(raw):,} bytes; the limit is {limit:,} (setting json_limit)")
     return JsonText(raw)
@@ -87,7 +87,7 @@ def decode_json(data: Buffer) -> Any:
     """The inverse of `encode_json`."""
     raw = bytes(data)
     value = orjson.loads(raw)
-    return _unescaped(value) if unusual(raw) else value
+    return unescape_all(value) if unusual(raw) else value
 
 
 def unusual(raw: bytes) -> bool:
@@ -154,23 +154,25 @@ def _raise(path: str, fault: str) -> None:
     raise error
 
 
-def _escaped(node: Any) -> Any:
+def escape_all(node: Any) -> Any:
+    """`escape` for every text in lists and dicts, keys too; anything else as it is."""
     if isinstance(node, str):
         return escape(node)
     if isinstance(node, dict):
-        return {escape(key): _escaped(item) for key, item in _items(node)}
+        return {escape(key): escape_all(item) for key, item in _items(node)}
     if isinstance(node, list):
-        return [_escaped(item) for item in cast(list[Any], node)]
+        return [escape_all(item) for item in cast(list[Any], node)]
     return node
 
 
-def _unescaped(node: Any) -> Any:
+def unescape_all(node: Any) -> Any:
+    """The inverse of `escape_all`."""
     if isinstance(node, str):
         return unescape(node)
     if isinstance(node, dict):
-        return {unescape(key): _unescaped(item) for key, item in _items(node)}
+        return {unescape(key): unescape_all(item) for key, item in _items(node)}
     if isinstance(node, list):
-        return [_unescaped(item) for item in cast(list[Any], node)]
+        return [unescape_all(item) for item in cast(list[Any], node)]
     return node
 
 

@@ -78,9 +78,7 @@ class Wire:
                     self._pgconn.send_query_params(b"BEGIN", None)
                 for one, given in zip(prepared, parameters, strict=True):
                     self._pgconn.send_query_prepared(one.name, given, one.formats, Format.BINARY)
-                self._pgconn.pipeline_sync()
-                answers = (self._answers(syncs=1))[1 if begin else 0 :]
-                self._pgconn.exit_pipeline_mode()
+                answers = (self._end_pipeline())[1 if begin else 0 :]
             except psycopg.Error as error:
                 if error.sqlstate in GONE:
                     self._statements.forget()
@@ -131,10 +129,11 @@ class Wire:
             self._end_pipeline()
         return made
 
-    def _end_pipeline(self) -> None:
+    def _end_pipeline(self) -> list[PGresult]:
         self._pgconn.pipeline_sync()
-        self._answers(syncs=1)
+        answers = self._answers(syncs=1)
         self._pgconn.exit_pipeline_mode()
+        return answers
 
     def stream(
         self, statement: Statement[Any], values: Sequence[Any], codec: Codec, cancel: Callable[[], bool]
@@ -203,9 +202,7 @@ class Wire:
         name = self._statements.new_name()
         self._pgconn.enter_pipeline_mode()
         ask(self._pgconn, name, statement)
-        self._pgconn.pipeline_sync()
-        answers = self._answers(syncs=1)
-        self._pgconn.exit_pipeline_mode()
+        answers = self._end_pipeline()
         checked(answers)
         return self._statements.add(statement, name, answers[1])
 
