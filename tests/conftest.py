@@ -29,8 +29,8 @@ from agent_storage.connection.embedded import EmbeddedServer
 from agent_storage.migrations.manager import Migrator
 
 SECRET_KEY = base64.b64encode(bytes(range(32))).decode()
-#: `STORAGE_TEST_PATH=cursor` runs the suite without the compiled path, `=pool` without lanes.
-PATH: dict[str, Any] = {"cursor": {"compiled": False}, "pool": {"multiplex": 0}}.get(
+#: `STORAGE_TEST_PATH=unprepared` runs the suite without prepared statements, `=pool` without shared connections.
+PATH: dict[str, Any] = {"unprepared": {"prepare": False}, "pool": {"multiplex": 0}}.get(
     os.environ.get("STORAGE_TEST_PATH", ""), {}
 )
 UNSAFE_BUT_FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}

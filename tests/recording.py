@@ -28,8 +28,8 @@ class Recording:
             self.plans.append((statement.name, self._plan(statement, values)))
         return self._database.run(statement, values)
 
-    def run_divided(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
-        assert statement.encode_parts(arguments, self.codec) is None, "give fewer rows"
+    def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+        assert statement.encode_chunks(arguments, self.codec) is None, "give fewer rows"
         return self.run(statement, statement.encode(arguments, self.codec))
 
     def _plan(self, statement: Statement[Any], values: Sequence[Any]) -> dict[str, Any]:

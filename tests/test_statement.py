@@ -11,7 +11,7 @@ import pytest
 
 from agent_storage import SchemaMismatch
 from agent_storage.records import Input, Jsonb, JsonObject, Key, Record
-from agent_storage.sync.repository import Repository, sql
+from agent_storage.sync import Repository, Stream, sql
 
 
 class NewThing(Input):
@@ -110,7 +110,7 @@ class Things(Repository[Thing, NewThing]):
         ...
 
     @sql("SELECT {columns} FROM {table} ORDER BY name")
-    def all(self) -> Iterator[Thing]:
+    def all(self) -> Stream[Thing]:
         """A stream."""
         ...
 
@@ -145,7 +145,8 @@ def test_a_repository_stands_alone_on_a_connection_of_the_callers(things: Things
     assert things.last() == "y"
     assert things.tag_all(["\x1a"]) == 2
     assert things.require(made[0].id).tags == ["a\x00", '"{,}', "\x1a"]
-    assert [thing.name for thing in things.all()] == ["x", "y"]
+    with things.all() as rows:
+        assert [thing.name for thing in rows] == ["x", "y"]
     assert things.upsert(NewThing(name="x", data={"n": 1})).id == made[0].id
     with things.transaction() as inside:
         inside.clear()

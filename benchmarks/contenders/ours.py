@@ -32,12 +32,12 @@ class BenchRows(Repository[BenchRow, NewBenchRow]):
 
     table = "bench_rows"
 
-    @sql("SELECT {columns} FROM {table} WHERE owner = %(owner)s ORDER BY id DESC LIMIT 100")
+    @sql("SELECT {columns} FROM {table} WHERE owner = %(owner)s ORDER BY id DESC LIMIT 100", repeatable=True)
     async def newest(self, owner: UUID) -> list[BenchRow]:
         """The newest 100 of an owner."""
         ...
 
-    @sql("SELECT true FROM pg_sleep(%(seconds)s)")
+    @sql("SELECT true FROM pg_sleep(%(seconds)s)", repeatable=True)
     async def slow(self, seconds: float) -> bool:
         """A statement that takes its time."""
         ...
@@ -48,7 +48,7 @@ class SyncBenchRows(SyncRepository[BenchRow, NewBenchRow]):
 
     table = "bench_rows"
 
-    @sync_sql("SELECT {columns} FROM {table} WHERE owner = %(owner)s ORDER BY id DESC LIMIT 100")
+    @sync_sql("SELECT {columns} FROM {table} WHERE owner = %(owner)s ORDER BY id DESC LIMIT 100", repeatable=True)
     def newest(self, owner: UUID) -> list[BenchRow]:
         """The newest 100 of an owner."""
         ...
@@ -95,8 +95,9 @@ class Ours(AsyncContender):
 
     async def stream(self) -> int:
         count = 0
-        async for _row in self.rows.stream():
-            count += 1
+        async with self.rows.stream() as rows:
+            async for _row in rows:
+                count += 1
         return count
 
     async def update(self, id: UUID, body: str) -> object:
@@ -155,7 +156,8 @@ class OursSync(Contender):
         return [one.result for one in made]
 
     def stream(self) -> int:
-        return sum(1 for _row in self.rows.stream())
+        with self.rows.stream() as rows:
+            return sum(1 for _row in rows)
 
     def update(self, id: UUID, body: str) -> object:
         return self.rows.update(id, body=body)

@@ -31,6 +31,7 @@ from .errors import (
     StillReferenced,
     StorageError,
     Unavailable,
+    Unreadable,
     WaitTimeout,
 )
 
@@ -38,12 +39,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .pages import Page
-    from .repository import Repository, sql
+    from .repository import Repository, Stream, sql
     from .storage import Storage, StorageTransaction
 
 _LAZY = {
     "Page": "pages",
     "Repository": "repository",
+    "Stream": "repository",
     "sql": "repository",
     "Storage": "storage",
     "StorageTransaction": "storage",
@@ -83,7 +85,9 @@ __all__ = [
     "Storage",
     "StorageError",
     "StorageTransaction",
+    "Stream",
     "Unavailable",
+    "Unreadable",
     "WaitTimeout",
     "sql",
 ]

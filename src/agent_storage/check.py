@@ -10,16 +10,12 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal
-from typing import Any, Literal, Union, get_args, get_origin
-from uuid import UUID
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import psycopg
 from psycopg import sql
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
-from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from .connection.rows import Codec, encode
@@ -27,22 +23,9 @@ from .connection.text import JsonText, decode_json, register
 from .records import Column, columns
 from .repository import Repository
 from .statement import Statement
+from .statements.types import accepted
 from .tables import REPOSITORIES
 
-_TEXT = frozenset({"text", "varchar", "bpchar"})
-#: The PostgreSQL types that a Python type may meet.
-_ACCEPTED: dict[Any, frozenset[str]] = {
-    UUID: frozenset({"uuid"}),
-    str: _TEXT,
-    SecretStr: _TEXT,
-    bool: frozenset({"bool"}),
-    int: frozenset({"int2", "int4", "int8"}),
-    float: frozenset({"float4", "float8", "numeric"}),
-    Decimal: frozenset({"numeric"}),
-    datetime: frozenset({"timestamptz"}),
-    date: frozenset({"date"}),
-    bytes: frozenset({"bytea"}),
-}
 _MAINTAINED = frozenset({"id", "created_at", "updated_at"})
 
 
@@ -85,14 +68,13 @@ def check(
 
 def _stored(connection: psycopg.Connection[Any], table: str) -> dict[str, _Stored]:
     query = """
-        SELECT a.attname, t.typname, a.attnotnull, pg_get_expr(d.adbin, d.adrelid)
+        SELECT a.attname, a.atttypid, a.attnotnull, pg_get_expr(d.adbin, d.adrelid)
           FROM pg_attribute a
-          JOIN pg_type t ON t.oid = a.atttypid
           LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
          WHERE a.attrelid = to_regclass(quote_ident(%s)) AND a.attnum > 0 AND NOT a.attisdropped
     """
     rows = connection.execute(query, (table,)).fetchall()
-    return {name: _Stored(kind, not_null, default) for name, kind, not_null, default in rows}
+    return {name: _Stored(_type_name(connection, oid), *others) for name, oid, *others in rows}
 
 
 def _check_record(
@@ -207,7 +189,16 @@ def _may_be_null(connection: psycopg.Connection[Any], described: PGresult, index
 
 
 def _type_name(connection: psycopg.Connection[Any], oid: int) -> str:
-    row = connection.execute("SELECT typname FROM pg_type WHERE oid = %s", (oid,)).fetchone()
+    """The name of a type; a domain counts as what it is made of, an enum as text."""
+    query = """
+        WITH RECURSIVE of (name, kind, base) AS (
+            SELECT typname, typtype, typbasetype FROM pg_type WHERE oid = %s
+             UNION ALL
+            SELECT t.typname, t.typtype, t.typbasetype FROM of JOIN pg_type t ON t.oid = of.base
+        )
+        SELECT CASE kind WHEN 'e' THEN 'text' ELSE name END FROM of WHERE base = 0
+    """
+    row = connection.execute(query, (oid,)).fetchone()
     return str(row[0]) if row else "unknown"
 
 
@@ -216,20 +207,19 @@ def _fits(column: Column, kind: str) -> bool:
     if column.json:
         return kind in ("json", "jsonb")
     if column.encrypted:
-        return kind in _TEXT
+        return kind in accepted(str)
     python = column.python_type
     if get_origin(python) in (list, Sequence) or (get_origin(python) is not None and kind.startswith("_")):
         (element,) = get_args(python) or (str,)
         inner = Column(column.name, element, nullable=False, storage=None)
         return kind in ("json", "jsonb") or (kind.startswith("_") and _fits(inner, kind[1:]))
     if get_origin(python) is Literal:
-        return all(type(value) in _ACCEPTED and kind in _ACCEPTED[type(value)] for value in get_args(python))
+        return all(kind in accepted(cast(Any, type(value))) for value in get_args(python))
     if get_origin(python) in (Union, types.UnionType):
         return any(_fits(Column(column.name, part, nullable=False, storage=None), kind) for part in get_args(python))
     if kind in ("json", "jsonb"):
         return python is Any or python is dict or get_origin(python) is dict or not isinstance(python, type)
-    accepted = _ACCEPTED.get(python)
-    return accepted is None or kind in accepted
+    return python is Any or kind in accepted(python)
 
 
 def _shown(column: Column) -> str:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from .connection.rows import Codec, check
 from .errors import StorageError
-from .pages import Found, after_sql, order_sql
+from .pages import Found, Page, after_sql, order_sql, write_cursor
 from .query import Condition, Fields, predicate
 from .records import Column, JsonObject, columns
 from .statement import Shape, Statement
@@ -30,7 +30,12 @@ class Listed(Statement[Found[Any]]):
     """A select of rows."""
 
     def result(
-        self, names: Sequence[str] | None, rows: Iterable[Sequence[Any]], affected: int, codec: Codec
+        self,
+        names: Sequence[str] | None,
+        rows: Iterable[Sequence[Any]],
+        affected: int,
+        values: Sequence[Any],
+        codec: Codec,
     ) -> Found[Any]:
         """The rows."""
         return Found(self.rows.make(names or (), rows, codec))
@@ -40,7 +45,12 @@ class Counted(Statement[Found[Any]]):
     """A select whose first column is the number of all matching rows, in the same snapshot."""
 
     def result(
-        self, names: Sequence[str] | None, rows: Iterable[Sequence[Any]], affected: int, codec: Codec
+        self,
+        names: Sequence[str] | None,
+        rows: Iterable[Sequence[Any]],
+        affected: int,
+        values: Sequence[Any],
+        codec: Codec,
     ) -> Found[Any]:
         """The rows, with their total. No match still gives one row, of nulls, that carries the total."""
         if names is None:
@@ -50,6 +60,37 @@ class Counted(Statement[Found[Any]]):
         found = Found(self.rows.make(names[1:], [row[1:] for row in given if row[at] is not None], codec))
         found.total = given[0][0]
         return found
+
+
+class Paged(Statement[Page[Any]]):
+    """A select of a page's rows and one more, whose number is the last but one of the values."""
+
+    def __init__(self, found: Statement[Found[Any]], order: Order) -> None:
+        vars(self).update(vars(found))
+        self._found = found
+        self._order = order
+
+    def result(
+        self,
+        names: Sequence[str] | None,
+        rows: Iterable[Sequence[Any]],
+        affected: int,
+        values: Sequence[Any],
+        codec: Codec,
+    ) -> Page[Any]:
+        """The page. Its cursor stands behind its last row when there are more."""
+        found = self._found.result(names, rows, affected, values, codec)
+        items = list(found[: values[-2] - 1])
+        more = write_cursor(self._order, items[-1], self.table) if len(found) > len(items) else None
+        return Page(items, more, found.total)
+
+
+class Changed(Statement[Any]):
+    """A change of one row, whose id is the last of the values."""
+
+    def absence(self, values: Sequence[Any]) -> str:
+        """Which row is missing."""
+        return f"{self.table} has no row {values[-1]} (statement {self.name})"
 
 
 @lru_cache(_FORMS)
@@ -79,13 +120,19 @@ def select(
     if limited:
         rows += f"\n LIMIT ${number} OFFSET ${number + 1}"
     if not total:
-        return Listed(f"{table}.find", rows, Shape("many", made), table=table)
+        return Listed(f"{table}.find", rows, Shape("many", made), table=table, repeatable=True)
     counted = (
         "SELECT counted.total, found.*\n"
         f"  FROM (SELECT count(*) AS total FROM {quoted(table)}{_where(matching)}) counted"
         f"\n  LEFT JOIN LATERAL (\n{rows}\n) found ON true"
     )
-    return Counted(f"{table}.find_and_count", counted, Shape("many", made), table=table)
+    return Counted(f"{table}.find_and_count", counted, Shape("many", made), table=table, repeatable=True)
+
+
+@lru_cache(_FORMS)
+def page(table: str, record: Any, conditions: Conditions, order: Order, **given: Any) -> Statement[Page[Any]]:
+    """The same as a page."""
+    return Paged(select(table, record, conditions, order, **given), order)
 
 
 @lru_cache(_FORMS)
@@ -93,7 +140,12 @@ def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
     """How many rows match."""
     where, _ = predicate(conditions, columns(record))
     return Statement(
-        f"{table}.count", f"SELECT count(*) FROM {quoted(table)}{_where(where)}", Shape("one", int), table=table
+        f"{table}.count",
+        f"SELECT count(*) FROM {quoted(table)}{_where(where)}",
+        Shape("one", int),
+        table=table,
+        repeatable=True,
+        certain=True,
     )
 
 
@@ -102,7 +154,11 @@ def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
     """Delete what matches."""
     where, _ = predicate(conditions, columns(record))
     return Statement(
-        f"{table}.delete_where", f"DELETE FROM {quoted(table)}{_where(where)}", Shape("one", int), table=table
+        f"{table}.delete_where",
+        f"DELETE FROM {quoted(table)}{_where(where)}",
+        Shape("one", int),
+        table=table,
+        certain=True,
     )
 
 
@@ -110,14 +166,14 @@ def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
 def update(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
     """Set `names` of the row whose id is the last parameter."""
     text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
-    return Statement(f"{table}.update", text, Shape("one", record), table=table)
+    return Changed(f"{table}.update", text, Shape("one", record), table=table)
 
 
 @lru_cache(_FORMS)
 def update_many(table: str, names: tuple[str, ...]) -> Statement[int]:
     """Set `names` of the rows whose ids are the last parameter."""
     text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ANY(${len(names) + 1}::uuid[])"
-    return Statement(f"{table}.update_many", text, Shape("one", int), table=table)
+    return Statement(f"{table}.update_many", text, Shape("one", int), table=table, certain=True)
 
 
 @lru_cache(_FORMS)
@@ -128,7 +184,7 @@ def patch(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
         for number, name in enumerate(names, start=1)
     )
     text = f"UPDATE {quoted(table)} SET {merged} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
-    return Statement(f"{table}.patch", text, Shape("one", record), table=table)
+    return Changed(f"{table}.patch", text, Shape("one", record), table=table)
 
 
 def check_id(value: Any, table: str) -> UUID:

@@ -8,7 +8,7 @@ carry `message_detail` (PostgreSQL prints whole rows there) nor a value that was
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -22,8 +22,11 @@ class StorageError(Exception):
     """The root of the family.
 
     Attributes that are known are set, the others are `None`: `table`, `column`, `constraint`, `sqlstate`, and
-    `statement`, the name of the declared statement (`messages.latest`).
+    `statement`, the name of the declared statement (`messages.latest`). `outcome` says what became of the changes of
+    the call that raised it; inside a transaction, the transaction's end decides.
     """
+
+    outcome: Literal["not kept", "kept", "unknown"] = "not kept"
 
     def __init__(
         self,
@@ -81,7 +84,7 @@ class BudgetExceeded(Conflict):
         self.remaining = remaining
 
 
-class MissingReference(StorageError):
+class MissingReference(NotFound):
     """A foreign key points to a row that does not exist."""
 
 
@@ -103,6 +106,15 @@ class SecretUnavailable(StorageError):
 
 class SchemaMismatch(StorageError):
     """The database's schema is not the one that this code was written for; usually a migration is pending."""
+
+
+class Unreadable(SchemaMismatch):
+    """A row came back that this code cannot read: its columns or its values do not fit the record."""
+
+    def say_kept(self) -> None:
+        """The statement that gave the row has been committed."""
+        self.outcome = "kept"
+        self.args = (f"{self.args[0]}; what the statement wrote was kept",)
 
 
 class StatementTimeout(StorageError):
@@ -135,6 +147,8 @@ class OutcomeUnknown(ConnectionLost):
     Safe to repeat only with an id that the caller chose; otherwise read back first.
     """
 
+    outcome = "unknown"
+
 
 class MigrationError(StorageError):
     """A migration command could not do what was asked; subclasses carry the exit code of `storage migrate`."""
@@ -150,7 +164,6 @@ _BY_SQLSTATE: dict[str, type[StorageError]] = {
     "23505": Conflict,
     "23P01": Conflict,
     "23001": StillReferenced,
-    "26000": Retryable,
     "40001": Retryable,
     "40P01": Retryable,
     "55P03": Retryable,
@@ -166,7 +179,6 @@ _BY_SQLSTATE: dict[str, type[StorageError]] = {
 _BY_CLASS: dict[str, type[StorageError]] = {
     "22": InvalidValue,
     "23": InvalidValue,
-    "08": ConnectionLost,
     "28": Unavailable,
     "3D": Unavailable,
     "53": Unavailable,
@@ -175,16 +187,22 @@ _BY_CLASS: dict[str, type[StorageError]] = {
 
 
 def translate(
-    error: psycopg.Error, *, statement: str | None = None, table: str | None = None, writes: bool = False
+    error: psycopg.Error,
+    *,
+    statement: str | None = None,
+    table: str | None = None,
+    writes: bool = False,
+    committing: bool = False,
 ) -> StorageError:
     """The package's error for a psycopg error.
 
-    `statement` and `table` name what was run; `writes` says that it may have changed something, so a connection that
-    broke under it leaves the outcome unknown. Raise the result `from` the psycopg error.
+    `statement` and `table` name what was run. `writes` says that it commits by itself, so that a connection which is
+    lost leaves the outcome unknown; `committing`, that it was COMMIT, where the server's own end of the session does
+    so too. Raise the result `from` the psycopg error.
     """
     state = error.sqlstate
     diag = error.diag
-    kind = _kind(error, writes=writes)
+    kind = _kind(error, writes=writes or committing, committing=committing)
     where = diag.table_name or table
     column = diag.column_name
     return kind(
@@ -197,10 +215,8 @@ def translate(
     )
 
 
-def _kind(error: psycopg.Error, *, writes: bool) -> type[StorageError]:
+def _kind(error: psycopg.Error, *, writes: bool, committing: bool) -> type[StorageError]:
     state = error.sqlstate
-    if state == "0A000" and error.diag.source_function == "RevalidateCachedQuery":
-        return Retryable  # the schema has changed under a prepared statement, which is prepared anew the next time
     if state is None:
         # libpq reports a dead socket without a code.
         import psycopg
@@ -208,6 +224,10 @@ def _kind(error: psycopg.Error, *, writes: bool) -> type[StorageError]:
         if isinstance(error, psycopg.OperationalError):
             return OutcomeUnknown if writes else ConnectionLost
         return InvalidValue if isinstance(error, psycopg.DataError) else StorageError
+    if state.startswith("08"):  # a pooler's own: it may have lost the server after that had committed
+        return OutcomeUnknown if writes else ConnectionLost
+    if error.diag.severity_nonlocalized in ("FATAL", "PANIC"):  # the server has ended the session, the statement undone
+        return OutcomeUnknown if committing else ConnectionLost
     if state == "23503":
         # PostgreSQL has one code for both directions; its (English) message tells them apart.
         primary = error.diag.message_primary or ""

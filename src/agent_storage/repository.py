@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import (
     Any,
     ClassVar,
@@ -30,35 +30,50 @@ import psycopg_pool
 
 from agent_storage import composed
 from agent_storage.connection.rows import check, encode
+from agent_storage.database.pool import Database
+from agent_storage.database.transaction import Attached, Isolation, Runner
 from agent_storage.errors import AmbiguousId, Conflict, InvalidValue, NotFound, SecretUnavailable, StorageError
 from agent_storage.ids import prefix_range, shortest_prefix
-from agent_storage.pages import Found, Page, check_limit, read_cursor, write_cursor
+from agent_storage.pages import Found, Page, check_limit, read_cursor
 from agent_storage.query import Condition, Fields, Order, Where
 from agent_storage.records import Input, JsonObject, Record, columns
 from agent_storage.statement import Statement
 from agent_storage.template import Owner, Template
 
-from .database import Attached, Database, Isolation, Runner
-
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=Record)
 N = TypeVar("N", bound=Input)
 F = TypeVar("F", bound=Callable[..., Any])
+V = TypeVar("V")
+
+#: What a streaming method gives: `async with storage.messages.stream() as rows: async for row in rows: …`
+Stream = AbstractAsyncContextManager[AsyncIterator[V]]
 
 #: The methods that only a table with a natural key has.
 _WITH_KEY = frozenset({"insert_or_update", "id_of"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
-def sql(text: LiteralString, *, divisible: bool = False) -> Callable[[F], F]:
+def sql(
+    text: LiteralString,
+    *,
+    repeatable: bool = False,
+    certain: bool = False,
+    missing: LiteralString | None = None,
+    chunked: bool = False,
+) -> Callable[[F], F]:
     """Declare a method by its SQL; the method's body is `...`. See `template.py` for slots and placeholders.
 
-    A `divisible` one takes a sequence of `Input`s and nothing else, and gives a list; many are sent in parts, in a
-    transaction, unless the table `refers_to_itself`.
+    `repeatable`: running it twice does what running it once does (every plain SELECT), so it is sent again when its
+    answer was lost. `certain`: the server gives a row or an error, so a batch may commit in the same round trip.
+    `missing`: what `NotFound` says when there is no row; placeholders as in the text. `chunked`: it takes a sequence
+    of `Input`s and nothing else, and gives a list; many rows are sent in chunks, all or nothing, unless the table
+    `refers_to_itself`.
     """
+    options = {"repeatable": repeatable, "certain": certain, "missing": missing, "chunked": chunked}
 
     def declare(function: F) -> F:
-        return cast(F, Declared(Template(function, text, divisible=divisible)))
+        return cast(F, Declared(Template(function, text, options)))
 
     return declare
 
@@ -85,23 +100,19 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
 
     if template.streams:
 
-        def stream(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        def stream(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Stream[Any]:
             values = statement().encode(template.arguments(args, kwargs), self.runner.codec)
             return self.runner.stream(statement(), values)
 
         method: Callable[..., Any] = stream
-    elif template.divisible:
-
-        async def divide(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
-            arguments = {name: list(rows) for name, rows in template.arguments(args, kwargs).items()}
-            return await self.runner.run_divided(statement(), arguments)
-
-        method = divide
     else:
 
         async def run(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
             runner, declared = self.runner, statement()
-            return await runner.run(declared, declared.encode(template.arguments(args, kwargs), runner.codec))
+            arguments = template.arguments(args, kwargs)
+            if declared.chunked:
+                return await runner.run_chunked(declared, {name: list(rows) for name, rows in arguments.items()})
+            return await runner.run(declared, declared.encode(arguments, runner.codec))
 
         method = run
     functools.update_wrapper(method, template.function)
@@ -173,7 +184,7 @@ class Repository(Generic[R, N]):
 
     # ---- create ----------------------------------------------------------------------------------------------------
 
-    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}")
+    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}", certain=True)
     async def create(self, new: N) -> R:
         """The new row. Raises `Conflict` for a duplicate, `MissingReference` for a foreign key that points nowhere."""
         ...
@@ -185,7 +196,7 @@ class Repository(Generic[R, N]):
           FROM jsonb_populate_recordset(NULL::{table}, %(new)s)
         RETURNING {columns}
         """,
-        divisible=True,
+        chunked=True,
     )
     async def create_many(self, new: Sequence[N]) -> list[R]:
         """The new rows in the order given; all or none.
@@ -195,16 +206,19 @@ class Repository(Generic[R, N]):
         """
         ...
 
-    @sql("""
+    @sql(
+        """
         INSERT INTO {table} ({new.columns}) VALUES ({new.values})
         ON CONFLICT ({key}) DO UPDATE SET {new.updates}
         RETURNING {columns}
-    """)
+        """,
+        certain=True,
+    )
     async def insert_or_update(self, new: N) -> R:
         """The row with this natural key, made or brought up to date, in one statement."""
         ...
 
-    @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})")
+    @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})", repeatable=True)
     async def id_of(self, new: N) -> UUID | None:
         """The id of the row with this natural key, or None."""
         ...
@@ -230,31 +244,34 @@ class Repository(Generic[R, N]):
 
     # ---- read ------------------------------------------------------------------------------------------------------
 
-    @sql("SELECT {columns} FROM {table} WHERE id = %(id)s")
+    @sql("SELECT {columns} FROM {table} WHERE id = %(id)s", repeatable=True)
     async def get(self, id: UUID) -> R | None:
         """The row, or None."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE id = %(id)s")
+    @sql("SELECT {columns} FROM {table} WHERE id = %(id)s", repeatable=True)
     async def require(self, id: UUID) -> R:
         """The row. Raises `NotFound`."""
         ...
 
-    @sql("SELECT EXISTS (SELECT FROM {table} WHERE id = %(id)s)")
+    @sql("SELECT EXISTS (SELECT FROM {table} WHERE id = %(id)s)", repeatable=True)
     async def exists(self, id: UUID) -> bool:
         """Whether there is such a row."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE id BETWEEN %(low)s AND %(high)s ORDER BY id LIMIT 11")
+    @sql("SELECT {columns} FROM {table} WHERE id BETWEEN %(low)s AND %(high)s ORDER BY id LIMIT 11", repeatable=True)
     async def between_ids(self, low: UUID, high: UUID) -> list[R]:
         """Up to eleven rows whose ids lie in a range, in order: one index range scan."""
         ...
 
-    @sql("""
+    @sql(
+        """
         SELECT (SELECT id FROM {table} WHERE id < %(id)s ORDER BY id DESC LIMIT 1) AS id
          UNION ALL
         SELECT (SELECT id FROM {table} WHERE id > %(id)s ORDER BY id LIMIT 1)
-    """)
+        """,
+        repeatable=True,
+    )
     async def neighbours(self, id: UUID) -> list[UUID | None]:
         """The ids next to this one in key order; None at an end."""
         ...
@@ -325,18 +342,16 @@ class Repository(Generic[R, N]):
         check_limit(limit, self.table)
         keys = [] if cursor is None else read_cursor(cursor, order, fields)
         after = None if cursor is None else tuple(key is None for key in keys)
-        statement = composed.select(
+        statement = composed.page(
             self.table, self.record, conditions, order, after=after, total=total, made=cast(Any, record)
         )
-        found: Found[S] = await self.runner.run(
-            statement, [*values, *(key for key in keys if key is not None), limit + 1, 0]
-        )
-        items = list(found[:limit])
-        more = write_cursor(order, items[-1], self.table) if len(found) > limit else None
-        return Page(items, more, found.total)
+        return await self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
 
-    def stream(self, where: Where | None = None, order_by: Order = "id") -> AsyncIterator[R]:
-        """Every row that matches, in bounded memory, over a connection of its own until the last one is read."""
+    def stream(self, where: Where | None = None, order_by: Order = "id") -> Stream[R]:
+        """Every row that matches, in bounded memory: `async with repository.stream() as rows: async for row in rows`.
+
+        It holds a connection until its block ends; inside a transaction it is a cursor on the transaction's own.
+        """
         conditions, values = self._where(where)
         order = self.fields().order(order_by)
         return self.runner.stream(composed.select(self.table, self.record, conditions, order, limited=False), values)
@@ -383,12 +398,12 @@ class Repository(Generic[R, N]):
         statement = composed.patch(self.table, self.record, tuple(sorted(documents)))
         return await self.runner.run(statement, [*values, composed.check_id(id, self.table)])
 
-    @sql("DELETE FROM {table} WHERE id = %(id)s")
+    @sql("DELETE FROM {table} WHERE id = %(id)s", certain=True)
     async def delete(self, id: UUID) -> bool:
         """Whether there was such a row. Raises `StillReferenced` when others refer to it."""
         ...
 
-    @sql("DELETE FROM {table} WHERE id = ANY(%(ids)s)")
+    @sql("DELETE FROM {table} WHERE id = ANY(%(ids)s)", certain=True)
     async def delete_many(self, ids: list[UUID]) -> int:
         """How many of these rows there were; all or none go."""
         ...

@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from decimal import Decimal
+from functools import cache
 from typing import Any, Generic, Protocol, TypeVar, Union, cast, get_args, get_origin
+from uuid import UUID
 
 import orjson
 from pydantic import BaseModel
@@ -19,17 +21,17 @@ from .connection.rows import Codec, RowMaker, check, encode, encode_row
 from .connection.text import JsonText, escape_all, unusual
 from .errors import InvalidValue, NotFound
 from .records import Column, Input, bare, columns, nullable
+from .statements.types import to_json
 
 T = TypeVar("T")
 
-#: The most rows that a divisible statement takes at once, and how many it takes at a time when there are more. Chosen
-#: with `benchmarks.compare --only W4`. Dividing pays from a few hundred, but far away its transaction costs more.
-UNDIVIDED, PART = 1000, 250
+#: The most rows that a chunked statement takes at once, and how many it takes at a time when there are more. Chosen
+#: with `benchmarks.compare --only W4`. Chunks pay from a few hundred rows.
+UNDIVIDED, CHUNK = 1000, 250
 
-_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
-_WRITES = re.compile(r"\b(insert|update|delete|merge|truncate|call|notify|nextval|pg_notify|lock)\b", re.IGNORECASE)
-
-_PLAIN_INSERT = re.compile(r"\s*INSERT INTO [^()]+\([^()]*\) VALUES (?!.*\bON CONFLICT\b)", re.IGNORECASE | re.DOTALL)
+_COMMENT = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*", re.DOTALL)
+#: The commands that PostgreSQL undoes as a whole when they fail. Others (CALL, DO) may commit what they did before.
+_ATOMIC = frozenset({"select", "insert", "update", "delete", "merge", "with", "values", "table"})
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,11 @@ class Shape:
             return cls("nothing", None)
         if origin is list:
             return cls("many", get_args(annotation)[0])
+        if origin in (AbstractAsyncContextManager, AbstractContextManager):
+            (rows,) = get_args(annotation)
+            return cls("stream", get_args(rows)[0])
         if origin in (AsyncIterator, Iterator):
-            return cls("stream", get_args(annotation)[0])
+            raise TypeError("a stream is a context manager of its rows: annotate it Stream[…]")
         if origin in (Union, types.UnionType) and nullable(annotation):
             inner = bare(annotation)
             # A scalar may be null in the row; a record may only be missing.
@@ -58,7 +63,12 @@ class Shape:
 
 
 class Statement(Generic[T]):
-    """SQL as it is sent, with everything that is known before it runs."""
+    """SQL as it is sent, with everything that is known before it runs.
+
+    `repeatable`: running it twice does what running it once does, so that it may be sent again when its answer was
+    lost. `certain`: the server gives a row or an error, so that the answer cannot be refused. `missing`: what
+    `NotFound` says when there is no row. `chunked`: many rows may be given to it in several chunks.
+    """
 
     def __init__(
         self,
@@ -68,24 +78,24 @@ class Statement(Generic[T]):
         *,
         table: str,
         encoders: Sequence[tuple[str, Encoder]] = (),
-        divisible: bool = False,
+        repeatable: bool = False,
+        certain: bool = False,
+        missing: str | None = None,
+        chunked: bool = False,
     ) -> None:
         self.name = name
         self.text = f"/* {name} */\n{text}"
         self.query = self.text.encode()
         self.shape = shape
         self.table = table
-        self.writes = bool(_WRITES.search(_COMMENT.sub(" ", text)))
-        self._encoders = encoders
-        #: Whether many rows may be given to it in several parts, one after the other.
-        self.divisible = divisible
-        #: Whether no row can be missing from the answer: a plain INSERT gives its row or fails, a count is a number.
-        self.always_answers = (
-            shape.kind != "one"
-            or bool(_PLAIN_INSERT.match(text))
-            or (self.writes and shape.item in (int, bool) and "returning" not in text.lower())
-        )
+        self.repeatable = repeatable
+        self.certain = certain or shape.kind != "one"
+        self.chunked = chunked
+        #: Whether PostgreSQL undoes it as a whole when it fails, so that it may share a connection.
+        self.atomic = _COMMENT.sub("", text, count=1).partition(" ")[0].split("\n")[0].lower() in _ATOMIC
         self.rows = RowMaker(shape.item, table=table)
+        self._encoders = encoders
+        self._missing = missing
 
     def __repr__(self) -> str:
         return f"<Statement {self.name}>"
@@ -105,16 +115,26 @@ class Statement(Generic[T]):
             values += encoder.encode(arguments[name], codec)
         return values
 
-    def encode_parts(self, arguments: Mapping[str, Any], codec: Codec) -> Iterator[list[Any]] | None:
-        """The values of each part, where there are too many rows for one; a part is encoded when it is asked for."""
+    def encode_chunks(self, arguments: Mapping[str, Any], codec: Codec) -> Iterator[list[Any]] | None:
+        """The values of each chunk, encoded when they are asked for; None where there are not too many rows for one."""
         ((name, encoder),) = self._encoders
         rows: Sequence[Any] = arguments[name]
-        if not self.divisible or len(rows) <= UNDIVIDED:
+        if len(rows) <= UNDIVIDED:
             return None
-        return (encoder.encode(rows[start : start + PART], codec) for start in range(0, len(rows), PART))
+        return (encoder.encode(rows[start : start + CHUNK], codec) for start in range(0, len(rows), CHUNK))
 
-    def result(self, names: Sequence[str] | None, rows: Iterable[Sequence[Any]], affected: int, codec: Codec) -> T:
-        """What the method returns. `names` is None when the statement gives no rows; then `affected` counts."""
+    def result(
+        self,
+        names: Sequence[str] | None,
+        rows: Iterable[Sequence[Any]],
+        affected: int,
+        values: Sequence[Any],
+        codec: Codec,
+    ) -> T:
+        """What the method returns. `names` is None when the statement gives no rows; then `affected` counts.
+
+        `values` are those that were sent. Raises `NotFound`, `SchemaMismatch`.
+        """
         if names is None:
             return cast(T, self._without_rows(affected))
         kind = self.shape.kind
@@ -127,7 +147,15 @@ class Statement(Generic[T]):
             return made[0]
         if kind == "optional":
             return cast(T, None)
-        raise NotFound(f"{self.table} has no such row (statement {self.name})", table=self.table, statement=self.name)
+        raise NotFound(self.absence(values), table=self.table, statement=self.name)
+
+    def absence(self, values: Sequence[Any]) -> str:
+        """What is missing when there is no row."""
+        given = {parameter.name: value for parameter, value in zip(self.parameters, values, strict=False)}
+        if self._missing:
+            return self._missing % given
+        subject = f"row {given['id']}" if "id" in given else "such row"
+        return f"{self.table} has no {subject} (statement {self.name})"
 
     def _without_rows(self, affected: int) -> Any:
         if self.shape.item in (int, bool):
@@ -204,26 +232,40 @@ class RowsEncoder:
 
 
 def encode_rows(
-    news: Sequence[Input], new: type[Input], fields: Sequence[str], codec: Codec, *, table: str
+    news: Iterable[Input], new: type[Input], fields: Sequence[str], codec: Codec, *, table: str
 ) -> JsonText:
-    """Rows as one JSON array of objects, each document in it checked as if it went alone."""
+    """Rows as one JSON array of objects, each value as the server reads it exactly."""
     rows: list[dict[str, Any]] = []
+    others = _not_json(cast(Any, new), tuple(fields))
     for item in news:
         if not isinstance(item, new):
             raise InvalidValue(f"{table}: give a {new.__name__}, not {type(item).__name__}", table=table)
-        rows.append(encode_row(item, fields, codec, table=table))
+        row = encode_row(item, fields, codec, table=table)
+        for name in others:
+            try:
+                row[name] = to_json(row[name])
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InvalidValue(f"{table}.{name} cannot be sent: {error}", table=table, column=name) from None
+        rows.append(row)
     try:
-        raw = orjson.dumps(rows, default=_dump_field)
+        raw = orjson.dumps(rows, default=_fragment)
     except TypeError:  # a lone surrogate
-        return JsonText(orjson.dumps(escape_all(rows), default=_dump_field))
+        return JsonText(orjson.dumps(escape_all(rows), default=_fragment))
     if unusual(raw):  # a text that needs the escape, or a document that has it
-        raw = orjson.dumps(escape_all(rows), default=_dump_field)
+        raw = orjson.dumps(escape_all(rows), default=_fragment)
     return JsonText(raw)
 
 
-def _dump_field(value: object) -> Any:
+@cache
+def _not_json(new: Any, fields: tuple[str, ...]) -> list[str]:
+    """The fields that may hold what JSON does not hold exactly."""
+    known = {str, bool, UUID}
+    return [
+        name for name in fields if columns(new)[name].storage is None and columns(new)[name].python_type not in known
+    ]
+
+
+def _fragment(value: object) -> Any:
     if isinstance(value, JsonText):
         return orjson.Fragment(bytes(value))
-    if isinstance(value, Decimal):
-        return str(value)
     raise TypeError(type(value).__name__)

@@ -46,9 +46,9 @@ class Owner:
 class Template:
     """A method's signature and its SQL, before they are bound to a repository."""
 
-    def __init__(self, function: Callable[..., Any], text: str, *, divisible: bool = False) -> None:
+    def __init__(self, function: Callable[..., Any], text: str, options: Mapping[str, Any]) -> None:
         self.function = function
-        self.divisible = divisible
+        self.options = options
         self.text = textwrap.dedent(text).strip()
         self.name = function.__name__
         self._signature = inspect.signature(function)
@@ -102,8 +102,16 @@ class _Compiler:
         numbers = {path: number for number, path in enumerate(paths, start=1)}
         text = _PLACEHOLDER.sub(lambda match: f"${numbers[match['name']]}" if match["name"] else "%", filled)
         encoders = [(name, self._encoder(name, of)) for name, of in fields.items()]
-        divisible = self.template.divisible and not self.owner.refers_to_itself
-        return Statement(self.name, text, self.shape, table=self.owner.table, encoders=encoders, divisible=divisible)
+        options = dict(self.template.options)
+        if self.owner.refers_to_itself:
+            options["chunked"] = False
+        self._check_missing(options.get("missing"), paths)
+        return Statement(self.name, text, self.shape, table=self.owner.table, encoders=encoders, **options)
+
+    def _check_missing(self, missing: str | None, paths: Sequence[str]) -> None:
+        for match in _PLACEHOLDER.finditer(missing or ""):
+            if match["name"] not in paths:
+                raise self._fault(f"missing={missing!r} names no parameter at {match[0]!r}")
 
     def _fill(self, match: re.Match[str]) -> str:
         of, what = match["of"], match["what"]
@@ -129,7 +137,8 @@ class _Compiler:
         if what == "key":
             return ", ".join(f"%({of}.{name})s" for name in self.owner.natural_key)
         if what == "rows":
-            return ", ".join(_or_default(name, quoted(name)) for name in names)
+            fields = columns(self._input(of) or self.owner.new)
+            return ", ".join(_or_default(name, _row_value(fields[name])) for name in names)
         if what == "updates":
             # With nothing but the key, the key is set to itself, so that RETURNING gives the row all the same.
             changed = [name for name in names if name not in {"id", *self.owner.natural_key}]
@@ -206,6 +215,11 @@ class _Compiler:
 def quoted(identifier: str) -> str:
     """A quoted identifier. All come from class bodies, and are checked to be plain names when the class is made."""
     return f'"{identifier}"'
+
+
+def _row_value(column: Column) -> str:
+    """A document that must be there may be JSON's null, which a JSON row cannot tell from none."""
+    return f"coalesce({quoted(column.name)}, 'null')" if column.json and not column.nullable else quoted(column.name)
 
 
 def _or_default(name: str, value: str) -> str:

@@ -159,17 +159,20 @@ async def test_short_ids_resolve_in_every_spelling_and_say_when_they_are_ambiguo
 
 async def test_stream_gives_every_row_and_leaves_the_pool_whole(storage: Any) -> None:
     await storage.conversations.create_many([NewConversation(title=str(n)) for n in range(2500)])
-    titles = [row.title async for row in storage.conversations.stream(order_by="id")]
+    async with storage.conversations.stream(order_by="id") as rows:
+        titles = [row.title async for row in rows]
     assert len(titles) == 2500
     for _ in range(30):  # more than the pool has connections
-        async for _row in storage.conversations.stream({"title__ne": "5"}):
-            break
+        async with storage.conversations.stream({"title__ne": "5"}) as rows:
+            async for _row in rows:
+                break
     assert await storage.conversations.count() == 2500
 
 
 def test_stream_on_the_sync_face(sync_storage: Any) -> None:
     sync_storage.conversations.create_many([NewConversation(title=str(n)) for n in range(1200)])
-    assert sum(1 for _ in sync_storage.conversations.stream()) == 1200
+    with sync_storage.conversations.stream() as rows:
+        assert sum(1 for _ in rows) == 1200
 
 
 def test_client_made_ids_sort_by_time() -> None:

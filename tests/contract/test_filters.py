@@ -27,7 +27,8 @@ def seed(storage: Any) -> list[Any]:
             for number, title in enumerate(TITLES * 3)
         ]
     )
-    return list(storage.conversations.stream())
+    with storage.conversations.stream() as rows:
+        return list(rows)
 
 
 ORDERS = st.lists(
@@ -213,7 +214,7 @@ def test_what_a_page_of_an_application_asks_is_served_by_an_index(sync_storage: 
             (messages.statements()["get"], [some]),
             (messages.statements()["between_ids"], [some, some]),
             (messages.statements()["neighbours"], [some]),
-            (messages.statements()["insert_next"], [some, some, "'user'", "'1'", *["NULL"] * 5, "'{}'"]),
+            (messages.statements()["create"], [some, some, "'user'", "'1'", *["NULL"] * 5, "'{}'"]),
             (conversations.statements()["usage"], [some]),
             (type(sync_storage.tool_results).statements()["of_conversation"], [some]),
         ]

@@ -175,5 +175,6 @@ async def test_10000_files_are_synced_and_syncs_at_once_take_turns(storage: Any)
     assert (await storage.project_files.sync(owner.id, many)).added == 10_000
     halves = [many[:6000], many[4000:]]
     await asyncio.gather(*(storage.project_files.sync(owner.id, half) for half in halves))
-    stored = {item.path async for item in storage.project_files.stream()}
+    async with storage.project_files.stream() as rows:
+        stored = {item.path async for item in rows}
     assert stored in [{item.path for item in half} for half in halves]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import aclosing
 from typing import Any
 
 import psycopg
@@ -22,7 +21,7 @@ def events(stream: str, count: int) -> list[NewStreamEvent]:
 
 async def follow(storage: Any, stream: str, until: int, after: int = 0) -> list[int]:
     seen: list[int] = []
-    async with aclosing(storage.stream_events.follow(stream, after)) as followed:
+    async with storage.stream_events.follow(stream, after) as followed:
         async for event in followed:
             seen.append(event.sequence)
             if event.sequence >= until:
@@ -127,10 +126,11 @@ def test_follow_on_the_sync_face(sync_storage: Any) -> None:
     seen: list[int] = []
 
     def read() -> None:
-        for event in sync_storage.stream_events.follow("s"):
-            seen.append(event.sequence)
-            if event.sequence == 20:
-                return
+        with sync_storage.stream_events.follow("s") as events:
+            for event in events:
+                seen.append(event.sequence)
+                if event.sequence == 20:
+                    return
 
     thread = threading.Thread(target=read)
     thread.start()

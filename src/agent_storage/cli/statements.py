@@ -59,7 +59,7 @@ def _list(found: dict[str, Any]) -> None:
     width = max(map(len, found))
     for key, statement in found.items():
         parameters = ", ".join(parameter.name for parameter in statement.parameters)
-        typer.echo(f"{key.ljust(width)}  {'write' if statement.writes else 'read ':5}  ({parameters})")
+        typer.echo(f"{key.ljust(width)}  {'repeatable' if statement.repeatable else '':10}  ({parameters})")
 
 
 def _plan(db: str | None, statement: Any) -> str:

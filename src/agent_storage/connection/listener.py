@@ -1,8 +1,8 @@
 """Notifications (LISTEN/NOTIFY) without polling: one connection for each database, served by a thread, for both faces.
 
-Who waits subscribes to a channel and a payload, looks at the tables, and sleeps until woken. Waking only says "look
-again": every subscriber is woken too when the connection has been made anew, since what was said meanwhile is lost.
-So nothing can fall between looking and listening, and a cut connection costs one more look.
+A caller subscribes to a channel and a payload, reads the tables, and sleeps until it is woken. Waking only means "read
+again": every subscriber is woken too after a reconnect, since notifications were lost meanwhile. So nothing can fall
+between reading and listening, and a cut connection costs one more read.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import psycopg
 from psycopg import sql
 
 from ..errors import StorageError, Unavailable
+from .forks import ProcessHome
 
 logger = logging.getLogger("agent_storage")
 
@@ -29,12 +30,12 @@ CHANNELS = ("approval_requests", "event_streams")
 
 #: The pauses between attempts to connect, in seconds: the first, and the longest.
 _PAUSES = (0.05, 5.0)
-#: How long the connection is kept when nobody waits, in seconds.
+#: How long the connection is kept without a subscriber, in seconds.
 _LINGER = 30.0
 
 
 class Listener:
-    """The connection that listens, and who is to be woken. It connects when somebody subscribes."""
+    """The connection that listens, and the subscribers to wake. It connects with the first subscription."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
@@ -44,6 +45,7 @@ class Listener:
         self._stop = threading.Event()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
+        self._home = ProcessHome()
         self.failure: StorageError | None = None
 
     def subscribe(self, channel: str, payload: str, wake: Callable[[], None]) -> None:
@@ -66,7 +68,12 @@ class Listener:
                 self._waiting.pop((channel, payload), None)
 
     def close(self) -> None:
-        """Disconnect and end the thread; who still waits gets an error. May be called twice."""
+        """Disconnect and end the thread; every subscriber gets an error. May be called twice.
+
+        In a child process it does nothing: the thread, the connection and the socket are the parent's.
+        """
+        if self._home.forked:
+            return
         self._stop.set()
         thread = self._thread
         if thread is not None:
@@ -84,16 +91,16 @@ class Listener:
                     self._listen(connection)
                     pause = _PAUSES[0]
                     self._serve(connection)
-            except psycopg.Error as error:
-                logger.warning("the listening connection is gone (%s); connecting again", type(error).__name__)
-                self._stop.wait(pause)
-                pause = min(pause * 2, _PAUSES[1])
             except StorageError as error:
                 self._fail(error)
                 return
+            except Exception as error:  # whatever it is (no file descriptors left), subscribers still wait
+                logger.warning("the listening connection is gone (%s); connecting again", type(error).__name__)
+                self._stop.wait(pause)
+                pause = min(pause * 2, _PAUSES[1])
 
     def _ended(self) -> bool:
-        """Whether the thread may end, in which case the next subscriber starts another one."""
+        """Whether the thread may end, in which case the next subscription starts another one."""
         with self._lock:
             if self._stop.is_set() or not self._waiting:
                 self._thread = None
@@ -101,7 +108,7 @@ class Listener:
             return False
 
     def _fail(self, error: StorageError) -> None:
-        """Everybody who waits now gets `error`; the next subscriber tries anew."""
+        """Give `error` to every subscriber; the next subscription starts again."""
         with self._lock:
             self.failure = error
             self._thread = None
@@ -118,7 +125,7 @@ class Listener:
         self._wake_all()
 
     def _serve(self, connection: psycopg.Connection) -> None:
-        """Pass notifications on until told to stop, or until nobody has been waiting for a while."""
+        """Pass notifications on until told to stop, or until there was no subscriber for a while."""
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
             selector.register(self._wake_reader, selectors.EVENT_READ)
@@ -137,8 +144,8 @@ class Listener:
 
     def _wake_all(self) -> None:
         with self._lock:
-            everybody = [wake for waiting in self._waiting.values() for wake in waiting]
-        for wake in everybody:
+            subscribers = [wake for waiting in self._waiting.values() for wake in waiting]
+        for wake in subscribers:
             wake()
 
 

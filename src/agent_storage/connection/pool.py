@@ -35,12 +35,12 @@ def locate(settings: Settings, progress: Callable[[str], None] | None = None) ->
 
 
 def connection_arguments(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments for each connection of a pool: autocommit, our adapters, preparing from the second use."""
+    """Keyword arguments for each connection of a pool: autocommit, our adapters for SQL of the caller's own."""
     return {
         "autocommit": True,
         "context": _Context(adapters()),
-        # Behind a transaction pooler a prepared statement may meet another server connection: never prepare there.
-        "prepare_threshold": None if settings.pooler else 1,
+        # A cursor that has prepared a statement deallocates all of them after a rollback, ours included.
+        "prepare_threshold": None,
     }
 
 
@@ -50,7 +50,6 @@ def pool_arguments(settings: Settings) -> dict[str, Any]:
         "min_size": min(settings.pool_min, settings.pool_max),
         "max_size": settings.pool_max,
         "timeout": settings.pool_timeout,
-        "max_waiting": 50 * settings.pool_max,
         "reconnect_timeout": RECONNECT_TIMEOUT,
         "name": settings.application_name,
         "open": False,

@@ -12,7 +12,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
-from ..errors import InvalidValue, SchemaMismatch
+from ..errors import InvalidValue, Unreadable
 from ..ids import uuid7
 from ..records import Column, Input, columns, invalid
 from ..secrets import Keyring, Place
@@ -112,7 +112,7 @@ class RowMaker:
     def make(self, names: Sequence[str], rows: Iterable[Sequence[Any]], codec: Codec) -> list[Any]:
         """A value for each of `rows`, whose columns are `names`.
 
-        Raises `SchemaMismatch` when the columns are not the record's fields (a missing one is never filled from its
+        Raises `Unreadable` when the columns are not the record's fields (a missing one is never filled from its
         default), or when a row does not fit the record.
         """
         if names is not self._checked:
@@ -130,36 +130,19 @@ class RowMaker:
         except ValidationError as error:
             raise self._mismatch(error) from None
 
-    def each(self, names: Sequence[str], codec: Codec) -> Callable[[Sequence[Any]], Any]:
-        """What makes one row at a time. Raises as `make`: about the columns at once, about a row when it comes."""
-        names = tuple(names)
-        self._check(names)
-        validate = self._validate
-
-        def one(row: Sequence[Any]) -> Any:
-            try:
-                if self.model is None:
-                    return validate(row[0])
-                fields = dict(zip(names, row, strict=True))
-                return validate(self._decrypt(fields, codec) if self._encrypted else fields)
-            except ValidationError as error:
-                raise self._mismatch(error) from None
-
-        return one
-
-    def _mismatch(self, error: ValidationError) -> SchemaMismatch:
+    def _mismatch(self, error: ValidationError) -> Unreadable:
         fault = invalid(error, f"a row of {self.table}")
-        return SchemaMismatch(f"{fault}; the stored value does not fit this code's record")
+        return Unreadable(f"{fault}; the stored value does not fit this code's record")
 
     def _check(self, names: tuple[str, ...]) -> None:
         if self.model is None:
             if len(names) != 1:
-                raise SchemaMismatch(f"{self.table}: a single column was expected, got {', '.join(names) or 'none'}")
+                raise Unreadable(f"{self.table}: a single column was expected, got {', '.join(names) or 'none'}")
         elif set(names) != set(self.model.model_fields):
             fields = set(self.model.model_fields)
             missing = ", ".join(sorted(fields - set(names))) or "none"
             unknown = ", ".join(sorted(set(names) - fields)) or "none"
-            raise SchemaMismatch(
+            raise Unreadable(
                 f"{self.table}: the result does not fit {self.model.__name__} (missing: {missing}; unknown: {unknown})"
             )
         self._checked = names

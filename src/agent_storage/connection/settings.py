@@ -46,9 +46,12 @@ class Settings(BaseModel):
     pooler: bool = Field(
         False, description="behind PgBouncer in transaction mode: no prepared statements or session state"
     )
-    compiled: bool = Field(True, description="run declared statements without psycopg's cursor, which is slower")
+    prepare: bool = Field(True, description="let the server keep prepared statements")
     multiplex: int = Field(
         4, ge=0, le=64, description="connections beside the pool that single statements of all tasks share; 0: none"
+    )
+    spin: float = Field(
+        300e-6, ge=0, le=0.01, description="how long a call that waits alone polls the socket before it blocks; 0: not"
     )
     statement_timeout: float | None = Field(60.0, ge=0)
     idle_in_transaction_timeout: float | None = Field(60.0, ge=0)

@@ -9,6 +9,7 @@ directions always agree; somebody who reads the table with psql sees the escaped
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import datetime
 from decimal import Decimal
@@ -27,6 +28,8 @@ from ..errors import InvalidValue
 #: JSON nested deeper than this is refused: PostgreSQL stores it, but Python's parsers cannot read it back.
 MAX_NESTING = 200
 
+#: From here on Python writes a float without a decimal point.
+_LARGE = 1e16
 #: What every escape begins with.
 SUBSTITUTE = "\x1a"
 _BACKSLASH = ord("\\")
@@ -70,6 +73,7 @@ def encode_json(value: object, *, limit: int, typed: bool = False) -> JsonText:
     """
     if not _storable(value, typed=typed):
         _refuse(value, "$", typed=typed)
+        value = _with_points(value)
     try:
         raw = orjson.dumps(value, default=_dump_typed)
     except TypeError:  # a lone surrogate, or an integer or a key that JSON cannot have
@@ -115,9 +119,20 @@ def _storable(value: Any, *, typed: bool) -> bool:
     return False
 
 
+def _with_points(node: Any) -> Any:
+    """The same with a decimal point in each large float: JSON text like `1e16` is an integer to jsonb."""
+    if isinstance(node, float) and not -_LARGE < node < _LARGE:
+        return orjson.Fragment(f"{Decimal(repr(node)):f}.0")
+    if isinstance(node, dict):
+        return {key: _with_points(item) for key, item in _items(node)}
+    if isinstance(node, list):
+        return [_with_points(item) for item in cast(list[Any], node)]
+    return node
+
+
 def _fits(node: Any, *, typed: bool) -> bool:
     if isinstance(node, float):
-        return node - node == 0.0  # neither NaN nor an infinity
+        return -_LARGE < node < _LARGE
     return isinstance(node, (str, int)) or (typed and isinstance(node, _TYPED))
 
 
@@ -134,8 +149,8 @@ def _refuse(node: Any, path: str, *, typed: bool, depth: int = 0) -> None:
     elif isinstance(node, list):
         for index, item in enumerate(cast(list[Any], node)):
             _refuse(item, f"{path}[{index}]", typed=typed, depth=depth + 1)
-    elif isinstance(node, float) and not _fits(node, typed=typed):
-        fault = "is NaN or infinite, which JSON cannot hold"
+    elif isinstance(node, float):
+        fault = None if math.isfinite(node) else "is NaN or infinite, which JSON cannot hold"
     elif isinstance(node, int) and not -(2**63) <= node < 2**64:
         fault = "is an integer of more than 64 bits; store it as a string"
     elif node is not None and not _fits(node, typed=typed):
@@ -191,14 +206,17 @@ class _TextDumper(StrDumper):
         return encode_text(obj)
 
 
-class _TextLoader(Loader):
+class TextLoader(Loader):
+    """Text in PostgreSQL's text format, unescaped."""
+
     format = Format.TEXT
 
     def load(self, data: Buffer) -> str:
+        """The text."""
         return unescape(str(data, "utf-8"))
 
 
-class _TextBinaryLoader(_TextLoader):
+class _TextBinaryLoader(TextLoader):
     format = Format.BINARY
 
 
@@ -209,14 +227,17 @@ class _JsonDumper(Dumper):
         return obj
 
 
-class _JsonLoader(Loader):
+class JsonLoader(Loader):
+    """A JSON document in PostgreSQL's text format."""
+
     format = Format.TEXT
 
     def load(self, data: Buffer) -> Any:
+        """The document."""
         return decode_json(data)
 
 
-class _JsonBinaryLoader(_JsonLoader):
+class _JsonBinaryLoader(JsonLoader):
     format = Format.BINARY
 
 
@@ -233,11 +254,11 @@ def register(context: AdaptContext) -> None:
     adapters.register_dumper(str, _TextDumper)
     adapters.register_dumper(JsonText, _JsonDumper)
     for name in ("text", "varchar", "bpchar"):
-        adapters.register_loader(name, _TextLoader)
+        adapters.register_loader(name, TextLoader)
         adapters.register_loader(name, _TextBinaryLoader)
-    adapters.register_loader("json", _JsonLoader)
+    adapters.register_loader("json", JsonLoader)
     adapters.register_loader("json", _JsonBinaryLoader)
-    adapters.register_loader("jsonb", _JsonLoader)
+    adapters.register_loader("jsonb", JsonLoader)
     adapters.register_loader("jsonb", _JsonbBinaryLoader)
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 from psycopg import sql
 
 from ..connection.rows import encode_row
+from ..connection.text import JsonText
 from ..records import columns
-from ..sync.database import Transaction
+from ..statements.types import to_text
+from ..sync.database.transaction import Transaction
 from .unit import Row, Unit
 
 if TYPE_CHECKING:
@@ -38,9 +40,15 @@ def _copy(runner: Transaction, table: str, rows: list[Row]) -> None:
     extra = list(rows[0].extra)
 
     def values(row: Row) -> list[Any]:
-        return [*encode_row(row.new, names, runner.codec, table=table).values(), *(row.extra[name] for name in extra)]
+        given = [*encode_row(row.new, names, runner.codec, table=table).values(), *(row.extra[name] for name in extra)]
+        return [one if one is None or isinstance(one, JsonText) else to_text(one) for one in given]
 
-    runner.copy(table, [*names, *extra], map(values, rows))
+    text = sql.SQL("COPY {} ({}) FROM STDIN").format(
+        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, [*names, *extra]))
+    )
+    with runner.connection.cursor() as cursor, cursor.copy(text) as copy:
+        for row in rows:
+            copy.write_row(values(row))
 
 
 def analyze(tx: StorageTransaction) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import (
     Any,
     ClassVar,
@@ -33,33 +33,48 @@ from agent_storage import composed
 from agent_storage.connection.rows import check, encode
 from agent_storage.errors import AmbiguousId, Conflict, InvalidValue, NotFound, SecretUnavailable, StorageError
 from agent_storage.ids import prefix_range, shortest_prefix
-from agent_storage.pages import Found, Page, check_limit, read_cursor, write_cursor
+from agent_storage.pages import Found, Page, check_limit, read_cursor
 from agent_storage.query import Condition, Fields, Order, Where
 from agent_storage.records import Input, JsonObject, Record, columns
 from agent_storage.statement import Statement
+from agent_storage.sync.database.pool import Database
+from agent_storage.sync.database.transaction import Attached, Isolation, Runner
 from agent_storage.template import Owner, Template
-
-from .database import Attached, Database, Isolation, Runner
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=Record)
 N = TypeVar("N", bound=Input)
 F = TypeVar("F", bound=Callable[..., Any])
+V = TypeVar("V")
+
+#: What a streaming method gives: `async with storage.messages.stream() as rows: async for row in rows: …`
+Stream = AbstractContextManager[Iterator[V]]
 
 #: The methods that only a table with a natural key has.
 _WITH_KEY = frozenset({"insert_or_update", "id_of"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
-def sql(text: LiteralString, *, divisible: bool = False) -> Callable[[F], F]:
+def sql(
+    text: LiteralString,
+    *,
+    repeatable: bool = False,
+    certain: bool = False,
+    missing: LiteralString | None = None,
+    chunked: bool = False,
+) -> Callable[[F], F]:
     """Declare a method by its SQL; the method's body is `...`. See `template.py` for slots and placeholders.
 
-    A `divisible` one takes a sequence of `Input`s and nothing else, and gives a list; many are sent in parts, in a
-    transaction, unless the table `refers_to_itself`.
+    `repeatable`: running it twice does what running it once does (every plain SELECT), so it is sent again when its
+    answer was lost. `certain`: the server gives a row or an error, so a batch may commit in the same round trip.
+    `missing`: what `NotFound` says when there is no row; placeholders as in the text. `chunked`: it takes a sequence
+    of `Input`s and nothing else, and gives a list; many rows are sent in chunks, all or nothing, unless the table
+    `refers_to_itself`.
     """
+    options = {"repeatable": repeatable, "certain": certain, "missing": missing, "chunked": chunked}
 
     def declare(function: F) -> F:
-        return cast(F, Declared(Template(function, text, divisible=divisible)))
+        return cast(F, Declared(Template(function, text, options)))
 
     return declare
 
@@ -86,23 +101,19 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
 
     if template.streams:
 
-        def stream(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        def stream(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Stream[Any]:
             values = statement().encode(template.arguments(args, kwargs), self.runner.codec)
             return self.runner.stream(statement(), values)
 
         method: Callable[..., Any] = stream
-    elif template.divisible:
-
-        def divide(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
-            arguments = {name: list(rows) for name, rows in template.arguments(args, kwargs).items()}
-            return self.runner.run_divided(statement(), arguments)
-
-        method = divide
     else:
 
         def run(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
             runner, declared = self.runner, statement()
-            return runner.run(declared, declared.encode(template.arguments(args, kwargs), runner.codec))
+            arguments = template.arguments(args, kwargs)
+            if declared.chunked:
+                return runner.run_chunked(declared, {name: list(rows) for name, rows in arguments.items()})
+            return runner.run(declared, declared.encode(arguments, runner.codec))
 
         method = run
     functools.update_wrapper(method, template.function)
@@ -174,7 +185,7 @@ class Repository(Generic[R, N]):
 
     # ---- create ----------------------------------------------------------------------------------------------------
 
-    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}")
+    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}", certain=True)
     def create(self, new: N) -> R:
         """The new row. Raises `Conflict` for a duplicate, `MissingReference` for a foreign key that points nowhere."""
         ...
@@ -186,7 +197,7 @@ class Repository(Generic[R, N]):
           FROM jsonb_populate_recordset(NULL::{table}, %(new)s)
         RETURNING {columns}
         """,
-        divisible=True,
+        chunked=True,
     )
     def create_many(self, new: Sequence[N]) -> list[R]:
         """The new rows in the order given; all or none.
@@ -196,16 +207,19 @@ class Repository(Generic[R, N]):
         """
         ...
 
-    @sql("""
+    @sql(
+        """
         INSERT INTO {table} ({new.columns}) VALUES ({new.values})
         ON CONFLICT ({key}) DO UPDATE SET {new.updates}
         RETURNING {columns}
-    """)
+        """,
+        certain=True,
+    )
     def insert_or_update(self, new: N) -> R:
         """The row with this natural key, made or brought up to date, in one statement."""
         ...
 
-    @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})")
+    @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})", repeatable=True)
     def id_of(self, new: N) -> UUID | None:
         """The id of the row with this natural key, or None."""
         ...
@@ -231,31 +245,34 @@ class Repository(Generic[R, N]):
 
     # ---- read ------------------------------------------------------------------------------------------------------
 
-    @sql("SELECT {columns} FROM {table} WHERE id = %(id)s")
+    @sql("SELECT {columns} FROM {table} WHERE id = %(id)s", repeatable=True)
     def get(self, id: UUID) -> R | None:
         """The row, or None."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE id = %(id)s")
+    @sql("SELECT {columns} FROM {table} WHERE id = %(id)s", repeatable=True)
     def require(self, id: UUID) -> R:
         """The row. Raises `NotFound`."""
         ...
 
-    @sql("SELECT EXISTS (SELECT FROM {table} WHERE id = %(id)s)")
+    @sql("SELECT EXISTS (SELECT FROM {table} WHERE id = %(id)s)", repeatable=True)
     def exists(self, id: UUID) -> bool:
         """Whether there is such a row."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE id BETWEEN %(low)s AND %(high)s ORDER BY id LIMIT 11")
+    @sql("SELECT {columns} FROM {table} WHERE id BETWEEN %(low)s AND %(high)s ORDER BY id LIMIT 11", repeatable=True)
     def between_ids(self, low: UUID, high: UUID) -> list[R]:
         """Up to eleven rows whose ids lie in a range, in order: one index range scan."""
         ...
 
-    @sql("""
+    @sql(
+        """
         SELECT (SELECT id FROM {table} WHERE id < %(id)s ORDER BY id DESC LIMIT 1) AS id
          UNION ALL
         SELECT (SELECT id FROM {table} WHERE id > %(id)s ORDER BY id LIMIT 1)
-    """)
+        """,
+        repeatable=True,
+    )
     def neighbours(self, id: UUID) -> list[UUID | None]:
         """The ids next to this one in key order; None at an end."""
         ...
@@ -326,16 +343,16 @@ class Repository(Generic[R, N]):
         check_limit(limit, self.table)
         keys = [] if cursor is None else read_cursor(cursor, order, fields)
         after = None if cursor is None else tuple(key is None for key in keys)
-        statement = composed.select(
+        statement = composed.page(
             self.table, self.record, conditions, order, after=after, total=total, made=cast(Any, record)
         )
-        found: Found[S] = self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
-        items = list(found[:limit])
-        more = write_cursor(order, items[-1], self.table) if len(found) > limit else None
-        return Page(items, more, found.total)
+        return self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
 
-    def stream(self, where: Where | None = None, order_by: Order = "id") -> Iterator[R]:
-        """Every row that matches, in bounded memory, over a connection of its own until the last one is read."""
+    def stream(self, where: Where | None = None, order_by: Order = "id") -> Stream[R]:
+        """Every row that matches, in bounded memory: `with repository.stream() as rows: for row in rows`.
+
+        It holds a connection until its block ends; inside a transaction it is a cursor on the transaction's own.
+        """
         conditions, values = self._where(where)
         order = self.fields().order(order_by)
         return self.runner.stream(composed.select(self.table, self.record, conditions, order, limited=False), values)
@@ -382,12 +399,12 @@ class Repository(Generic[R, N]):
         statement = composed.patch(self.table, self.record, tuple(sorted(documents)))
         return self.runner.run(statement, [*values, composed.check_id(id, self.table)])
 
-    @sql("DELETE FROM {table} WHERE id = %(id)s")
+    @sql("DELETE FROM {table} WHERE id = %(id)s", certain=True)
     def delete(self, id: UUID) -> bool:
         """Whether there was such a row. Raises `StillReferenced` when others refer to it."""
         ...
 
-    @sql("DELETE FROM {table} WHERE id = ANY(%(ids)s)")
+    @sql("DELETE FROM {table} WHERE id = ANY(%(ids)s)", certain=True)
     def delete_many(self, ids: list[UUID]) -> int:
         """How many of these rows there were; all or none go."""
         ...

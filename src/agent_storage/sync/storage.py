@@ -13,10 +13,10 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from agent_storage.connection.settings import Settings
 from agent_storage.errors import Retryable
-
-from .batch import Batch, Later
-from .database import Database, Isolation, Transaction
-from .tables import Tables
+from agent_storage.sync.database.batch import Batch, Later
+from agent_storage.sync.database.pool import Database
+from agent_storage.sync.database.transaction import Isolation, Transaction
+from agent_storage.sync.tables import Tables
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -44,8 +44,8 @@ class StorageTransaction(Tables):
     @contextmanager
     def transaction(self) -> Generator[StorageTransaction, None, None]:
         """A savepoint: an exception that leaves the block undoes the block alone."""
-        with self._transaction.begin():
-            yield self
+        with self._transaction.begin() as inner:
+            yield StorageTransaction(inner)
 
     @contextmanager
     def batch(self) -> Generator[StorageBatch, None, None]:
@@ -65,7 +65,7 @@ class StorageBatch(Tables):
     def add(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Later[T]:
         """Ask for a call; its `result` is there when the block has ended. Calls see what those before them did.
 
-        A method that opens a transaction of its own or streams is refused with `StorageError`.
+        Arguments are checked now. A method that is not just one statement is refused with `StorageError`.
         """
         return self._batch.add(method, args, kwargs)
 
@@ -144,12 +144,13 @@ class Storage(Tables):
         """
         name = getattr(work, "__name__", "run")
         for attempt in range(1, attempts + 1):
+            transaction: Transaction | None = None
             try:
-                with self.transaction(isolation, name=name) as transaction:
-                    return work(transaction)
+                with self.database.begin(isolation, name=name) as transaction:
+                    return work(StorageTransaction(transaction))
             except Retryable:
-                if attempt >= attempts:
-                    raise
+                if attempt >= attempts or (transaction is not None and transaction.committed):
+                    raise  # a callback's error does not repeat what is committed
                 time.sleep(random.uniform(0.001, _BACK_OFF))  # noqa: S311  # jitter, no secret
         raise ValueError("attempts must be at least 1")
 

@@ -8,9 +8,8 @@ from uuid import UUID
 
 from agent_storage.errors import Conflict, Unavailable, WaitTimeout
 from agent_storage.query import Where
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.approval_requests.record import ApprovalRequest, ApprovalStatus, NewApprovalRequest
-
-from ...repository import Repository, sql
 
 #: How long `wait` pauses when the database cannot be asked, in seconds.
 _PAUSE = 0.5
@@ -25,7 +24,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
         """The requests that nobody has decided, oldest first; `where` narrows them as in `find`."""
         return await self.find({**(where or {}), "status": "pending"}, "id", limit)
 
-    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id LIMIT %(limit)s")
+    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id LIMIT %(limit)s", repeatable=True)
     async def of_session(self, session_id: UUID, limit: int = 1000) -> list[ApprovalRequest]:
         """The requests of a run, oldest first."""
         ...

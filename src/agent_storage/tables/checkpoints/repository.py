@@ -7,9 +7,8 @@ from uuid import UUID
 
 from agent_storage.errors import InvalidValue
 from agent_storage.pages import Page
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint, Pruned
-
-from ...repository import Repository, sql
 
 #: How many checkpoints a prune looks up, and deletes, at a time: short transactions, whatever there is to do.
 _LOOKED_UP, _DELETED = 10_000, 500
@@ -21,7 +20,7 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
     table = "checkpoints"
     refers_to_itself = True
 
-    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id")
+    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id", certain=True)
     async def store(self, new: NewCheckpoint) -> UUID:
         """The id of the new checkpoint; its state is not sent back. Raises `MissingReference` for its parent."""
         ...
@@ -30,14 +29,17 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
         """The checkpoint with its state, or None."""
         return await self.get(id)
 
-    @sql("""
+    @sql(
+        """
         SELECT {columns}
           FROM {table}
          WHERE agent_id = %(agent_id)s
            AND (%(name)s::text IS NULL OR name = %(name)s)
          ORDER BY captured_at DESC, id DESC
          LIMIT 1
-    """)
+        """,
+        repeatable=True,
+    )
     async def latest(self, agent_id: str, name: str | None = None) -> Checkpoint | None:
         """The checkpoint that an agent captured last (with this name, when given), or None."""
         ...
@@ -74,7 +76,8 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
         order = ["captured_at", "id"] if ascending else ["-captured_at", "-id"]
         return await self.page_of(CheckpointSummary, where, order, limit, cursor, total=total)
 
-    @sql("""
+    @sql(
+        """
         SELECT id
           FROM (SELECT id, captured_at,
                        row_number() OVER (PARTITION BY agent_id ORDER BY captured_at DESC, id DESC) AS nth
@@ -82,7 +85,9 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
          WHERE (nth > 1 OR NOT %(keep_latest)s)
            AND (captured_at < %(captured_before)s::timestamptz OR nth > %(max_per_agent)s::integer)
          LIMIT %(limit)s
-    """)
+        """,
+        repeatable=True,
+    )
     async def superfluous(
         self, captured_before: datetime | None, max_per_agent: int | None, *, keep_latest: bool, limit: int
     ) -> list[UUID]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from uuid import UUID
 
 from agent_storage.pages import Page
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.conversations.record import Conversation, NewConversation, Usage
-
-from ...repository import Repository, sql
 
 
 class Conversations(Repository[Conversation, NewConversation]):
@@ -24,7 +23,8 @@ class Conversations(Repository[Conversation, NewConversation]):
             return await self.page({**where, "project_id": project_id}, "-last_message_at", limit, cursor)
         return await self.page(where, "-last_message_at", limit, cursor)
 
-    @sql("""
+    @sql(
+        """
         SELECT count(m.id) AS messages,
                coalesce(sum(m.input_tokens), 0) AS input_tokens,
                coalesce(sum(m.output_tokens), 0) AS output_tokens,
@@ -35,7 +35,9 @@ class Conversations(Repository[Conversation, NewConversation]):
           LEFT JOIN models p ON p.id = coalesce(m.model_id, c.model_id)
          WHERE c.id = %(conversation_id)s
          GROUP BY c.id
-    """)
+        """,
+        repeatable=True,
+    )
     async def usage(self, conversation_id: UUID) -> Usage:
         """Tokens and their cost at the models' prices of today. Raises `NotFound`."""
         ...

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.event_streams.record import EventStream, NewEventStream
-
-from ...repository import Repository, sql
 
 
 class EventStreams(Repository[EventStream, NewEventStream]):
@@ -13,7 +12,7 @@ class EventStreams(Repository[EventStream, NewEventStream]):
     table = "event_streams"
     natural_key = ("stream_id",)
 
-    @sql("SELECT {columns} FROM {table} WHERE stream_id = %(stream_id)s")
+    @sql("SELECT {columns} FROM {table} WHERE stream_id = %(stream_id)s", repeatable=True)
     async def named(self, stream_id: str) -> EventStream | None:
         """The stream, or None when nothing was ever published to it."""
         ...

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from agent_storage.errors import InvalidValue
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.execution_states.record import ExecutionState, ExecutionStateWithNodes, NewExecutionState
 from agent_storage.tables.node_execution_states.record import NewNodeExecutionState
-
-from ...repository import Repository, sql
 
 
 class ExecutionStates(Repository[ExecutionState, NewExecutionState]):
@@ -18,14 +17,17 @@ class ExecutionStates(Repository[ExecutionState, NewExecutionState]):
     table = "execution_states"
     natural_key = ("session_id",)
 
-    @sql("""
+    @sql(
+        """
         SELECT {state.columns},
                coalesce((SELECT jsonb_agg({nodes.json} ORDER BY nodes.node_id)
                            FROM node_execution_states nodes
                           WHERE nodes.session_id = state.session_id), '[]') AS nodes
           FROM execution_states state
          WHERE state.session_id = %(id)s OR state.id = %(id)s
-    """)
+        """,
+        repeatable=True,
+    )
     async def get(self, id: UUID) -> ExecutionStateWithNodes | None:
         """The state of a run and of its nodes, by the session's id (or the state's own), or None. One round trip."""
         ...

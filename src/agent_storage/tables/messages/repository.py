@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from agent_storage.errors import InvalidValue, NotFound
+from agent_storage.errors import InvalidValue
 from agent_storage.pages import Page
 from agent_storage.query import Order, Where
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.messages.record import Content, Message, MessageMatch, NewMessage, Role
-
-from ...repository import Repository, sql
 
 
 class Messages(Repository[Message, NewMessage]):
@@ -20,7 +19,8 @@ class Messages(Repository[Message, NewMessage]):
     table = "messages"
     refers_to_itself = True
 
-    @sql("""
+    @sql(
+        """
         WITH conversation AS (      -- its row lock, held to commit, hands out positions without a gap
             UPDATE conversations
                SET message_count = message_count + 1, last_message_at = clock_timestamp()
@@ -30,9 +30,11 @@ class Messages(Repository[Message, NewMessage]):
         INSERT INTO messages ({new.columns}, position)
         SELECT {new.values}, message_count FROM conversation
         RETURNING {columns}
-    """)
-    async def insert_next(self, new: NewMessage) -> Message | None:
-        """The message at the conversation's next position; None when there is no such conversation."""
+        """,
+        missing="conversations has no row %(new.conversation_id)s: create the conversation first",
+    )
+    async def create(self, new: NewMessage) -> Message:
+        """The message at its conversation's next position, in one round trip. Raises `NotFound`."""
         ...
 
     @sql("""
@@ -49,28 +51,35 @@ class Messages(Repository[Message, NewMessage]):
             RETURNING counted.of, message_count - counted.messages AS before
         )
         INSERT INTO messages ({new.columns}, position)
-        SELECT {new.rows}, moved.before + nth
+        SELECT {new.rows}, coalesce(moved.before, 0) + nth
           FROM given
-          LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on position: all or none
+          LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
          ORDER BY ordinality
         RETURNING {columns}
     """)
-    async def insert_next_many(self, new: Sequence[NewMessage]) -> list[Message]:
-        """The messages at their conversations' next positions, in the order given."""
+    async def create_many(self, new: Sequence[NewMessage]) -> list[Message]:
+        """The messages at their conversations' next positions, in the order given; all or none, one round trip.
+
+        Raises `MissingReference`, which is a `NotFound`.
+        """
         ...
 
-    @sql("""
+    @sql(
+        """
         SELECT {columns}
           FROM {table}
          WHERE conversation_id = %(conversation_id)s
          ORDER BY position DESC
          LIMIT %(limit)s
-    """)
+        """,
+        repeatable=True,
+    )
     async def latest(self, conversation_id: UUID, limit: int = 100) -> list[Message]:
         """The newest messages of a conversation, newest first."""
         ...
 
-    @sql("""
+    @sql(
+        """
         WITH RECURSIVE thread AS (
             SELECT m.*, 1 AS distance FROM messages m WHERE m.id = %(message_id)s
              UNION ALL
@@ -79,12 +88,15 @@ class Messages(Repository[Message, NewMessage]):
               JOIN messages parent ON parent.id = thread.parent_id
         ) CYCLE id SET repeated USING path
         SELECT {columns} FROM thread WHERE NOT repeated ORDER BY distance DESC
-    """)
+        """,
+        repeatable=True,
+    )
     async def thread(self, message_id: UUID) -> list[Message]:
         """A message and its ancestors by `parent_id`, the oldest first; one round trip."""
         ...
 
-    @sql("""
+    @sql(
+        """
         SELECT {m.columns},
                ts_rank(to_tsvector('simple', message_text(m.content)), query)::float8 AS rank,
                ts_headline('simple', message_text(m.content), query,
@@ -95,29 +107,15 @@ class Messages(Repository[Message, NewMessage]):
            AND (%(conversation_id)s::uuid IS NULL OR m.conversation_id = %(conversation_id)s)
          ORDER BY rank DESC, m.id DESC
          LIMIT %(limit)s
-    """)
+        """,
+        repeatable=True,
+    )
     async def search(self, conversation_id: UUID | None, text: str, limit: int = 20) -> list[MessageMatch]:
         """Messages that contain the words, best first, each with a snippet that has the hits between `**`.
 
         `text` is what people type: words, "a phrase", `or`, `-without`. None searches every conversation.
         """
         ...
-
-    async def create(self, new: NewMessage) -> Message:
-        """The message at its conversation's next position, in one round trip. Raises `NotFound`."""
-        message = await self.insert_next(new)
-        if message is None:
-            raise _no_conversation(str(new.conversation_id))
-        return message
-
-    async def create_many(self, new: Sequence[NewMessage]) -> list[Message]:
-        """The messages at their conversations' next positions; all or none, one round trip. Raises `NotFound`."""
-        try:
-            return await self.insert_next_many(new)
-        except InvalidValue as error:
-            if error.column == "position":
-                raise _no_conversation(", ".join({str(item.conversation_id) for item in new})) from error
-            raise
 
     async def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Any) -> Message:
         """A new last message; `fields` are those of `NewMessage`. One statement, one round trip.
@@ -128,6 +126,7 @@ class Messages(Repository[Message, NewMessage]):
 
     async def append_many(self, conversation_id: UUID, messages: Sequence[NewMessage]) -> list[Message]:
         """New last messages in the order given, all or none, one round trip. Raises `NotFound`."""
+        messages = list(messages)
         if other := [message for message in messages if message.conversation_id != conversation_id]:
             raise InvalidValue(
                 f"messages.conversation_id: {other[0].conversation_id} is not the conversation to append to",
@@ -160,7 +159,3 @@ class Messages(Repository[Message, NewMessage]):
         page = await super().page(given, "-position" if backwards else "position", limit, cursor, total=total)
         items = page.items[::-1] if backwards else page.items
         return Page(items, page.next_cursor, page.total)
-
-
-def _no_conversation(ids: str) -> NotFound:
-    return NotFound(f"conversations has no row {ids}: create the conversation first", table="conversations")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.node_execution_states.record import NewNodeExecutionState, NodeExecutionState
-
-from ...repository import Repository, sql
 
 
 class NodeExecutionStates(Repository[NodeExecutionState, NewNodeExecutionState]):
@@ -16,7 +15,7 @@ class NodeExecutionStates(Repository[NodeExecutionState, NewNodeExecutionState])
     table = "node_execution_states"
     natural_key = ("session_id", "node_id")
 
-    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY node_id")
+    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY node_id", repeatable=True)
     async def of_session(self, session_id: UUID) -> list[NodeExecutionState]:
         """The nodes of a run, by node id."""
         ...

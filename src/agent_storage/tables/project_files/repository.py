@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from agent_storage.errors import InvalidValue, NotFound
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.project_files.record import NewProjectFile, ProjectFile, Synced
-
-from ...repository import Repository, sql
 
 
 class ProjectFiles(Repository[ProjectFile, NewProjectFile]):

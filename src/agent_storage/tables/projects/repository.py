@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.projects.record import NewProject, Project, ProjectOverview
-
-from ...repository import Repository, sql
 
 
 class Projects(Repository[Project, NewProject]):
@@ -13,7 +12,8 @@ class Projects(Repository[Project, NewProject]):
     table = "projects"
     natural_key = ("path",)
 
-    @sql("""
+    @sql(
+        """
         SELECT {p.columns}, counted.open_tickets, counted.in_progress_tickets, counted.done_tickets,
                counted.closed_tickets, greatest(p.updated_at, counted.changed_at) AS last_activity_at
           FROM (SELECT * FROM projects ORDER BY id DESC LIMIT %(limit)s) p
@@ -26,7 +26,9 @@ class Projects(Repository[Project, NewProject]):
               FROM tickets
              WHERE project_id = p.id AND deleted_at IS NULL) counted
          ORDER BY p.id DESC
-    """)
+        """,
+        repeatable=True,
+    )
     async def overview(self, limit: int = 20) -> list[ProjectOverview]:
         """The newest projects, each with its tickets counted by status and its last change. One round trip."""
         ...

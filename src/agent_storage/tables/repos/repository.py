@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.repos.record import NewRepo, Repo
-
-from ...repository import Repository, sql
 
 
 class Repos(Repository[Repo, NewRepo]):
@@ -13,7 +12,7 @@ class Repos(Repository[Repo, NewRepo]):
     table = "repos"
     natural_key = ("slug",)
 
-    @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s")
+    @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s", repeatable=True)
     async def by_slug(self, slug: str) -> Repo | None:
         """The repository of code, or None."""
         ...

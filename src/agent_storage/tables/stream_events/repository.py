@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
-from agent_storage.connection.rows import encode_row
+from agent_storage.connection.listener import AsyncSignal
 from agent_storage.errors import InvalidValue, Unavailable
-from agent_storage.records import Json
+from agent_storage.records import BigCount, Json
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.stream_events.record import NewStreamEvent, StreamEvent
 
-from ...repository import Repository, sql
-
+#: How many events `publish_many` sends at a time.
+_AT_ONCE = 10_000
 #: How many events `follow` reads at a time, and how long it pauses when the database cannot be asked, in seconds.
 _CHUNK, _PAUSE = 500, 0.5
 
@@ -20,7 +22,8 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
 
     table = "stream_events"
 
-    @sql("""
+    @sql(
+        """
         WITH stream AS (        -- its row lock, held to commit, hands out sequences without a gap
             INSERT INTO event_streams AS s (stream_id, last_sequence) VALUES (%(new.stream_id)s, 1)
             ON CONFLICT (stream_id) DO UPDATE SET last_sequence = s.last_sequence + 1
@@ -29,7 +32,9 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         INSERT INTO stream_events ({new.columns}, sequence)
         SELECT {new.values}, last_sequence FROM stream
         RETURNING {columns}
-    """)
+        """,
+        certain=True,
+    )
     async def create(self, new: NewStreamEvent) -> StreamEvent:
         """The event at the end of its stream, which is made when it is the first. One statement."""
         ...
@@ -58,22 +63,36 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         """The events at the end of their streams, in the order given; all or none, one round trip."""
         ...
 
-    @sql("""
-        INSERT INTO event_streams AS s (stream_id, last_sequence) VALUES (%(stream_id)s, %(events)s)
-        ON CONFLICT (stream_id) DO UPDATE SET last_sequence = s.last_sequence + excluded.last_sequence
-        RETURNING last_sequence
-    """)
-    async def reserve(self, stream_id: str, events: int) -> int:
-        """The last sequence of a stream that has been lengthened by `events`; others wait until the commit."""
+    @sql(
+        """
+        WITH stream AS (
+            INSERT INTO event_streams AS s (stream_id, last_sequence) VALUES (%(stream_id)s, %(number)s)
+            ON CONFLICT (stream_id) DO UPDATE SET last_sequence = s.last_sequence + excluded.last_sequence
+            RETURNING last_sequence
+        ), added AS (
+            INSERT INTO stream_events ({new.columns}, sequence)
+            SELECT {new.rows}, last_sequence - %(number)s + ordinality
+              FROM jsonb_populate_recordset(NULL::stream_events, %(new)s) WITH ORDINALITY
+             CROSS JOIN stream
+        )
+        SELECT last_sequence FROM stream
+        """,
+        certain=True,
+    )
+    async def _publish(self, stream_id: str, number: BigCount, new: Sequence[NewStreamEvent]) -> int:
+        """Add events at the end of a stream; its last sequence. Other publishers wait until the commit."""
         ...
 
-    @sql("""
+    @sql(
+        """
         SELECT {columns}
           FROM {table}
          WHERE stream_id = %(stream_id)s AND sequence > %(after)s
          ORDER BY sequence
          LIMIT %(limit)s
-    """)
+        """,
+        repeatable=True,
+    )
     async def read(self, stream_id: str, after: int = 0, limit: int = 100) -> list[StreamEvent]:
         """The events behind the sequence `after`, oldest first."""
         ...
@@ -84,37 +103,48 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         return await self.create(NewStreamEvent(stream_id=stream_id, node_id=node_id, **given))
 
     async def publish_many(self, stream_id: str, events: Sequence[NewStreamEvent]) -> range:
-        """New events at the end of a stream by COPY, in the order given, all or none; their sequences.
+        """New events at the end of a stream, in the order given, all or none; their sequences.
 
-        For thousands at a time: the events are not sent back. Raises `InvalidValue` for an event of another stream.
+        For thousands at a time: the events are not sent back. One round trip; more than 10,000 are a transaction of
+        several. Raises `InvalidValue` for an event of another stream.
         """
+        events = list(events)
         if any(event.stream_id != stream_id for event in events):
             raise InvalidValue(f"stream_events: not all events belong to {stream_id}", table=self.table)
         if not events:
             return range(0)
-        names = ["stream_id", "node_id", "data"]
-        encoded = [encode_row(event, names, self.runner.codec, table=self.table) for event in events]
-        async with self.runner.begin(name="stream_events.publish_many") as transaction:
-            last = await type(self)(transaction).reserve(stream_id, len(events))
-            sequences = range(last - len(events) + 1, last + 1)
-            rows = ([*row.values(), sequence] for row, sequence in zip(encoded, sequences, strict=True))
-            await transaction.copy(self.table, [*names, "sequence"], rows)
-        return sequences
+        if len(events) <= _AT_ONCE:
+            last = await self._publish(stream_id, len(events), events)
+        else:
+            last = 0
+            async with self.transaction() as rows:
+                for start in range(0, len(events), _AT_ONCE):
+                    some = events[start : start + _AT_ONCE]
+                    last = await rows._publish(stream_id, len(some), some)
+        return range(last - len(events) + 1, last + 1)
 
-    async def follow(self, stream_id: str, after: int = 0) -> AsyncIterator[StreamEvent]:
+    @asynccontextmanager
+    async def follow(self, stream_id: str, after: int = 0) -> AsyncGenerator[AsyncIterator[StreamEvent]]:
         """Every event behind `after`, those that are there and then those to come, each once and in order, for ever.
 
-        Notified, never polling; a broken connection is made anew and nothing is missed. Leave the loop to stop.
+            async with storage.stream_events.follow("run-1") as events:
+                async for event in events:
+                    ...
+
+        Notified, never polling; a broken connection is made again and nothing is missed.
         """
         with self.runner.listen("event_streams", stream_id) as signal:
-            while True:
-                try:
-                    events = await self.read(stream_id, after, _CHUNK)
-                except Unavailable:
-                    await signal.wait(_PAUSE)
-                    continue
-                for event in events:
-                    after = event.sequence
-                    yield event
-                if not events:
-                    await signal.wait()
+            yield self._followed(signal, stream_id, after)
+
+    async def _followed(self, signal: AsyncSignal, stream_id: str, after: int) -> AsyncGenerator[StreamEvent]:
+        while True:
+            try:
+                events = await self.read(stream_id, after, _CHUNK)
+            except Unavailable:
+                await signal.wait(_PAUSE)
+                continue
+            for event in events:
+                after = event.sequence
+                yield event
+            if not events:
+                await signal.wait()

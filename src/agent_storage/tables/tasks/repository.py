@@ -5,9 +5,8 @@ from __future__ import annotations
 from uuid import UUID
 
 from agent_storage.records import Json, Jsonb
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.tasks.record import NewTask, Task, TaskStatus
-
-from ...repository import Repository, sql
 
 
 class Tasks(Repository[Task, NewTask]):
@@ -15,12 +14,12 @@ class Tasks(Repository[Task, NewTask]):
 
     table = "tasks"
 
-    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id LIMIT %(limit)s")
+    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id LIMIT %(limit)s", repeatable=True)
     async def of_session(self, session_id: UUID, limit: int = 1000) -> list[Task]:
         """The tasks of a session, oldest first."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE status = 'running' ORDER BY id LIMIT %(limit)s")
+    @sql("SELECT {columns} FROM {table} WHERE status = 'running' ORDER BY id LIMIT %(limit)s", repeatable=True)
     async def running(self, limit: int = 1000) -> list[Task]:
         """The tasks that run now, oldest first."""
         ...

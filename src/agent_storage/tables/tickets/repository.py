@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.tickets.record import NewTicket, Ticket, TicketWithTasks
-
-from ...repository import Repository, sql
 
 
 class Tickets(Repository[Ticket, NewTicket]):
@@ -15,7 +14,8 @@ class Tickets(Repository[Ticket, NewTicket]):
     table = "tickets"
     soft_delete = "deleted_at"
 
-    @sql("""
+    @sql(
+        """
         SELECT {t.columns},
                coalesce((SELECT jsonb_agg({tasks.json} ORDER BY tasks.position)
                            FROM ticket_tasks tasks
@@ -24,7 +24,9 @@ class Tickets(Repository[Ticket, NewTicket]):
          WHERE t.project_id = %(project_id)s AND t.deleted_at IS NULL
          ORDER BY t.id
          LIMIT %(limit)s
-    """)
+        """,
+        repeatable=True,
+    )
     async def with_tasks(self, project_id: UUID, limit: int = 1000) -> list[TicketWithTasks]:
         """A project's tickets, oldest first, each with its tasks in order. One round trip."""
         ...

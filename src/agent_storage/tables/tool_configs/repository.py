@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.tool_configs.record import NewToolConfig, ToolConfig
-
-from ...repository import Repository, sql
 
 
 class ToolConfigs(Repository[ToolConfig, NewToolConfig]):
@@ -13,12 +12,12 @@ class ToolConfigs(Repository[ToolConfig, NewToolConfig]):
     table = "tool_configs"
     natural_key = ("name",)
 
-    @sql("SELECT {columns} FROM {table} WHERE name = %(name)s")
+    @sql("SELECT {columns} FROM {table} WHERE name = %(name)s", repeatable=True)
     async def named(self, name: str) -> ToolConfig | None:
         """The tool of this name, or None."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE enabled ORDER BY name")
+    @sql("SELECT {columns} FROM {table} WHERE enabled ORDER BY name", repeatable=True)
     async def enabled(self) -> list[ToolConfig]:
         """The tools that can be used now, by name."""
         ...

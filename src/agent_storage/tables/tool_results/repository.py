@@ -7,9 +7,8 @@ from typing import Literal
 from uuid import UUID
 
 from agent_storage.records import Json, Jsonb, JsonObject, Timestamp
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.tool_results.record import NewToolResult, ToolResult, ToolStats
-
-from ...repository import Repository, sql
 
 
 class ToolResults(Repository[ToolResult, NewToolResult]):
@@ -17,12 +16,13 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
 
     table = "tool_results"
 
-    @sql("SELECT {columns} FROM {table} WHERE conversation_id = %(conversation_id)s ORDER BY id")
+    @sql("SELECT {columns} FROM {table} WHERE conversation_id = %(conversation_id)s ORDER BY id", repeatable=True)
     async def of_conversation(self, conversation_id: UUID) -> list[ToolResult]:
         """The calls of a conversation, oldest first."""
         ...
 
-    @sql("""
+    @sql(
+        """
         SELECT tool_name,
                count(*) AS calls,
                count(*) FILTER (WHERE status IN ('error', 'timeout')) AS errors,
@@ -32,7 +32,9 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
          WHERE created_at >= %(since)s
          GROUP BY tool_name
          ORDER BY tool_name
-    """)
+        """,
+        repeatable=True,
+    )
     async def stats(self, since: Timestamp) -> list[ToolStats]:
         """Calls, errors and durations (milliseconds) per tool, of the calls made since then."""
         ...

@@ -6,9 +6,8 @@ from uuid import UUID
 
 from agent_storage.errors import NotFound
 from agent_storage.records import Jsonb, JsonObject
+from agent_storage.repository import Repository, sql
 from agent_storage.tables.workflow_sessions.record import NewWorkflowSession, RunStatus, WorkflowSession
-
-from ...repository import Repository, sql
 
 
 class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
@@ -29,12 +28,15 @@ class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
         """A new run; None without the workflow."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE workflow_id = %(workflow_id)s ORDER BY id DESC LIMIT %(limit)s")
+    @sql(
+        "SELECT {columns} FROM {table} WHERE workflow_id = %(workflow_id)s ORDER BY id DESC LIMIT %(limit)s",
+        repeatable=True,
+    )
     async def of_workflow(self, workflow_id: UUID, limit: int = 100) -> list[WorkflowSession]:
         """The runs of a workflow, newest first."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s")
+    @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
     async def by_status(self, status: RunStatus, limit: int = 100) -> list[WorkflowSession]:
         """The runs of a status, newest first."""
         ...

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
+from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.boards.record import Board, NewBoard
-
-from ...repository import Repository, sql
 
 
 class Boards(Repository[Board, NewBoard]):
@@ -14,7 +13,7 @@ class Boards(Repository[Board, NewBoard]):
     table = "boards"
     natural_key = ("slug",)
 
-    @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s")
+    @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s", repeatable=True)
     def by_slug(self, slug: str) -> Board | None:
         """The board, or None."""
         ...

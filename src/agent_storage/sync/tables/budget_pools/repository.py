@@ -8,9 +8,8 @@ from uuid import UUID
 
 from agent_storage.errors import BudgetExceeded, Conflict
 from agent_storage.records import Jsonb, JsonObject, Money
+from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.budget_pools.record import BudgetPool, Charge, NewBudgetPool, PoolStatus
-
-from ...repository import Repository, sql
 
 
 class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
@@ -19,19 +18,22 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
     table = "budget_pools"
     refers_to_itself = True
 
-    @sql("SELECT {columns} FROM {table} WHERE parent_pool_id = %(id)s ORDER BY id")
+    @sql("SELECT {columns} FROM {table} WHERE parent_pool_id = %(id)s ORDER BY id", repeatable=True)
     def children(self, id: UUID) -> list[BudgetPool]:
         """The pools directly below this one, oldest first."""
         ...
 
-    @sql("""
+    @sql(
+        """
         WITH RECURSIVE below (id, depth) AS (
             SELECT id, 0 FROM budget_pools WHERE id = %(id)s
              UNION ALL
             SELECT p.id, depth + 1 FROM below JOIN budget_pools p ON p.parent_pool_id = below.id
         ) CYCLE id SET repeated USING path
         SELECT {p.columns} FROM below JOIN budget_pools p USING (id) WHERE NOT repeated ORDER BY depth, id
-    """)
+        """,
+        repeatable=True,
+    )
     def subtree(self, id: UUID) -> list[BudgetPool]:
         """This pool and all below it, level by level. One round trip."""
         ...

@@ -6,9 +6,8 @@ from __future__ import annotations
 from uuid import UUID
 
 from agent_storage.pages import Page
+from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.conversations.record import Conversation, NewConversation, Usage
-
-from ...repository import Repository, sql
 
 
 class Conversations(Repository[Conversation, NewConversation]):
@@ -25,7 +24,8 @@ class Conversations(Repository[Conversation, NewConversation]):
             return self.page({**where, "project_id": project_id}, "-last_message_at", limit, cursor)
         return self.page(where, "-last_message_at", limit, cursor)
 
-    @sql("""
+    @sql(
+        """
         SELECT count(m.id) AS messages,
                coalesce(sum(m.input_tokens), 0) AS input_tokens,
                coalesce(sum(m.output_tokens), 0) AS output_tokens,
@@ -36,7 +36,9 @@ class Conversations(Repository[Conversation, NewConversation]):
           LEFT JOIN models p ON p.id = coalesce(m.model_id, c.model_id)
          WHERE c.id = %(conversation_id)s
          GROUP BY c.id
-    """)
+        """,
+        repeatable=True,
+    )
     def usage(self, conversation_id: UUID) -> Usage:
         """Tokens and their cost at the models' prices of today. Raises `NotFound`."""
         ...

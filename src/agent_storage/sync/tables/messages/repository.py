@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from agent_storage.errors import InvalidValue, NotFound
+from agent_storage.errors import InvalidValue
 from agent_storage.pages import Page
 from agent_storage.query import Order, Where
+from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.messages.record import Content, Message, MessageMatch, NewMessage, Role
-
-from ...repository import Repository, sql
 
 
 class Messages(Repository[Message, NewMessage]):
@@ -21,7 +20,8 @@ class Messages(Repository[Message, NewMessage]):
     table = "messages"
     refers_to_itself = True
 
-    @sql("""
+    @sql(
+        """
         WITH conversation AS (      -- its row lock, held to commit, hands out positions without a gap
             UPDATE conversations
                SET message_count = message_count + 1, last_message_at = clock_timestamp()
@@ -31,9 +31,11 @@ class Messages(Repository[Message, NewMessage]):
         INSERT INTO messages ({new.columns}, position)
         SELECT {new.values}, message_count FROM conversation
         RETURNING {columns}
-    """)
-    def insert_next(self, new: NewMessage) -> Message | None:
-        """The message at the conversation's next position; None when there is no such conversation."""
+        """,
+        missing="conversations has no row %(new.conversation_id)s: create the conversation first",
+    )
+    def create(self, new: NewMessage) -> Message:
+        """The message at its conversation's next position, in one round trip. Raises `NotFound`."""
         ...
 
     @sql("""
@@ -50,28 +52,35 @@ class Messages(Repository[Message, NewMessage]):
             RETURNING counted.of, message_count - counted.messages AS before
         )
         INSERT INTO messages ({new.columns}, position)
-        SELECT {new.rows}, moved.before + nth
+        SELECT {new.rows}, coalesce(moved.before, 0) + nth
           FROM given
-          LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on position: all or none
+          LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
          ORDER BY ordinality
         RETURNING {columns}
     """)
-    def insert_next_many(self, new: Sequence[NewMessage]) -> list[Message]:
-        """The messages at their conversations' next positions, in the order given."""
+    def create_many(self, new: Sequence[NewMessage]) -> list[Message]:
+        """The messages at their conversations' next positions, in the order given; all or none, one round trip.
+
+        Raises `MissingReference`, which is a `NotFound`.
+        """
         ...
 
-    @sql("""
+    @sql(
+        """
         SELECT {columns}
           FROM {table}
          WHERE conversation_id = %(conversation_id)s
          ORDER BY position DESC
          LIMIT %(limit)s
-    """)
+        """,
+        repeatable=True,
+    )
     def latest(self, conversation_id: UUID, limit: int = 100) -> list[Message]:
         """The newest messages of a conversation, newest first."""
         ...
 
-    @sql("""
+    @sql(
+        """
         WITH RECURSIVE thread AS (
             SELECT m.*, 1 AS distance FROM messages m WHERE m.id = %(message_id)s
              UNION ALL
@@ -80,12 +89,15 @@ class Messages(Repository[Message, NewMessage]):
               JOIN messages parent ON parent.id = thread.parent_id
         ) CYCLE id SET repeated USING path
         SELECT {columns} FROM thread WHERE NOT repeated ORDER BY distance DESC
-    """)
+        """,
+        repeatable=True,
+    )
     def thread(self, message_id: UUID) -> list[Message]:
         """A message and its ancestors by `parent_id`, the oldest first; one round trip."""
         ...
 
-    @sql("""
+    @sql(
+        """
         SELECT {m.columns},
                ts_rank(to_tsvector('simple', message_text(m.content)), query)::float8 AS rank,
                ts_headline('simple', message_text(m.content), query,
@@ -96,29 +108,15 @@ class Messages(Repository[Message, NewMessage]):
            AND (%(conversation_id)s::uuid IS NULL OR m.conversation_id = %(conversation_id)s)
          ORDER BY rank DESC, m.id DESC
          LIMIT %(limit)s
-    """)
+        """,
+        repeatable=True,
+    )
     def search(self, conversation_id: UUID | None, text: str, limit: int = 20) -> list[MessageMatch]:
         """Messages that contain the words, best first, each with a snippet that has the hits between `**`.
 
         `text` is what people type: words, "a phrase", `or`, `-without`. None searches every conversation.
         """
         ...
-
-    def create(self, new: NewMessage) -> Message:
-        """The message at its conversation's next position, in one round trip. Raises `NotFound`."""
-        message = self.insert_next(new)
-        if message is None:
-            raise _no_conversation(str(new.conversation_id))
-        return message
-
-    def create_many(self, new: Sequence[NewMessage]) -> list[Message]:
-        """The messages at their conversations' next positions; all or none, one round trip. Raises `NotFound`."""
-        try:
-            return self.insert_next_many(new)
-        except InvalidValue as error:
-            if error.column == "position":
-                raise _no_conversation(", ".join({str(item.conversation_id) for item in new})) from error
-            raise
 
     def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Any) -> Message:
         """A new last message; `fields` are those of `NewMessage`. One statement, one round trip.
@@ -129,6 +127,7 @@ class Messages(Repository[Message, NewMessage]):
 
     def append_many(self, conversation_id: UUID, messages: Sequence[NewMessage]) -> list[Message]:
         """New last messages in the order given, all or none, one round trip. Raises `NotFound`."""
+        messages = list(messages)
         if other := [message for message in messages if message.conversation_id != conversation_id]:
             raise InvalidValue(
                 f"messages.conversation_id: {other[0].conversation_id} is not the conversation to append to",
@@ -161,7 +160,3 @@ class Messages(Repository[Message, NewMessage]):
         page = super().page(given, "-position" if backwards else "position", limit, cursor, total=total)
         items = page.items[::-1] if backwards else page.items
         return Page(items, page.next_cursor, page.total)
-
-
-def _no_conversation(ids: str) -> NotFound:
-    return NotFound(f"conversations has no row {ids}: create the conversation first", table="conversations")

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.models.record import Model, ModelWithProvider, NewModel
-
-from ...repository import Repository, sql
 
 _WITH_PROVIDER = """
     SELECT {m.columns}, p.name AS provider_name, p.kind AS provider_kind, p.base_url

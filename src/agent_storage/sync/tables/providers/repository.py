@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
+from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.providers.record import NewProvider, Provider
-
-from ...repository import Repository, sql
 
 
 class Providers(Repository[Provider, NewProvider]):
@@ -14,7 +13,7 @@ class Providers(Repository[Provider, NewProvider]):
     table = "providers"
     natural_key = ("name",)
 
-    @sql("SELECT {columns} FROM {table} WHERE name = %(name)s")
+    @sql("SELECT {columns} FROM {table} WHERE name = %(name)s", repeatable=True)
     def named(self, name: str) -> Provider | None:
         """The provider of this name, or None."""
         ...

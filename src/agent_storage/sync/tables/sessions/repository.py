@@ -7,9 +7,8 @@ from uuid import UUID
 
 from agent_storage.errors import NotFound
 from agent_storage.records import Jsonb
+from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.sessions.record import NewSession, Session, SessionData, SessionStatus
-
-from ...repository import Repository, sql
 
 
 class Sessions(Repository[Session, NewSession]):
@@ -18,38 +17,47 @@ class Sessions(Repository[Session, NewSession]):
     table = "sessions"
     refers_to_itself = True
 
-    @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s")
+    @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
     def by_status(self, status: SessionStatus, limit: int = 100) -> list[Session]:
         """The sessions of a status, newest first."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE board_id = %(board_id)s ORDER BY id DESC LIMIT %(limit)s")
+    @sql(
+        "SELECT {columns} FROM {table} WHERE board_id = %(board_id)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True
+    )
     def by_board(self, board_id: UUID, limit: int = 100) -> list[Session]:
         """The sessions of a board, newest first."""
         ...
 
-    @sql("""
+    @sql(
+        """
         SELECT {columns}
           FROM {table}
          WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL
          ORDER BY id DESC
          LIMIT %(limit)s
-    """)
+        """,
+        repeatable=True,
+    )
     def roots(self, limit: int = 100) -> list[Session]:
         """The sessions that no other spawned and that were forked from none, newest first."""
         ...
 
-    @sql("""
+    @sql(
+        """
         SELECT {columns}
           FROM {table}
          WHERE parent_session_id = %(id)s OR forked_from_session_id = %(id)s
          ORDER BY id
-    """)
+        """,
+        repeatable=True,
+    )
     def children(self, id: UUID) -> list[Session]:
         """The sessions that this one spawned or that were forked from it, oldest first."""
         ...
 
-    @sql("""
+    @sql(
+        """
         WITH RECURSIVE below (id, distance) AS (
             SELECT %(id)s::uuid, 0
              UNION
@@ -62,12 +70,15 @@ class Sessions(Repository[Session, NewSession]):
             SELECT id, min(distance) AS distance FROM below WHERE distance > 0 GROUP BY id
         )
         SELECT {s.columns} FROM nearest JOIN sessions s USING (id) ORDER BY distance, id
-    """)
+        """,
+        repeatable=True,
+    )
     def descendants(self, id: UUID) -> list[Session]:
         """All that came from this session, spawned or forked, nearest first; itself excluded. One round trip."""
         ...
 
-    @sql("""
+    @sql(
+        """
         WITH RECURSIVE above (id, distance) AS (
             SELECT coalesce(parent_session_id, forked_from_session_id), 1 FROM sessions WHERE id = %(id)s
              UNION ALL
@@ -76,7 +87,9 @@ class Sessions(Repository[Session, NewSession]):
               JOIN sessions s ON s.id = above.id
         )
         SELECT {s.columns} FROM above JOIN sessions s USING (id) ORDER BY distance
-    """)
+        """,
+        repeatable=True,
+    )
     def ancestors(self, id: UUID) -> list[Session]:
         """Where this session comes from: its parent, else what it was forked from, and so on; nearest first."""
         ...

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.ticket_comments.record import NewTicketComment, TicketComment
-
-from ...repository import Repository, sql
 
 
 class TicketComments(Repository[TicketComment, NewTicketComment]):
@@ -15,7 +14,7 @@ class TicketComments(Repository[TicketComment, NewTicketComment]):
 
     table = "ticket_comments"
 
-    @sql("SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY id LIMIT %(limit)s")
+    @sql("SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY id LIMIT %(limit)s", repeatable=True)
     def of_ticket(self, ticket_id: UUID, limit: int = 1000) -> list[TicketComment]:
         """A ticket's comments, oldest first."""
         ...

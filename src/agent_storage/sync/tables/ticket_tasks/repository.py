@@ -6,9 +6,8 @@ from __future__ import annotations
 from uuid import UUID
 
 from agent_storage.errors import InvalidValue
+from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.ticket_tasks.record import NewTicketTask, TicketTask
-
-from ...repository import Repository, sql
 
 
 class TicketTasks(Repository[TicketTask, NewTicketTask]):
@@ -16,7 +15,7 @@ class TicketTasks(Repository[TicketTask, NewTicketTask]):
 
     table = "ticket_tasks"
 
-    @sql("SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY position")
+    @sql("SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY position", repeatable=True)
     def of_ticket(self, ticket_id: UUID) -> list[TicketTask]:
         """A ticket's tasks, in order."""
         ...

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
+from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.record import NewWorkflow, Workflow
-
-from ...repository import Repository, sql
 
 
 class Workflows(Repository[Workflow, NewWorkflow]):
@@ -13,7 +12,10 @@ class Workflows(Repository[Workflow, NewWorkflow]):
 
     table = "workflows"
 
-    @sql("SELECT {columns} FROM {table} WHERE name = %(name)s ORDER BY version DESC, id DESC LIMIT %(limit)s")
+    @sql(
+        "SELECT {columns} FROM {table} WHERE name = %(name)s ORDER BY version DESC, id DESC LIMIT %(limit)s",
+        repeatable=True,
+    )
     def named(self, name: str, limit: int = 100) -> list[Workflow]:
         """The versions of a workflow, the highest (as text) first."""
         ...

@@ -1,0 +1,390 @@
+"""What runs declared statements on one connection: describe once, then encode, send, wait, load."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
+
+from agent_storage.connection.rows import Codec
+from agent_storage.database.fastpath.prepared import (
+    Failed,
+    Generation,
+    Prepared,
+    PreparedStatements,
+    checked,
+    fault_in,
+)
+from agent_storage.database.fastpath.waiting import AsyncWaiter
+from agent_storage.errors import ConnectionLost, StorageError
+from agent_storage.statement import Statement
+
+T = TypeVar("T")
+#: Raises where the caller may not use the connection any more. It is called under the connection's lock.
+Check = Callable[[], None]
+
+logger = logging.getLogger("agent_storage")
+
+#: How long the server may take to confirm that an abandoned statement is cancelled, in seconds.
+_CANCEL = 5.0
+#: How many rows of a stream are made at a time: so few that they are gone before the garbage collector looks at them.
+_CHUNK = 50
+#: How many rows a cursor inside a transaction fetches at a time: each time costs a round trip.
+_FETCH = 500
+#: libpq before 17 gives a stream's rows one at a time.
+_CHUNKS = frozenset(
+    {ExecStatus.TUPLES_CHUNK} if psycopg.capabilities.has_stream_chunked() else {ExecStatus.SINGLE_TUPLE}
+)
+
+
+def _anybody() -> None:
+    pass
+
+
+class Executor:
+    """Runs statements on one connection, one at a time, in the order in which they take its lock.
+
+    Every method raises psycopg's errors, `StaleStatement` for a prepared statement that is to be prepared again,
+    `InvalidValue` for a value that cannot be sent and `SchemaMismatch` for a row that cannot be made.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        codec: Codec,
+        generation: Generation,
+        *,
+        keep: bool,
+        spin: float = 0.0,
+    ) -> None:
+        self._connection = connection
+        self._codec = codec
+        self._pgconn = connection.pgconn
+        self._lock = connection.lock
+        self._statements = PreparedStatements(connection, generation, keep=keep)
+        self._waiter = AsyncWaiter(connection.pgconn, spin)
+        self._cursors = count(1)
+        self._streaming = False
+
+    def _ready(self, check: Check) -> None:
+        """Raises unless the connection can take a statement of this caller."""
+        check()
+        if self._streaming:
+            raise StorageError("a stream is open on this connection: leave its block first")
+        if self._pgconn.pipeline_status != PipelineStatus.OFF:
+            raise StorageError("the connection is in pipeline mode: leave its pipeline(), or use storage.batch()")
+        if self._connection.closed:
+            raise ConnectionLost("the connection to PostgreSQL is closed; nothing was sent")
+
+    async def run(self, statement: Statement[T], values: Sequence[Any], check: Check = _anybody) -> T:
+        """The statement's result; one round trip, and one more when this connection has not prepared it yet."""
+        async with self._lock:
+            self._ready(check)
+            known = self._statements.get(statement)
+            prepared = known or (await self._prepare([statement]))[0]
+            prepared.send(self._pgconn, prepared.encode(statement, values))
+            try:
+                answer = checked(await self._answers())
+            except psycopg.Error as error:
+                if known is not None:
+                    self._statements.check_stale(statement, error)
+                raise
+            return prepared.result(statement, answer, values, self._codec)
+
+    async def run_all(
+        self,
+        asked: Sequence[tuple[Statement[Any], Sequence[Any]]],
+        *,
+        begin: bool = False,
+        check: Check = _anybody,
+    ) -> list[Any]:
+        """The results of several statements in one round trip, and one more for those that are not prepared yet.
+
+        All or nothing: outside a transaction they are one of their own, which `begin` leaves open. A result that
+        cannot be made is the `StorageError` that says so. Raises `Failed` for the statement that the server refused.
+        """
+        async with self._lock:
+            self._ready(check)
+            known = [self._statements.get(statement) for statement, _ in asked]
+            prepared = await self._prepare([statement for statement, _ in asked])
+            parameters = [one.encode(*given) for one, given in zip(prepared, asked, strict=True)]
+            self._pgconn.enter_pipeline_mode()
+            if begin:
+                self._pgconn.send_query_params(b"BEGIN", None)
+            for one, given in zip(prepared, parameters, strict=True):
+                one.send(self._pgconn, given)
+            answers = (await self._end_pipeline())[1 if begin else 0 :]
+            if fault := fault_in(answers, len(asked)):
+                place = min(fault[0], len(asked) - 1)  # the commit comes last, and may fail too
+                if known[place] is not None:
+                    self._statements.check_stale(asked[place][0], fault[1])
+                raise Failed(place, fault[1])
+            return [
+                _result(one, answer, *given, self._codec)
+                for one, answer, given in zip(prepared, answers, asked, strict=False)
+            ]
+
+    async def run_chunks(
+        self,
+        statement: Statement[list[T]],
+        chunks: Iterable[Sequence[Any]],
+        *,
+        begin: bool = False,
+        check: Check = _anybody,
+    ) -> list[T]:
+        """What a statement gives for each chunk's values, together; inside a transaction, which `begin` opens.
+
+        Two chunks are under way at a time: while the server works on one, this process loads what came of the one
+        before and encodes the next. An error leaves the transaction aborted.
+        """
+        made: list[T] = []
+        async with self._lock:
+            self._ready(check)
+            known = self._statements.get(statement)
+            (prepared,) = await self._prepare([statement])
+            under_way: list[Sequence[Any]] = []
+            self._pgconn.enter_pipeline_mode()
+            try:
+                if begin:
+                    self._pgconn.send_query_params(b"BEGIN", None)
+                    under_way.append(())
+                for values in chunks:
+                    prepared.send(self._pgconn, prepared.encode(statement, values))
+                    self._pgconn.send_flush_request()
+                    self._pgconn.flush()
+                    under_way.append(values)
+                    while len(under_way) > 2:
+                        await self._take(statement, prepared, under_way, made)
+                while under_way:
+                    await self._take(statement, prepared, under_way, made)
+            except psycopg.Error as error:
+                with suppress(psycopg.Error):  # the first error says more than that the connection is gone, too
+                    await self._end_pipeline()  # the server skips what is left
+                if known is not None:
+                    self._statements.check_stale(statement, error)
+                raise
+            except BaseException:
+                await self._abandon(1, ended=False)
+                raise
+            checked(await self._end_pipeline())
+        return made
+
+    async def _take(
+        self, statement: Statement[list[Any]], prepared: Prepared, under_way: list[Sequence[Any]], made: list[Any]
+    ) -> None:
+        """Read what came of the oldest that is under way. No values are those of BEGIN."""
+        answer = checked(await self._read(0))
+        if values := under_way.pop(0):
+            made += prepared.result(statement, answer, values, self._codec)
+
+    @asynccontextmanager
+    async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncGenerator[AsyncIterator[Any]]:
+        """The statement's rows as libpq gets them, a few at a time; leaving the block early cancels the statement.
+
+        Anything else on this connection is refused while the block is open.
+        """
+        async with self._lock:
+            self._ready(_anybody)
+            known = self._statements.get(statement)
+            (prepared,) = await self._prepare([statement])
+            prepared.send(self._pgconn, prepared.encode(statement, values))
+            if psycopg.capabilities.has_stream_chunked():
+                self._pgconn.set_chunked_rows_mode(_CHUNK)
+            else:
+                self._pgconn.set_single_row_mode()
+            try:
+                first = await self._next_chunk()
+            except psycopg.Error as error:
+                if known is not None:
+                    self._statements.check_stale(statement, error)
+                raise
+            self._streaming = True
+        try:
+            yield self._chunks(statement, prepared, first)
+        finally:
+            async with self._lock:
+                self._streaming = False
+                if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
+                    await self._abandon(0)
+
+    async def _chunks(
+        self, statement: Statement[Any], prepared: Prepared, answer: PGresult | None
+    ) -> AsyncGenerator[Any]:
+        while answer is not None:
+            for row in prepared.made(statement, answer, self._codec):
+                yield row
+            async with self._lock:
+                if not self._streaming:
+                    raise StorageError("the block of this stream has ended")
+                answer = await self._next_chunk()
+
+    async def _next_chunk(self) -> PGresult | None:
+        """The next rows; None after the last. Raises psycopg's errors when the statement has ended with one."""
+        answer = await self._next()
+        if answer is None or answer.status in _CHUNKS:
+            return answer
+        checked([answer, *await self._answers()])
+        return answer if answer.ntuples else None
+
+    @asynccontextmanager
+    async def cursor(
+        self, statement: Statement[Any], values: Sequence[Any], check: Check = _anybody
+    ) -> AsyncGenerator[AsyncIterator[Any]]:
+        """The statement's rows inside a transaction, through a server-side cursor: between two rows other statements
+        can run, and leaving the block early spoils nothing."""
+        name = b"agent_storage_cursor_%d" % next(self._cursors)
+        async with self._lock:
+            self._ready(check)
+            known = self._statements.get(statement)
+            (prepared,) = await self._prepare([statement])
+            prepared.declare(self._pgconn, name, prepared.encode(statement, values))
+            try:
+                checked(await self._answers())
+            except psycopg.Error as error:
+                if known is not None:
+                    self._statements.check_stale(statement, error)
+                raise
+        ended = False
+
+        def check_open() -> None:
+            check()
+            if ended:
+                raise StorageError("the block of this stream has ended")
+
+        try:
+            yield self._fetched(statement, prepared, name, check_open)
+        finally:
+            ended = True
+            async with self._lock:
+                if self._pgconn.transaction_status == TransactionStatus.INTRANS:
+                    await self._command(b"CLOSE " + name)
+
+    async def _fetched(
+        self, statement: Statement[Any], prepared: Prepared, cursor: bytes, check: Check
+    ) -> AsyncGenerator[Any]:
+        more = True
+        while more:
+            async with self._lock:
+                self._ready(check)
+                prepared.fetch(self._pgconn, cursor, _FETCH)
+                answer = checked(await self._answers())
+                rows = prepared.made(statement, answer, self._codec)
+            more = len(rows) == _FETCH
+            for row in rows:
+                yield row
+
+    async def command(self, text: bytes, check: Check = _anybody) -> None:
+        """Run one or more commands that take no parameters and give no rows."""
+        async with self._lock:
+            self._ready(check)
+            await self._command(text)
+
+    async def _command(self, text: bytes) -> None:
+        self._pgconn.send_query(text)
+        checked(await self._answers())
+
+    async def _prepare(self, statements: Sequence[Statement[Any]]) -> list[Prepared]:
+        """Each as this connection knows it. Those that it does not know are prepared together, in one round trip."""
+        found = {one.query: self._statements.get(one) for one in statements}
+        missing = list({one.query: one for one in statements if found[one.query] is None}.values())
+        if missing:
+            self._pgconn.enter_pipeline_mode()
+            skip = self._statements.close()
+            names = [self._statements.ask(one) for one in missing]
+            answers = (await self._end_pipeline())[skip:]
+            checked(answers)
+            for place, one in enumerate(missing):
+                found[one.query] = self._statements.add(one, names[place], answers[2 * place + 1])
+        return [prepared for one in statements if (prepared := found[one.query]) is not None]
+
+    async def _end_pipeline(self) -> list[PGresult]:
+        self._pgconn.pipeline_sync()
+        answers = await self._answers(syncs=1)
+        self._pgconn.exit_pipeline_mode()
+        return answers
+
+    async def _answers(self, syncs: int = 0) -> list[PGresult]:
+        """All that the server answers: to one statement, or in pipeline mode up to the given number of Syncs.
+
+        When the wait is cut short, the statement is cancelled and the connection made fit for the next, or closed.
+        """
+        try:
+            return await self._read(syncs)
+        except psycopg.Error:
+            raise
+        except BaseException:
+            await self._abandon(syncs)
+            raise
+
+    async def _next(self) -> PGresult | None:
+        """The next answer as it comes; None when there are no more."""
+        pgconn = self._pgconn
+        try:
+            while pgconn.flush():
+                await self._waiter.to_write()
+                pgconn.consume_input()
+            while pgconn.is_busy():
+                await self._waiter.to_read()
+                pgconn.consume_input()
+        except psycopg.Error:
+            raise
+        except BaseException:
+            await self._abandon(0)
+            raise
+        return pgconn.get_result()
+
+    async def _read(self, syncs: int, timeout: float | None = None) -> list[PGresult]:
+        pgconn, waiter = self._pgconn, self._waiter
+        while pgconn.flush():
+            await waiter.to_write(timeout)
+            pgconn.consume_input()
+        answers: list[PGresult] = []
+        while True:
+            while pgconn.is_busy():
+                await waiter.to_read(timeout)
+                try:
+                    pgconn.consume_input()
+                except psycopg.OperationalError:
+                    if answers and answers[-1].status == ExecStatus.FATAL_ERROR:
+                        return answers  # the server's last words say more than the lost connection
+                    raise
+            answer = pgconn.get_result()
+            if answer is not None:
+                answers.append(answer)
+                if answer.status == ExecStatus.PIPELINE_SYNC:
+                    syncs -= 1
+                    if not syncs:
+                        return answers
+            elif not syncs:
+                return answers
+
+    async def _abandon(self, syncs: int, *, ended: bool = True) -> None:
+        """Cancel what runs and read to the end, behind a Sync if the pipeline has not `ended`; if that fails, close."""
+        try:
+            if not ended:
+                self._pgconn.pipeline_sync()
+            await self._connection.cancel_safe(timeout=_CANCEL)
+            await self._read(syncs, _CANCEL)
+            if syncs:
+                self._pgconn.exit_pipeline_mode()
+        except BaseException as error:  # an error is not raised: what cut the wait short says more
+            logger.warning("a connection is closed: its statement could not be cancelled (%s)", type(error).__name__)
+            self._pgconn.finish()
+            if not isinstance(error, Exception):
+                raise
+
+
+def _result(
+    prepared: Prepared, answer: PGresult, statement: Statement[Any], values: Sequence[Any], codec: Codec
+) -> Any:
+    """The statement's result, or the error that says why it cannot be made."""
+    try:
+        return prepared.result(statement, answer, values, codec)
+    except (StorageError, psycopg.Error) as error:
+        return error

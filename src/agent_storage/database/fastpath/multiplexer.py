@@ -1,0 +1,411 @@
+"""Connections that the single statements of all tasks share, in libpq's pipeline mode.
+
+A statement is sent while others still wait for their answers, so the connection is never idle. Behind each stands a
+Sync of its own: it is a transaction of its own, with its own error, whose commit is confirmed before the caller goes
+on. Answers come in the order of the statements, so a slow one delays those behind it; two rules keep that short. The
+server cancels what takes longer than `LIMIT`, which undoes it, and it runs on a connection of the pool instead, as do
+the next calls of the same statement for a while. And no more than `DEPTH` statements are under way on one connection:
+others wait in one queue, from which a call that is given up is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import psycopg
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
+from psycopg.pq.abc import PGresult
+
+from ...connection.pool import is_dead
+from ...connection.rows import Codec
+from ...errors import PoolTimeout, StorageError
+from ...statement import Statement
+from .prepared import Generation, Prepared, PreparedStatements, StaleStatement, fault_in
+from .waiting import AdaptiveSpin
+
+T = TypeVar("T")
+
+logger = logging.getLogger("agent_storage")
+
+#: The longest that a statement may take on a shared connection, in seconds.
+LIMIT = 0.05
+#: The most statements that are under way on one connection.
+DEPTH = 16
+#: How long the calls of a statement that took too long go to the pool, in seconds.
+_AWAY = 5.0
+#: The pause after a failed attempt to connect, in seconds.
+_PAUSE = 1.0
+#: After how many seconds without an answer an idle connection is looked at before it is used.
+_FRESH = 2e-3
+_CANCELED = "57014"
+
+
+class NotShared(Exception):
+    """A connection of the pool has to run the statement; nothing of it was done, or all of it was undone."""
+
+
+class _Call:
+    """A statement that was asked for, and the future of its answer."""
+
+    __slots__ = ("answered", "answers", "done", "expiry", "prepared", "sent", "statement", "values")
+
+    def __init__(self, statement: Statement[Any], values: Sequence[Any], done: asyncio.Future[PGresult]) -> None:
+        self.statement = statement
+        self.values = values
+        self.done = done
+        self.prepared: Prepared | None = None
+        self.answers: list[PGresult] = []
+        self.sent = False
+        self.answered = False
+        self.expiry: asyncio.TimerHandle | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Give the caller an error."""
+        self.answered = True
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class _Describing:
+    """A statement that is being prepared and described, and the calls that wait for it."""
+
+    __slots__ = ("answers", "calls", "name", "skip", "statement")
+
+    def __init__(self, statement: Statement[Any], name: bytes, skip: int, call: _Call) -> None:
+        self.statement = statement
+        self.name = name
+        self.skip = skip
+        self.calls = [call]
+        self.answers: list[PGresult] = []
+
+    def fail(self, error: Exception) -> None:
+        """Give all callers the error."""
+        for call in self.calls:
+            call.fail(error)
+
+
+class _Shared:
+    """One connection that is shared."""
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Any], generation: Generation, spin: float, pump: Callable[[], None]
+    ) -> None:
+        self._pgconn = connection.pgconn
+        self._connection = connection  # holds the socket open
+        self._loop = asyncio.get_running_loop()
+        self._statements = PreparedStatements(connection, generation, keep=True)
+        self._describing: dict[bytes, _Describing] = {}
+        self._spin = AdaptiveSpin(spin)
+        self._spinning = False
+        self._writing = False
+        self._pump = pump
+        self.under_way: deque[_Call | _Describing] = deque()
+        self.answered_at = 0.0
+        self.lost = False
+        self._pgconn.enter_pipeline_mode()
+        self._socket = self._pgconn.socket
+        self._loop.add_reader(self._socket, self._readable)
+
+    def send(self, call: _Call) -> None:
+        """Send it, or first what prepares and describes its statement."""
+        statement = call.statement
+        prepared = self._statements.get(statement)
+        try:
+            if prepared is not None:
+                parameters = prepared.encode(statement, call.values)
+                prepared.send(self._pgconn, parameters)
+                call.prepared, call.sent = prepared, True
+                self._end(call)
+            elif describing := self._describing.get(statement.query):
+                describing.calls.append(call)
+            else:
+                skip = self._statements.close()
+                describing = _Describing(statement, self._statements.ask(statement), skip, call)
+                self._describing[statement.query] = describing
+                self._end(describing)
+        except StorageError as error:
+            call.fail(error)
+        except psycopg.Error as error:
+            self.lose(error)
+            call.fail(NotShared())  # without its Sync, whatever has left is undone
+
+    def _end(self, entry: _Call | _Describing) -> None:
+        """Send the Sync behind `entry`."""
+        alone = not self.under_way
+        self.under_way.append(entry)
+        self._pgconn.pipeline_sync()
+        if not self._writing and self._pgconn.flush():
+            self._writing = True
+            self._loop.add_writer(self._socket, self._writable)
+        if alone and not self._spinning and (until := self._spin.until()):
+            self._spinning = True
+            self._loop.call_soon(self._poll, until)
+
+    def _poll(self, until: float) -> None:
+        """Look for the answer before the event loop sleeps."""
+        if self.under_way and not self.lost:
+            self._readable()
+        if not self.under_way:
+            self._spinning = False
+            self._spin.hit()
+        elif time.perf_counter() < until:
+            self._loop.call_soon(self._poll, until)
+        else:
+            self._spinning = False
+            self._spin.miss()
+
+    def look_after(self) -> None:
+        """An idle connection has nothing to say but the server's last words."""
+        if not self.lost and is_dead(self._pgconn):
+            self.lose(psycopg.OperationalError("the server closed the idle connection"))
+
+    def _readable(self) -> None:
+        if not self.under_way:
+            self.look_after()
+            return
+        try:
+            self._pgconn.consume_input()
+            self._receive()
+        except psycopg.Error as error:
+            self._receive()
+            self.lose(error)
+        self._pump()
+
+    def _receive(self) -> None:
+        """Give the answers that have come to those who wait for them."""
+        pgconn, under_way = self._pgconn, self.under_way
+        while under_way and not pgconn.is_busy():
+            answer = pgconn.get_result()
+            if answer is None:
+                if pgconn.status != ConnStatus.OK:
+                    return
+            elif answer.status == ExecStatus.PIPELINE_SYNC:
+                entry = under_way.popleft()
+                if isinstance(entry, _Call):
+                    self._answer(entry)
+                else:
+                    self._described(entry)
+            else:
+                under_way[0].answers.append(answer)
+        self.answered_at = time.perf_counter()
+
+    def _answer(self, call: _Call) -> None:
+        call.answered = True
+        if fault := fault_in(call.answers):
+            error = fault[1]
+            try:
+                self._statements.check_stale(call.statement, error)
+            except StaleStatement as stale:
+                call.fail(stale)
+            else:
+                call.fail(error)
+        elif not call.done.done():
+            call.done.set_result(call.answers[-1])
+
+    def _described(self, entry: _Describing) -> None:
+        del self._describing[entry.statement.query]
+        answers = entry.answers[entry.skip :]
+        if fault := fault_in(answers):
+            entry.fail(fault[1])
+            return
+        self._statements.add(entry.statement, entry.name, answers[1])
+        for call in entry.calls:
+            if self.lost:
+                call.fail(NotShared())
+            elif not call.done.done():  # else it was given up
+                self.send(call)
+
+    def _writable(self) -> None:
+        try:
+            if not self._pgconn.flush():
+                self._writing = False
+                self._loop.remove_writer(self._socket)
+        except psycopg.Error as error:
+            self.lose(error)
+
+    def lose(self, error: psycopg.Error) -> None:
+        """The connection is gone: every call under way gets an error of its own."""
+        if self.lost:
+            return
+        self.lost = True
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        words = self._last_words()
+        for entry in self.under_way:
+            if words is None:
+                entry.fail(psycopg.OperationalError(str(error)))
+            else:  # the server did what it had answered, and nothing behind
+                fault = fault_in(entry.answers) or fault_in([words])
+                entry.fail(fault[1] if fault else error)
+        self.under_way.clear()
+        self._pgconn.finish()
+        logger.info("a shared connection was lost: %s", error)
+
+    def _last_words(self) -> PGresult | None:
+        for answer in self.under_way[0].answers if self.under_way else ():
+            if answer.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) in (b"FATAL", b"PANIC"):
+                return answer
+        return None
+
+
+class Multiplexer:
+    """The shared connections of one database, made again when they are lost, and the queue before them."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any] | None]],
+        number: int,
+        generation: Generation,
+        codec: Codec,
+        *,
+        spin: float,
+        patience: float,
+    ) -> None:
+        self._connect = connect
+        self._codec = codec
+        self._generation = generation
+        self._spin = spin
+        self._patience = patience
+        self._shared: list[_Shared | None] = [None] * number
+        self._queue: deque[_Call] = deque()
+        self._slow: dict[bytes, float] = {}
+        self._mending: asyncio.Task[None] | None = None
+        self._closed = False
+        self._not_before = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    async def open(self) -> None:
+        """Connect the first; the others follow when they are wanted. Where it fails, the pool serves meanwhile."""
+        await self._connect_some(1)
+
+    async def _connect_some(self, number: int) -> None:
+        for place, shared in enumerate(self._shared[:number]):
+            if shared is None or shared.lost:
+                connection = await self._connect()
+                if connection is None:
+                    return
+                if self._closed:
+                    await connection.close()
+                    return
+                self._shared[place] = _Shared(connection, self._generation, self._spin, self._pump)
+        self._pump()
+
+    def close(self) -> None:
+        """Close all connections; calls under way get an error."""
+        self.drop()
+        for shared in self._shared:
+            if shared is not None:
+                shared.lose(psycopg.OperationalError("the storage was closed"))
+        for call in self._queue:
+            call.fail(StorageError("the storage was closed before the statement was sent"))
+        self._queue.clear()
+
+    def drop(self) -> None:
+        """Make no further connection."""
+        self._closed = True
+        if self._mending is not None:
+            self._mending.cancel()
+
+    async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        """The statement's result. Raises `NotShared`, psycopg's errors, `PoolTimeout` when it was never sent."""
+        if not statement.atomic or (self._slow and self._is_slow(statement)):
+            raise NotShared
+        call = _Call(statement, values, self._loop.create_future())
+        shared = self._with_room()
+        if shared is not None and not self._queue:
+            shared.send(call)
+        elif shared is None and not any(one and not one.lost for one in self._shared):
+            raise NotShared
+        else:
+            self._queue.append(call)
+            call.expiry = self._loop.call_later(self._patience, self._expire, call)
+            self._pump()
+        try:
+            answer = await call.done
+        except asyncio.CancelledError:
+            if call.sent and not call.answered and not statement.repeatable:
+                await _settle(call)
+            raise
+        except psycopg.Error as error:
+            if error.sqlstate == _CANCELED:
+                self._slow[statement.query] = time.monotonic() + _AWAY
+                raise NotShared from None
+            raise
+        return cast(Prepared, call.prepared).result(statement, answer, values, self._codec)
+
+    def _is_slow(self, statement: Statement[Any]) -> bool:
+        until = self._slow.get(statement.query)
+        if until is None:
+            return False
+        if time.monotonic() < until:
+            return True
+        del self._slow[statement.query]
+        return False
+
+    def _with_room(self) -> _Shared | None:
+        """The connection with the fewest statements under way; None where each has its `DEPTH`."""
+        best: _Shared | None = None
+        least = DEPTH
+        for shared in self._shared:
+            if shared is None or shared.lost:
+                self._mend()
+                continue
+            depth = len(shared.under_way)
+            if not depth:
+                if time.perf_counter() - shared.answered_at > _FRESH:
+                    shared.look_after()
+                    if shared.lost:
+                        self._mend()
+                        continue
+                return shared
+            if depth < least:
+                best, least = shared, depth
+        return best
+
+    def _pump(self) -> None:
+        """Send what waits in the queue, as far as there is room."""
+        while self._queue and (shared := self._with_room()) is not None:
+            self._take(self._queue.popleft(), shared)
+        if self._queue and all(one is None or one.lost for one in self._shared):
+            while self._queue:
+                self._take(self._queue.popleft(), None)
+
+    def _take(self, call: _Call, shared: _Shared | None) -> None:
+        if call.expiry is not None:
+            call.expiry.cancel()
+        if call.done.done():  # it was given up
+            return
+        if shared is None or (self._slow and self._is_slow(call.statement)):
+            call.fail(NotShared())
+        else:
+            shared.send(call)
+
+    def _expire(self, call: _Call) -> None:
+        if not call.sent and call in self._queue:
+            self._queue.remove(call)
+            call.fail(
+                PoolTimeout(f"the statement was not sent within {self._patience:g} s: the shared connections are busy")
+            )
+
+    def _mend(self) -> None:
+        now = time.monotonic()
+        if self._closed or now < self._not_before or (self._mending is not None and not self._mending.done()):
+            return
+        self._not_before = now + _PAUSE
+        self._mending = self._loop.create_task(self._connect_some(len(self._shared)))
+
+
+async def _settle(call: _Call) -> None:
+    """Wait for the answer of a write whose caller was cancelled: it is done or undone when the caller goes on."""
+    call.done = settled = asyncio.get_running_loop().create_future()
+    while not settled.done():
+        try:
+            await asyncio.wait([settled])
+        except asyncio.CancelledError:
+            continue
+    settled.exception()

@@ -1,0 +1,321 @@
+"""Statements as one connection knows them: described once by the server, then encoded, sent and loaded.
+
+psycopg's cursor finds out at each call what a declared statement knows before it runs: how the text is to be sent, of
+which types the parameters are, which loaders the columns need. Here the server says it once for each connection.
+Where the server is not to keep a statement (behind a pooler, on a connection of the caller's own), it is described once
+too, and its text is sent each time. So values are encoded and loaded alike on every path.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import DiagnosticField, ExecStatus, Format
+from psycopg.pq.abc import PGconn, PGresult
+from psycopg.types.string import ByteaBinaryLoader
+
+from ...connection.rows import Codec
+from ...connection.text import JsonLoader, TextLoader, encode_text
+from ...errors import InvalidValue, Retryable, Unreadable
+from ...statement import Statement
+from ...statements.types import FINISH, Row, Unusual, encoding, loads_binary, to_text
+
+T = TypeVar("T")
+Parameters = tuple[list[bytes | None], list[Format]]
+
+#: Statements that one connection knows at a time; the one that was not used for longest makes room. Each costs the
+#: server some 10 kB.
+LIMIT = 1000
+#: How many rows are loaded at a time, so that few lists are alive beside the records that are made of them.
+_SLICE = 100
+#: What the server answers when all is well.
+FINE = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC})
+
+
+class StaleStatement(Retryable):
+    """The server refused a prepared statement before it ran: it is gone, or no longer fits the schema."""
+
+
+class Failed(Exception):
+    """One of several statements has failed: the one at `place`, with psycopg's `error`."""
+
+    def __init__(self, place: int, error: psycopg.Error) -> None:
+        super().__init__(place)
+        self.place = place
+        self.error = error
+
+
+class Generation:
+    """Counts how often a statement of one database was found stale. Then every connection prepares its own again."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+
+def _adapters() -> AdaptersMap:
+    """psycopg's adapters. In text, ours for text, JSON and unknown types; in binary, documents come as bytes."""
+    adapters = AdaptersMap(psycopg.adapters)
+    for name in (0, "text", "varchar", "bpchar"):
+        adapters.register_loader(name, TextLoader)
+    for name in ("json", "jsonb"):
+        adapters.register_loader(name, JsonLoader)
+        adapters.register_loader(name, ByteaBinaryLoader)  # finished a column at a time, see statements/types.py
+    return adapters
+
+
+class _Context:
+    """What psycopg's loaders need: the adapters, and a connection for the time zone."""
+
+    adapters = _adapters()
+
+    def __init__(self, connection: psycopg.BaseConnection[Any]) -> None:
+        self.connection = connection
+
+
+class Loading:
+    """How the rows of one result are loaded: chosen once, from its description."""
+
+    __slots__ = ("_finish", "_loaded", "_transformer", "format", "names", "types")
+
+    def __init__(self, description: PGresult, connection: psycopg.BaseConnection[Any]) -> None:
+        places = range(description.nfields)
+        self.types = [description.ftype(place) for place in places]
+        self.names = tuple((description.fname(place) or b"").decode() for place in places)
+        self.format = Format.BINARY if loads_binary(self.types) else Format.TEXT
+        finished = self.types if self.format == Format.BINARY else []
+        self._finish = [(place, FINISH[oid]) for place, oid in enumerate(finished) if oid in FINISH]
+        self._transformer = Transformer(_Context(connection))
+        self._loaded = False
+
+    def fits(self, answer: PGresult) -> bool:
+        """Whether `answer` has the columns that were described."""
+        return [answer.ftype(place) for place in range(answer.nfields)] == self.types
+
+    def rows(self, answer: PGresult) -> Iterable[Row]:
+        """Every row of `answer`, the values in the order of `names`; of many, a few are loaded at a time."""
+        number = answer.ntuples
+        return self._load(answer, 0, number) if number <= _SLICE else self._slices(answer, number)
+
+    def _slices(self, answer: PGresult, number: int) -> Iterator[Row]:
+        for start in range(0, number, _SLICE):
+            yield from self._load(answer, start, min(start + _SLICE, number))
+
+    def _load(self, answer: PGresult, start: int, stop: int) -> list[Row]:
+        transformer = self._transformer
+        transformer.set_pgresult(answer, set_loaders=not self._loaded, format=self.format)
+        self._loaded = True
+        try:
+            rows: list[Row] = transformer.load_rows(start, stop, list)
+        finally:
+            transformer.set_pgresult(None, set_loaders=False)
+        for place, finish in self._finish:
+            finish(rows, place)
+        return rows
+
+
+class Prepared:
+    """The text of a statement, as one connection knows it. Statements that make other things of its rows share it."""
+
+    __slots__ = ("_connection", "_encode", "_formats", "_loading", "_query", "_types", "name")
+
+    def __init__(
+        self, statement: Statement[Any], name: bytes, description: PGresult, connection: psycopg.BaseConnection[Any]
+    ) -> None:
+        self._query = statement.query
+        #: The server's name for it; empty where it does not keep it.
+        self.name = name
+        self._connection = connection
+        self._types = [description.param_type(number) for number in range(description.nparams)]
+        encodings = [encoding(oid) for oid in self._types]
+        self._formats: list[Format] = [one.format for one in encodings]
+        self._encode = [one.encode for one in encodings]
+        self._loading = Loading(description, connection)
+
+    def encode(self, statement: Statement[Any], values: Sequence[Any]) -> Parameters:
+        """The parameters and their formats. Raises `InvalidValue` for a value that has no form in PostgreSQL."""
+        try:
+            encoded = [
+                None if value is None else encode(value) for encode, value in zip(self._encode, values, strict=True)
+            ]
+        except (Unusual, TypeError, ValueError, OverflowError):
+            return _encode_as_text(statement, values), [Format.TEXT] * len(values)
+        return encoded, self._formats
+
+    def send(self, pgconn: PGconn, parameters: Parameters) -> None:
+        """Send it; the answer is to be read."""
+        given, formats = parameters
+        if self.name:
+            pgconn.send_query_prepared(self.name, given, formats, self._loading.format)
+        else:
+            pgconn.send_query_params(self._query, given, self._types, formats, self._loading.format)
+
+    def declare(self, pgconn: PGconn, cursor: bytes, parameters: Parameters) -> None:
+        """Send what opens a cursor of that name for it."""
+        given, formats = parameters
+        text = b"DECLARE %s NO SCROLL CURSOR FOR %s" % (cursor, self._query)
+        pgconn.send_query_params(text, given, self._types, formats)
+
+    def fetch(self, pgconn: PGconn, cursor: bytes, count: int) -> None:
+        """Send what fetches the next rows of a cursor."""
+        pgconn.send_query_params(
+            b"FETCH FORWARD %d FROM %s" % (count, cursor), None, result_format=self._loading.format
+        )
+
+    def result(self, statement: Statement[T], answer: PGresult, values: Sequence[Any], codec: Codec) -> T:
+        """The statement's result. Raises `Unreadable`, and `NotFound` where a row was promised."""
+        if answer.status == ExecStatus.COMMAND_OK:
+            return statement.result(None, (), answer.command_tuples or 0, values, codec)
+        loading = self._loading_of(answer)
+        try:
+            return statement.result(loading.names, loading.rows(answer), answer.ntuples, values, codec)
+        except psycopg.DataError as error:
+            raise _unreadable(statement) from error
+
+    def made(self, statement: Statement[Any], answer: PGresult, codec: Codec) -> list[Any]:
+        """A value for each row of a chunk. Raises `Unreadable`."""
+        loading = self._loading_of(answer)
+        try:
+            return statement.rows.make(loading.names, loading.rows(answer), codec)
+        except psycopg.DataError as error:
+            raise _unreadable(statement) from error
+
+    def _loading_of(self, answer: PGresult) -> Loading:
+        """The server refuses a prepared statement whose columns have changed; one that it does not keep it parses."""
+        return self._loading if self.name or self._loading.fits(answer) else Loading(answer, self._connection)
+
+
+def _unreadable(statement: Statement[Any]) -> Unreadable:
+    return Unreadable(
+        f"{statement.table} holds a value that Python cannot express, such as a moment beyond the year 9999"
+        f" (statement {statement.name})",
+        table=statement.table,
+        statement=statement.name,
+    )
+
+
+def _encode_as_text(statement: Statement[Any], values: Sequence[Any]) -> list[bytes | None]:
+    parameters: list[bytes | None] = []
+    for number, value in enumerate(values, start=1):
+        try:
+            parameters.append(None if value is None else encode_text(to_text(value)))
+        except (TypeError, ValueError, OverflowError) as error:
+            named = statement.parameters
+            name = named[number - 1].name if number <= len(named) else f"${number}"
+            raise InvalidValue(
+                f"{statement.table}: the parameter {name} of {statement.name} cannot be sent: {error}",
+                table=statement.table,
+                statement=statement.name,
+            ) from None
+    return parameters
+
+
+class PreparedStatements:
+    """The statements that one connection knows, by their text."""
+
+    def __init__(self, connection: psycopg.BaseConnection[Any], generation: Generation, *, keep: bool) -> None:
+        self._connection = connection
+        self._generation = generation
+        self._seen = generation.number
+        self._keep = keep
+        self._known: OrderedDict[bytes, Prepared] = OrderedDict()
+        self._numbers = count(1)
+        self._superfluous: list[bytes] = []
+
+    def get(self, statement: Statement[Any]) -> Prepared | None:
+        """What is known of `statement`."""
+        if self._seen != self._generation.number:
+            self._seen = self._generation.number
+            self._superfluous += [one.name for one in self._known.values() if one.name]
+            self._known.clear()
+        found = self._known.get(statement.query)
+        if found is not None:
+            self._known.move_to_end(statement.query)
+        return found
+
+    def ask(self, statement: Statement[Any]) -> bytes:
+        """Send, in pipeline mode, what prepares and describes `statement`; its name. Two answers follow."""
+        pgconn = self._connection.pgconn
+        name = b"agent_storage_%d" % next(self._numbers) if self._keep else b""
+        pgconn.send_prepare(name, statement.query)
+        pgconn.send_describe_prepared(name)
+        return name
+
+    def close(self) -> int:
+        """Send, in pipeline mode, what frees the statements that are not needed any more; how many answers follow."""
+        names, self._superfluous = self._superfluous, []
+        for name in names:
+            if psycopg.capabilities.has_send_close_prepared():
+                self._connection.pgconn.send_close_prepared(name)
+            else:  # libpq before 17
+                self._connection.pgconn.send_query_params(b"DEALLOCATE " + name, None)
+        return len(names)
+
+    def add(self, statement: Statement[Any], name: bytes, description: PGresult) -> Prepared:
+        """Keep what the server said about `statement`."""
+        prepared = self._known[statement.query] = Prepared(statement, name, description, self._connection)
+        if len(self._known) > LIMIT:
+            _, oldest = self._known.popitem(last=False)
+            if oldest.name:
+                self._superfluous.append(oldest.name)
+        return prepared
+
+    def check_stale(self, statement: Statement[Any], error: psycopg.Error) -> None:
+        """Raise `StaleStatement` where `error` says that `statement`, which was known, is gone or fits no more.
+
+        Then nothing of it was executed, and every connection of the database prepares its statements again.
+        """
+        if is_stale(error):
+            self._generation.number += 1
+            raise StaleStatement(
+                f"the schema has changed under a prepared statement, or it is gone (statement {statement.name}); "
+                "run the transaction again",
+                table=statement.table,
+                statement=statement.name,
+                sqlstate=error.sqlstate,
+            ) from error
+
+
+def is_stale(error: psycopg.Error) -> bool:
+    """Whether `error` comes from the server's looking at a prepared statement before it runs it.
+
+    It names the place in PostgreSQL's sources; a changed type shows as a class 42 error (undefined function, datatype
+    mismatch). An error with a context comes from a function that the statement called.
+    """
+    diag, state = error.diag, error.sqlstate or ""
+    if diag.context or not state:
+        return False
+    if state in ("26000", "0A000"):
+        return diag.source_function in ("FetchPreparedStatement", "RevalidateCachedQuery")
+    return state.startswith("42") and state not in ("42501", "42601")
+
+
+def fault_in(answers: Sequence[PGresult], statements: int = 1) -> tuple[int, psycopg.Error] | None:
+    """The first error among the `answers` to a number of statements, with its place.
+
+    A server that ends the session after it has answered all of them may have committed or not: then the error has no
+    SQLSTATE, like that of a connection which is lost without a word.
+    """
+    for place, answer in enumerate(answers):
+        if answer.status not in FINE:
+            if place >= statements and answer.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) in (
+                b"FATAL",
+                b"PANIC",
+            ):
+                return place, psycopg.OperationalError("the server ended the session before it confirmed the commit")
+            return place, error_from_result(answer)
+    return None
+
+
+def checked(answers: Sequence[PGresult]) -> PGresult:
+    """The last answer. Raises psycopg's error for the first that is one."""
+    if len(answers) == 1 and answers[0].status in FINE:
+        return answers[0]
+    if fault := fault_in(answers):
+        raise fault[1]
+    return answers[-1]

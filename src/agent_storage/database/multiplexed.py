@@ -1,0 +1,88 @@
+"""The database of the async face: single statements share a few connections, see `fastpath/multiplexer.py`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import psycopg
+
+from ..connection import pool as pools
+from ..errors import ConnectionLost, Unreadable
+from ..statement import Statement
+from .fastpath.multiplexer import LIMIT, Multiplexer, NotShared
+from .fastpath.prepared import StaleStatement
+from .pool import Database, PooledConnection, configure
+
+T = TypeVar("T")
+
+logger = logging.getLogger("agent_storage")
+
+
+class MultiplexedDatabase(Database):
+    """A pool, and shared connections beside it. What those cannot take goes to the pool."""
+
+    _multiplexer: Multiplexer | None = None
+
+    async def _open(self) -> None:
+        await super()._open()
+        settings = self.settings
+        if settings.multiplex and settings.prepare and not settings.pooler:
+            self._multiplexer = Multiplexer(
+                self._connect,
+                settings.multiplex,
+                self.generation,
+                self.codec,
+                spin=settings.spin,
+                patience=settings.pool_timeout,
+            )
+            await self._multiplexer.open()
+
+    async def close(self) -> None:
+        """Close every connection. May be called twice. After a fork, the child only forgets what its parent opened."""
+        multiplexer, self._multiplexer = self._multiplexer, None
+        if multiplexer is not None and not (self._home is not None and self._home.forked):
+            multiplexer.close()
+        await super().close()
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any] | None:
+        """A connection to share; None where there is none now. Behind a pooler there is never one."""
+        try:
+            connection = await PooledConnection.connect(self.conninfo, **pools.connection_arguments(self.settings))
+        except psycopg.Error:
+            return None
+        try:
+            await configure(connection)
+            limit = min(LIMIT, self.settings.statement_timeout or LIMIT)
+            await connection.execute(f"SET statement_timeout = {round(limit * 1000)}".encode())
+        except BaseException as error:
+            await connection.close()
+            if isinstance(error, psycopg.Error):
+                return None
+            raise
+        if connection.keeps_statements:
+            return connection
+        await connection.close()
+        if self._multiplexer is not None:
+            self._multiplexer.drop()
+        return None
+
+    async def _run(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        multiplexer = self._multiplexer
+        if multiplexer is None:
+            return await super()._run(statement, values)
+        self._opened()
+        try:
+            return await multiplexer.run(statement, values)
+        except (NotShared, StaleStatement):
+            pass
+        except Unreadable as error:
+            if not statement.repeatable:
+                error.say_kept()
+            raise
+        except psycopg.Error as error:
+            fault = self._fault(error, statement)
+            if not (statement.repeatable and isinstance(fault, ConnectionLost)):
+                raise fault from error
+        return await super()._run(statement, values)

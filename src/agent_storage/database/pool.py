@@ -1,0 +1,352 @@
+"""The database: a pool of connections, single statements on them, transactions and streams."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Self, TypeVar
+
+import psycopg
+import psycopg_pool
+from psycopg.pq import TransactionStatus
+
+from agent_storage.connection import pool as pools
+from agent_storage.connection.forks import LoopHome
+from agent_storage.connection.listener import AsyncSignal, Listener
+from agent_storage.connection.rows import Codec
+from agent_storage.connection.settings import Settings
+from agent_storage.database.fastpath.executor import Executor
+from agent_storage.database.fastpath.prepared import Generation, StaleStatement
+from agent_storage.database.transaction import (
+    Asked,
+    Isolation,
+    Transaction,
+    check_accepted,
+    current,
+    executor_of,
+    transaction_block,
+    translated,
+    translated_batch,
+)
+from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, Unreadable, translate
+from agent_storage.secrets import Keyring
+from agent_storage.statement import Statement
+
+T = TypeVar("T")
+
+logger = logging.getLogger("agent_storage")
+
+#: What a stream's transaction begins with.
+_UNHURRIED = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+
+
+class PooledConnection(psycopg.AsyncConnection[Any]):
+    """A connection of our own pools."""
+
+    #: Whether the server keeps prepared statements for it: not behind a pooler.
+    keeps_statements = False
+
+
+class Database:
+    """A pool of connections to one PostgreSQL database."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.load()
+        self.codec = Codec(self.settings.json_limit, Keyring.from_setting(self.settings.secret_key))
+        self.conninfo = ""
+        self.generation = Generation()
+        self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
+        self._home: LoopHome | None = None
+        self._listener: Listener | None = None
+        self._opening = asyncio.Lock()
+        self._guarded = True
+
+    @classmethod
+    def over(cls, pool: psycopg_pool.AsyncConnectionPool[Any], settings: Settings | None = None) -> Database:
+        """A database on a pool that the caller made, opens and closes."""
+        database = cls(settings or Settings.load())
+        database._pool = pool
+        database.conninfo = pool.conninfo if isinstance(pool.conninfo, str) else ""
+        return database
+
+    def __repr__(self) -> str:
+        return f"<Database {'open' if self._pool else 'closed'}>"
+
+    async def open(self) -> None:
+        """Connect. Raises `Unavailable` when the database cannot be reached, `InvalidSettings` for a bad address."""
+        async with self._opening:
+            if self._pool is None:
+                await self._open()
+
+    async def _open(self) -> None:
+        self.conninfo = await asyncio.to_thread(pools.locate, self.settings)
+        await self._check_reachable()
+        pool = psycopg_pool.AsyncConnectionPool(
+            self.conninfo,
+            connection_class=PooledConnection,
+            kwargs=pools.connection_arguments(self.settings),
+            configure=configure if self.settings.prepare and not self.settings.pooler else None,
+            check=self._check,
+            **pools.pool_arguments(self.settings),
+        )
+        await pool.open(wait=False)
+        self._pool, self._home = pool, LoopHome()
+
+    async def _check_reachable(self) -> None:
+        """One connection of our own, since the pool retries in the background and would hide the reason."""
+        try:
+            connection = await psycopg.AsyncConnection.connect(self.conninfo)
+        except psycopg.Error as error:
+            raise pools.unreachable(error, self.conninfo) from error
+        await connection.close()
+
+    async def close(self) -> None:
+        """Close every connection. May be called twice. After a fork, the child only forgets what its parent opened."""
+        pool, listener, home = self._pool, self._listener, self._home
+        self._pool = self._listener = self._home = None
+        if home is not None and home.forked:
+            return
+        if listener is not None:
+            await asyncio.to_thread(listener.close)
+        if pool is not None:
+            await pool.close()
+
+    async def _check(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Called for each connection that leaves the pool; the first dead one clears the others out at once."""
+        if pools.is_dead(connection.pgconn):
+            await self._opened().drain()
+            raise psycopg.OperationalError("the idle connection was closed by the server")
+
+    def _opened(self) -> psycopg_pool.AsyncConnectionPool[Any]:
+        if self._pool is None:
+            raise StorageError("the storage is not open: use `async with Storage.open() as storage`")
+        if self._home is None:  # a pool of the caller's own, which is used here first
+            self._home = LoopHome()
+        self._home.check()
+        return self._pool
+
+    async def _check_out(self) -> psycopg.AsyncConnection[Any]:
+        try:
+            connection = await self._opened().getconn()
+        except psycopg_pool.PoolTimeout as error:
+            raise PoolTimeout(
+                f"no connection became free within {self.settings.pool_timeout:g} s: the database is unreachable, "
+                f"or all {self.settings.pool_max} are in use (setting pool_max)"
+            ) from error
+        except psycopg_pool.TooManyRequests as error:
+            raise PoolTimeout("the pool refuses another waiting task (its max_waiting)") from error
+        except psycopg_pool.PoolClosed as error:
+            raise StorageError("the storage is closed") from error
+        if not connection.autocommit:  # a pool of the caller's own; `_give_back` undoes it
+            setattr(connection, _MANUAL, True)
+            await connection.set_autocommit(True)
+        return connection
+
+    async def _give_back(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        pool = self._pool
+        if pool is None or (self._home is not None and self._home.forked):
+            return
+        if getattr(connection, _MANUAL, False) and not connection.closed:
+            setattr(connection, _MANUAL, False)
+            await connection.set_autocommit(False)
+        await pool.putconn(connection)
+
+    def _executor(self, connection: psycopg.AsyncConnection[Any]) -> Executor:
+        return executor_of(connection, self.codec, self.generation, spin=self.settings.spin)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
+        """A connection of the pool, for SQL of your own; it goes back when the block ends.
+
+        It autocommits: use `connection.transaction()` for what belongs together.
+        """
+        connection = await self._check_out()
+        try:
+            yield connection
+        finally:
+            await self._give_back(connection)
+
+    def _check_outside(self, what: str) -> None:
+        inside = current.get()
+        if inside is not None and not inside.ended and inside.pool is self._pool and self._guarded:
+            raise OutsideTransaction(
+                f"{what} was called on the storage inside a transaction() block: use the block's own repositories "
+                "(async with storage.transaction() as tx: tx…), or storage.outside if you mean another connection"
+            )
+
+    async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        """The statement's result, in one autocommit round trip.
+
+        A statement whose prepared form was stale runs again, and so does a repeatable one whose connection was lost.
+        Raises `OutsideTransaction` inside a `transaction()` block.
+        """
+        self._check_outside(statement.name)
+        return await self._run(statement, values)
+
+    async def _run(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        last = False
+        while True:
+            connection = await self._check_out()
+            try:
+                return await self._executor(connection).run(statement, values)
+            except StaleStatement:
+                if last:
+                    raise
+            except Unreadable as error:
+                if not statement.repeatable:
+                    error.say_kept()
+                raise
+            except psycopg.Error as error:
+                fault = self._fault(error, statement)
+                if last or not (statement.repeatable and isinstance(fault, ConnectionLost)):
+                    raise fault from error
+            finally:
+                await self._give_back(connection)
+            last = True
+
+    def _fault(self, error: psycopg.Error, statement: Statement[Any]) -> StorageError:
+        return translate(error, statement=statement.name, table=statement.table, writes=not statement.repeatable)
+
+    async def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
+        """The result of a chunked statement, all or nothing."""
+        self._check_outside(statement.name)
+        if statement.encode_chunks(arguments, self.codec) is None:
+            return await self._run(statement, statement.encode(arguments, self.codec))
+
+        async def attempt() -> Any:
+            async with self._whole(statement.name) as executor:
+                chunks = statement.encode_chunks(arguments, self.codec) or ()
+                with translated(statement):
+                    return await executor.run_chunks(statement, chunks, begin=True)
+
+        return await _current(attempt)
+
+    async def run_all(self, asked: Sequence[Asked]) -> list[Any]:
+        """The results of several statements, all or nothing; one that cannot be made is the error that says so.
+
+        One round trip when no answer can be refused, else two: COMMIT follows when every answer was accepted.
+        """
+        self._check_outside("batch()")
+        certain = all(statement.certain for statement, _ in asked)
+
+        async def attempt() -> list[Any]:
+            if certain:
+                async with self.connection() as connection:
+                    with translated_batch(asked, writes=True):
+                        return await self._executor(connection).run_all(asked)
+            async with self._whole("batch") as executor:
+                with translated_batch(asked):
+                    results = await executor.run_all(asked, begin=True)
+                check_accepted(results)
+                return results
+
+        return await _current(attempt)
+
+    @asynccontextmanager
+    async def _whole(self, name: str) -> AsyncGenerator[Executor]:
+        """An executor whose transaction its first call begins; COMMIT at the end of the block."""
+        async with self.connection() as connection:
+            executor = self._executor(connection)
+            try:
+                yield executor
+            except BaseException:
+                await _roll_back(executor, connection)
+                raise
+            try:
+                await executor.command(b"COMMIT")
+            except psycopg.Error as error:
+                raise translate(error, statement=name, committing=True) from error
+
+    @asynccontextmanager
+    async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncGenerator[AsyncIterator[Any]]:
+        """The statement's rows in bounded memory, on a connection that is held until the block ends.
+
+        It has no statement time-out: a slow reader is no fault of the query. Leaving the block early cancels it.
+        """
+        self._check_outside(statement.name)
+        with translated(statement, writes=not statement.repeatable):
+            last = False
+            while True:
+                async with AsyncExitStack() as stack:
+                    executor = await stack.enter_async_context(self._unhurried())
+                    try:
+                        rows = await stack.enter_async_context(executor.stream(statement, values))
+                    except StaleStatement:
+                        if last:
+                            raise
+                    else:
+                        yield rows
+                        return
+                last = True
+
+    @asynccontextmanager
+    async def _unhurried(self) -> AsyncGenerator[Executor]:
+        """An executor in a transaction without time limits. It is committed unless its statement was cut short."""
+        async with self.connection() as connection:
+            executor = self._executor(connection)
+            await executor.command(_UNHURRIED)
+            try:
+                yield executor
+                if connection.info.transaction_status == TransactionStatus.INTRANS:
+                    await executor.command(b"COMMIT")
+            finally:
+                await _roll_back(executor, connection)
+
+    @asynccontextmanager
+    async def begin(
+        self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
+    ) -> AsyncGenerator[Transaction]:
+        """A transaction on a connection of its own. Raises `OutcomeUnknown` when the connection breaks at COMMIT."""
+        self._check_outside("transaction()")
+        async with self.connection() as connection:
+            executor = self._executor(connection)
+            transaction = Transaction(connection, executor, self.codec, name or "unnamed", self._pool)
+            async with transaction_block(transaction, isolation, read_only=read_only):
+                yield transaction
+        await transaction.call_back()
+
+    def listen(self, channel: str, payload: str) -> AsyncSignal:
+        """What is woken when `channel` says `payload`; all who listen share one connection beside the pool."""
+        self._opened()
+        if self._listener is None:
+            url = self.settings.listen_url
+            self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
+        return AsyncSignal(self._listener, channel, payload)
+
+    @property
+    def outside(self) -> Self:
+        """This database, usable inside a transaction block on purpose: on other connections of the same pool."""
+        view = copy.copy(self)
+        view._guarded = False
+        return view
+
+
+_MANUAL = "agent_storage_manual_commit"
+
+
+async def _current(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` gives. A stale statement undoes it, and makes every connection prepare again: then once more."""
+    try:
+        return await attempt()
+    except StaleStatement:
+        return await attempt()
+
+
+async def _roll_back(executor: Executor, connection: psycopg.AsyncConnection[Any]) -> None:
+    """End the transaction that may be open. A connection that cannot do so is closed by its pool."""
+    if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+        with suppress(psycopg.Error, StorageError):
+            await executor.command(b"ROLLBACK")
+
+
+async def configure(connection: PooledConnection) -> None:
+    """Let the server keep prepared statements, unless its process is not the one that libpq was told of: a pooler."""
+    cursor = await connection.execute("SELECT pg_backend_pid()")
+    row = await cursor.fetchone()
+    if row is not None and row[0] == connection.info.backend_pid:
+        connection.keeps_statements = True
+    else:
+        logger.warning("a connection pooler is in between: statements are not prepared (set STORAGE_POOLER=1)")

@@ -1,0 +1,1 @@
+"""What is known of a statement before anything is sent."""

@@ -1,0 +1,295 @@
+"""PostgreSQL's types, one row each: which Python types meet it, how a value is encoded, how a loaded one is finished.
+
+Every path takes its encoders from here. A parameter travels in the binary format where the type has a binary encoder
+and the value the Python type that goes with it; anything else travels as text (`to_text`), which the server parses with
+the type's own input function. So a type that is not in the table (an enum, a domain, `vector`) works too, as text.
+A row inside a JSON array (`create_many`) carries what JSON cannot hold exactly in the same text form (`to_json`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from functools import cache
+from typing import Any, NamedTuple, cast
+from uuid import UUID
+
+import psycopg
+from psycopg.pq import Format
+from pydantic import SecretStr
+
+from ..connection.text import SUBSTITUTE, JsonText, decode_json, encode_text, unescape, unescape_all
+
+Row = list[Any]
+Encode = Callable[[Any], bytes]
+#: Finishes one column of loaded rows, in place.
+Finish = Callable[[list[Row], int], None]
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_NULL = b"\xff\xff\xff\xff"
+
+
+class Unusual(Exception):
+    """The value is not of the Python type that goes with the parameter's type: it travels as text."""
+
+
+# ---- binary encoders ----
+
+
+def _uuid(value: Any) -> bytes:
+    if type(value) is UUID:
+        return value.bytes
+    raise Unusual
+
+
+def _text(value: Any) -> bytes:
+    if type(value) is str:
+        return encode_text(value)
+    raise Unusual
+
+
+def _json(value: Any) -> bytes:
+    if type(value) is JsonText:
+        return value
+    raise Unusual
+
+
+def _jsonb(value: Any) -> bytes:
+    if type(value) is JsonText:
+        return b"\x01" + value  # the version of jsonb's wire format
+    raise Unusual
+
+
+def _bool(value: Any) -> bytes:
+    if type(value) is bool:
+        return b"\x01" if value else b"\x00"
+    raise Unusual
+
+
+def _bytes(value: Any) -> bytes:
+    if type(value) is bytes:
+        return value
+    raise Unusual
+
+
+def _integer(size: int) -> Encode:
+    def encode(value: Any) -> bytes:
+        if type(value) is int:
+            try:
+                return value.to_bytes(size, signed=True)
+            except OverflowError:
+                pass
+        raise Unusual
+
+    return encode
+
+
+def _timestamptz(value: Any) -> bytes:
+    if type(value) is datetime and value.tzinfo is not None:
+        since = value - _EPOCH
+        return (since.microseconds + 1_000_000 * (86_400 * since.days + since.seconds)).to_bytes(8, signed=True)
+    raise Unusual
+
+
+def _array(oid: int, encode: Encode) -> Encode:
+    """One-dimensional arrays of the type `oid`, in PostgreSQL's binary form (array_recv in its sources)."""
+    head = b"\x00\x00\x00\x01" + b"\x00\x00\x00\x01" + oid.to_bytes(4)
+    empty = bytes(8) + oid.to_bytes(4)
+
+    def encode_all(value: Any) -> bytes:
+        if type(value) is not list:
+            raise Unusual
+        items = cast(list[Any], value)
+        if not items:
+            return empty
+        parts = [head, len(items).to_bytes(4), b"\x00\x00\x00\x01"]
+        for item in items:
+            if item is None:
+                parts.append(_NULL)
+            else:
+                raw = encode(item)
+                parts += (len(raw).to_bytes(4), raw)
+        return b"".join(parts)
+
+    return encode_all
+
+
+# ---- what psycopg's loaders leave to do ----
+
+
+def _finish_texts(rows: list[Row], place: int) -> None:
+    for row in rows:
+        text = row[place]
+        if text and SUBSTITUTE in text:
+            row[place] = unescape(text)
+
+
+def _finish_lists(rows: list[Row], place: int) -> None:
+    for row in rows:
+        row[place] = unescape_all(row[place])
+
+
+def _finish_json(rows: list[Row], place: int) -> None:
+    for row in rows:
+        raw = row[place]
+        if raw is not None:
+            row[place] = decode_json(raw)
+
+
+def _finish_jsonb(rows: list[Row], place: int) -> None:
+    for row in rows:
+        raw = row[place]
+        if raw is not None:
+            row[place] = decode_json(raw[1:])  # the first byte is the version of jsonb's wire format
+
+
+# ---- the table ----
+
+
+class PgType(NamedTuple):
+    """One type: its name in `pg_type`, the Python types that meet it, its binary encoder, what finishes a column."""
+
+    name: str
+    python: tuple[type, ...]
+    encode: Encode | None = None
+    finish: Finish | None = None
+
+
+TYPES = (
+    PgType("uuid", (UUID,), _uuid),
+    PgType("text", (str, SecretStr), _text, _finish_texts),
+    PgType("varchar", (str, SecretStr), _text, _finish_texts),
+    PgType("bpchar", (str, SecretStr), _text, _finish_texts),
+    PgType("json", (), _json, _finish_json),
+    PgType("jsonb", (), _jsonb, _finish_jsonb),
+    PgType("bool", (bool,), _bool),
+    PgType("bytea", (bytes,), _bytes),
+    PgType("int2", (int,), _integer(2)),
+    PgType("int4", (int,), _integer(4)),
+    PgType("int8", (int,), _integer(8)),
+    PgType("float4", (float,)),
+    PgType("float8", (float,)),
+    PgType("numeric", (Decimal, float)),
+    PgType("timestamptz", (datetime,), _timestamptz),
+    PgType("date", (date,)),
+    PgType("time", (time,)),
+    PgType("interval", (timedelta,)),
+)
+
+
+@cache
+def accepted(python: Any) -> frozenset[str]:
+    """The names of the types that a Python type may meet; none for one that is not in the table."""
+    return frozenset(one.name for one in TYPES if python in one.python)
+
+
+class Encoding(NamedTuple):
+    """How the values of one parameter travel."""
+
+    format: Format
+    encode: Encode
+
+
+def _as_text(value: Any) -> bytes:
+    return encode_text(to_text(value))
+
+
+#: A type without a binary encoder, or without a row: the server parses the text.
+_AS_TEXT = Encoding(Format.TEXT, _as_text)
+_ENCODINGS: dict[int, Encoding] = {}
+#: What is left to do for a column of a type. Others come from psycopg's binary loaders as they are wanted.
+FINISH: dict[int, Finish] = {}
+_LOADED: set[int] = {psycopg.adapters.types["oid"].oid}
+
+
+def _read_table() -> None:
+    for one in TYPES:
+        info = psycopg.adapters.types[one.name]
+        _LOADED.add(info.oid)
+        if one.encode is not None:
+            _ENCODINGS[info.oid] = Encoding(Format.BINARY, one.encode)
+            _ENCODINGS[info.array_oid] = Encoding(Format.BINARY, _array(info.oid, one.encode))
+        if one.finish is not None:
+            FINISH[info.oid] = one.finish
+        if one.finish is None or one.finish is _finish_texts:
+            _LOADED.add(info.array_oid)
+        if one.finish is _finish_texts:
+            FINISH[info.array_oid] = _finish_lists
+
+
+_read_table()
+
+
+def encoding(oid: int) -> Encoding:
+    """How values for a parameter of the type `oid` travel."""
+    return _ENCODINGS.get(oid, _AS_TEXT)
+
+
+def loads_binary(oids: Iterable[int]) -> bool:
+    """Whether columns of these types are loaded from the binary format; of others only the text is known."""
+    return _LOADED.issuperset(oids)
+
+
+# ---- text and JSON ----
+
+
+def to_text(value: Any) -> str:
+    """The value as PostgreSQL's input function for its type reads it, not yet escaped.
+
+    Raises `TypeError` for a Python type that has no such form.
+    """
+    match value:
+        case str():
+            return str.__str__(value)
+        case bool():
+            return "t" if value else "f"
+        case float():
+            return float.__repr__(value)
+        case int():
+            return int.__repr__(value)
+        case Decimal() | UUID():
+            return str(value)
+        case datetime():
+            # In UTC: PostgreSQL takes offsets below 16 hours only.
+            return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat()
+        case date() | time():
+            return value.isoformat()
+        case timedelta():
+            return f"{value.days} days {value.seconds}.{value.microseconds:06} seconds"
+        case JsonText():
+            return value.decode()
+        case bytes():
+            return f"\\x{value.hex()}"
+        case list() | tuple():
+            return "{" + ",".join(_element(item) for item in cast(list[Any], value)) + "}"
+        case _:
+            raise TypeError(f"{type(value).__name__} has no PostgreSQL type")
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, (list, tuple)):
+        return to_text(value)
+    text = to_text(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+#: What orjson writes as PostgreSQL reads it.
+_IN_JSON = frozenset({str, bool, type(None), UUID, JsonText})
+
+
+def to_json(value: Any) -> Any:
+    """The value as a JSON row carries it: as it is where JSON holds it exactly, else its text form."""
+    kind = cast(Any, type(value))
+    if kind in _IN_JSON:
+        return value
+    if kind is int and -(2**63) <= value < 2**63:
+        return value
+    if kind is float and math.isfinite(value):
+        return value
+    if kind is list and _IN_JSON.issuperset(map(type, cast(list[Any], value))):
+        return value
+    return to_text(value)
