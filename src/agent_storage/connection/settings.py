@@ -50,9 +50,6 @@ class Settings(BaseModel):
     multiplex: int = Field(
         4, ge=0, le=64, description="connections beside the pool that single statements of all tasks share; 0: none"
     )
-    spin: float = Field(
-        300e-6, ge=0, le=0.01, description="how long a call that waits alone polls the socket before it blocks; 0: not"
-    )
     statement_timeout: float | None = Field(60.0, ge=0)
     idle_in_transaction_timeout: float | None = Field(60.0, ge=0)
     lock_timeout: float | None = Field(None, ge=0)

@@ -30,12 +30,7 @@ class MultiplexedDatabase(Database):
         settings = self.settings
         if settings.multiplex and settings.prepare and not settings.pooler:
             self._multiplexer = Multiplexer(
-                self._connect,
-                settings.multiplex,
-                self.generation,
-                self.codec,
-                spin=settings.spin,
-                patience=settings.pool_timeout,
+                self._connect, settings.multiplex, self.generation, self.codec, settings.pool_timeout
             )
             await self._multiplexer.open()
 
@@ -81,8 +76,7 @@ class MultiplexedDatabase(Database):
             if not statement.repeatable:
                 error.say_kept()
             raise
-        except psycopg.Error as error:
-            fault = self._fault(error, statement)
-            if not (statement.repeatable and isinstance(fault, ConnectionLost)):
-                raise fault from error
+        except ConnectionLost:
+            if not statement.repeatable:
+                raise
         return await super()._run(statement, values)

@@ -21,6 +21,7 @@ from agent_storage.connection.settings import Settings
 from agent_storage.database.fastpath.executor import Executor
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.transaction import (
+    OPEN,
     Asked,
     Isolation,
     Transaction,
@@ -28,10 +29,8 @@ from agent_storage.database.transaction import (
     current,
     executor_of,
     transaction_block,
-    translated,
-    translated_batch,
 )
-from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, Unreadable, translate
+from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, Unreadable
 from agent_storage.secrets import Keyring
 from agent_storage.statement import Statement
 
@@ -155,7 +154,7 @@ class Database:
         await pool.putconn(connection)
 
     def _executor(self, connection: psycopg.AsyncConnection[Any]) -> Executor:
-        return executor_of(connection, self.codec, self.generation, spin=self.settings.spin)
+        return executor_of(connection, self.codec, self.generation)
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
@@ -199,16 +198,12 @@ class Database:
                 if not statement.repeatable:
                     error.say_kept()
                 raise
-            except psycopg.Error as error:
-                fault = self._fault(error, statement)
-                if last or not (statement.repeatable and isinstance(fault, ConnectionLost)):
-                    raise fault from error
+            except ConnectionLost:
+                if last or not statement.repeatable:
+                    raise
             finally:
                 await self._give_back(connection)
             last = True
-
-    def _fault(self, error: psycopg.Error, statement: Statement[Any]) -> StorageError:
-        return translate(error, statement=statement.name, table=statement.table, writes=not statement.repeatable)
 
     async def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a chunked statement, all or nothing."""
@@ -219,8 +214,7 @@ class Database:
         async def attempt() -> Any:
             async with self._whole(statement.name) as executor:
                 chunks = statement.encode_chunks(arguments, self.codec) or ()
-                with translated(statement):
-                    return await executor.run_chunks(statement, chunks, begin=True)
+                return await executor.run_chunks(statement, chunks, begin=True)
 
         return await _current(attempt)
 
@@ -235,11 +229,9 @@ class Database:
         async def attempt() -> list[Any]:
             if certain:
                 async with self.connection() as connection:
-                    with translated_batch(asked, writes=True):
-                        return await self._executor(connection).run_all(asked)
+                    return await self._executor(connection).run_all(asked)
             async with self._whole("batch") as executor:
-                with translated_batch(asked):
-                    results = await executor.run_all(asked, begin=True)
+                results = await executor.run_all(asked, begin=True)
                 check_accepted(results)
                 return results
 
@@ -255,10 +247,7 @@ class Database:
             except BaseException:
                 await _roll_back(executor, connection)
                 raise
-            try:
-                await executor.command(b"COMMIT")
-            except psycopg.Error as error:
-                raise translate(error, statement=name, committing=True) from error
+            await executor.command(b"COMMIT", name=name)
 
     @asynccontextmanager
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncGenerator[AsyncIterator[Any]]:
@@ -267,31 +256,30 @@ class Database:
         It has no statement time-out: a slow reader is no fault of the query. Leaving the block early cancels it.
         """
         self._check_outside(statement.name)
-        with translated(statement, writes=not statement.repeatable):
-            last = False
-            while True:
-                async with AsyncExitStack() as stack:
-                    executor = await stack.enter_async_context(self._unhurried())
-                    try:
-                        rows = await stack.enter_async_context(executor.stream(statement, values))
-                    except StaleStatement:
-                        if last:
-                            raise
-                    else:
-                        yield rows
-                        return
-                last = True
+        last = False
+        while True:
+            async with AsyncExitStack() as stack:
+                executor = await stack.enter_async_context(self._unhurried(statement.name))
+                try:
+                    rows = await stack.enter_async_context(executor.stream(statement, values))
+                except StaleStatement:
+                    if last:
+                        raise
+                else:
+                    yield rows
+                    return
+            last = True
 
     @asynccontextmanager
-    async def _unhurried(self) -> AsyncGenerator[Executor]:
+    async def _unhurried(self, name: str) -> AsyncGenerator[Executor]:
         """An executor in a transaction without time limits. It is committed unless its statement was cut short."""
         async with self.connection() as connection:
             executor = self._executor(connection)
-            await executor.command(_UNHURRIED)
+            await executor.command(_UNHURRIED, name=name)
             try:
                 yield executor
                 if connection.info.transaction_status == TransactionStatus.INTRANS:
-                    await executor.command(b"COMMIT")
+                    await executor.command(b"COMMIT", name=name)
             finally:
                 await _roll_back(executor, connection)
 
@@ -337,9 +325,9 @@ async def _current(attempt: Callable[[], Awaitable[T]]) -> T:
 
 async def _roll_back(executor: Executor, connection: psycopg.AsyncConnection[Any]) -> None:
     """End the transaction that may be open. A connection that cannot do so is closed by its pool."""
-    if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-        with suppress(psycopg.Error, StorageError):
-            await executor.command(b"ROLLBACK")
+    if connection.info.transaction_status in OPEN:
+        with suppress(StorageError):
+            await executor.command(b"ROLLBACK", name="rollback")
 
 
 async def configure(connection: PooledConnection) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from itertools import count
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -18,7 +18,7 @@ from agent_storage.connection.forks import LoopHome
 from agent_storage.connection.listener import AsyncSignal
 from agent_storage.connection.rows import Codec
 from agent_storage.database.fastpath.executor import Executor
-from agent_storage.database.fastpath.prepared import Failed, Generation, StaleStatement
+from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.errors import StorageError, translate
 from agent_storage.statement import Statement
 
@@ -28,6 +28,9 @@ Asked = tuple[Statement[Any], Sequence[Any]]
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 
 logger = logging.getLogger("agent_storage")
+
+#: The states of a connection that has a transaction open.
+OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 #: The transaction block that the current task is in, so that the pool is not used there by mistake.
 current: ContextVar[Transaction | None] = ContextVar("agent_storage_transaction", default=None)
@@ -69,28 +72,6 @@ class Runner(Protocol):
         ...
 
 
-@contextmanager
-def translated(statement: Statement[Any], *, writes: bool = False) -> Generator[None]:
-    """Raise the package's error for psycopg's. `writes` says that a lost answer leaves the outcome unknown."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise translate(error, statement=statement.name, table=statement.table, writes=writes) from error
-
-
-@contextmanager
-def translated_batch(asked: Sequence[Asked], *, writes: bool = False) -> Generator[None]:
-    """The same for one of several statements; when the answer was lost, for the first that may have written."""
-    try:
-        yield
-    except Failed as failed:
-        statement = asked[failed.place][0]
-        raise translate(failed.error, statement=statement.name, table=statement.table, writes=writes) from failed.error
-    except psycopg.Error as error:
-        statement = next((one for one, _ in asked if not one.repeatable), asked[0][0])
-        raise translate(error, statement=statement.name, table=statement.table, writes=writes) from error
-
-
 def check_accepted(results: Sequence[Any]) -> None:
     """Raises the first result that is an error."""
     for result in results:
@@ -118,19 +99,15 @@ class OneConnection(ABC):
         """A transaction, or a savepoint inside one."""
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        """The statement's result. Raises the package's error for the psycopg one."""
-        try:
-            return await self.executor.run(statement, values, self.check)
-        except psycopg.Error as error:
-            raise translate(error, statement=statement.name, table=statement.table) from error
+        """The statement's result."""
+        return await self.executor.run(statement, values, self.check)
 
     async def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a chunked statement, all or nothing."""
         chunks = statement.encode_chunks(arguments, self.codec)
         if chunks is None:
             return await self.run(statement, statement.encode(arguments, self.codec))
-        with translated(statement):
-            return await self.executor.run_chunks(statement, chunks, check=self.check)
+        return await self.executor.run_chunks(statement, chunks, check=self.check)
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
         """Refused: what others commit is waited for outside a transaction."""
@@ -183,18 +160,16 @@ class Transaction(OneConnection):
 
     async def run_all(self, asked: Sequence[Asked]) -> list[Any]:
         """The results of several statements in one round trip; one that cannot be made is the error that says so."""
-        with translated_batch(asked):
-            return await self.executor.run_all(asked, check=self.check)
+        return await self.executor.run_all(asked, check=self.check)
 
-    @asynccontextmanager
-    async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncGenerator[AsyncIterator[Any]]:
+    def stream(
+        self, statement: Statement[Any], values: Sequence[Any]
+    ) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
         """The statement's rows through a server-side cursor, 500 to a round trip; it has to be a SELECT.
 
         Other statements can run between two rows. Leaving the block early spoils nothing.
         """
-        with translated(statement):
-            async with self.executor.cursor(statement, values, self.check) as rows:
-                yield rows
+        return self.executor.cursor(statement, values, self.check)
 
     @asynccontextmanager
     async def begin(
@@ -210,14 +185,13 @@ class Transaction(OneConnection):
     async def start(self, isolation: Isolation | None, *, read_only: bool) -> None:
         """BEGIN."""
         level = f" ISOLATION LEVEL {_LEVELS[isolation]}" if isolation else ""
-        await self.command(f"BEGIN{level}{' READ ONLY' if read_only else ''}", self.check)
+        begin = f"BEGIN{level}{' READ ONLY' if read_only else ''}"
+        await self.executor.command(begin.encode(), self.check, name=self.label)
 
     async def commit(self) -> None:
         """COMMIT. Raises `OutcomeUnknown` when the connection breaks under it."""
         try:
-            await self.executor.command(b"COMMIT", self.end)
-        except psycopg.Error as error:
-            raise translate(error, statement=self.label, committing=True) from error
+            await self.executor.command(b"COMMIT", self.end, name=self.label)
         except StorageError:
             await self.rollback()
             raise
@@ -226,12 +200,16 @@ class Transaction(OneConnection):
     async def rollback(self) -> None:
         """ROLLBACK; an error is only logged, since a connection that cannot roll back is closed by its pool."""
         self.ended = True
-        if self.home.forked or self.connection.closed:
+        await self.undo(b"ROLLBACK")
+
+    async def undo(self, command: bytes) -> None:
+        """Roll back, unless the server has done so already."""
+        if self.home.forked or self.connection.info.transaction_status not in OPEN:
             return
         try:
-            await self.executor.command(b"ROLLBACK")
-        except (psycopg.Error, StorageError) as error:
-            logger.warning("transaction %s could not be rolled back: %s", self.name, error)
+            await self.executor.command(command, name=self.label)
+        except StorageError as error:
+            logger.warning("%s could not be rolled back: %s", self.label, error)
 
     async def call_back(self) -> None:
         """Call every callback; raises the first error, which does not undo the commit."""
@@ -246,13 +224,6 @@ class Transaction(OneConnection):
             first.add_note(f"transaction {self.name} was committed before this callback failed")
             raise first
 
-    async def command(self, text: str, check: Callable[[], None]) -> None:
-        """Run a command of the transaction's own. Raises the package's error for the psycopg one."""
-        try:
-            await self.executor.command(text.encode(), check)
-        except psycopg.Error as error:
-            raise translate(error, statement=self.label) from error
-
 
 _LEVELS = {"read committed": "READ COMMITTED", "repeatable read": "REPEATABLE READ", "serializable": "SERIALIZABLE"}
 
@@ -262,30 +233,22 @@ async def savepoint(outer: OneConnection, name: str) -> AsyncGenerator[Transacti
     """A savepoint on the connection of `outer`, which has a transaction open."""
     inner = Transaction(outer.connection, outer.executor, outer.codec, name)
     inner.label = f"the savepoint in {name}"
-    mark = f"agent_storage_{next(_savepoints)}"
-    await inner.command(f"SAVEPOINT {mark}", outer.check)
+    mark = b"agent_storage_%d" % next(_savepoints)
+    back = b"ROLLBACK TO %s; RELEASE %s" % (mark, mark)
+    await outer.executor.command(b"SAVEPOINT " + mark, outer.check, name=inner.label)
     try:
         yield inner
     except BaseException as error:
         inner.ended = True
-        await _undo(outer, mark, name)
+        await inner.undo(back)
         if isinstance(error, psycopg.Rollback):
             return
         raise
     try:
-        await inner.command(f"RELEASE {mark}", inner.end)
+        await inner.executor.command(b"RELEASE " + mark, inner.end, name=inner.label)
     except StorageError:
-        await _undo(outer, mark, name)
+        await inner.undo(back)
         raise
-
-
-async def _undo(outer: OneConnection, mark: str, name: str) -> None:
-    if outer.home.forked or outer.connection.closed:
-        return
-    try:
-        await outer.executor.command(f"ROLLBACK TO {mark}; RELEASE {mark}".encode())
-    except (psycopg.Error, StorageError) as error:
-        logger.warning("a savepoint of transaction %s could not be rolled back: %s", name, error)
 
 
 @asynccontextmanager
@@ -376,9 +339,7 @@ class Attached(OneConnection):
                 raise translate(error, statement="BEGIN") from error
 
 
-def executor_of(
-    connection: psycopg.AsyncConnection[Any], codec: Codec, generation: Generation, *, spin: float = 0.0
-) -> Executor:
+def executor_of(connection: psycopg.AsyncConnection[Any], codec: Codec, generation: Generation) -> Executor:
     """The executor of a connection, made when it is first wanted: there is one, whoever uses the connection.
 
     On connections of the caller's own the server keeps no statements: psycopg deallocates all of them after a
@@ -387,7 +348,7 @@ def executor_of(
     found: Executor | None = getattr(connection, _EXECUTOR, None)
     if found is None:
         keep = getattr(connection, "keeps_statements", False)
-        found = Executor(connection, codec, generation, keep=keep, spin=spin)
+        found = Executor(connection, codec, generation, keep=keep)
         setattr(connection, _EXECUTOR, found)
     return found
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -14,7 +14,6 @@ from psycopg.pq.abc import PGresult
 
 from agent_storage.connection.rows import Codec
 from agent_storage.database.fastpath.prepared import (
-    Failed,
     Generation,
     Prepared,
     PreparedStatements,
@@ -22,7 +21,7 @@ from agent_storage.database.fastpath.prepared import (
     fault_in,
 )
 from agent_storage.database.fastpath.waiting import AsyncWaiter
-from agent_storage.errors import ConnectionLost, StorageError
+from agent_storage.errors import ConnectionLost, StorageError, translate
 from agent_storage.statement import Statement
 
 T = TypeVar("T")
@@ -50,8 +49,9 @@ def _anybody() -> None:
 class Executor:
     """Runs statements on one connection, one at a time, in the order in which they take its lock.
 
-    Every method raises psycopg's errors, `StaleStatement` for a prepared statement that is to be prepared again,
-    `InvalidValue` for a value that cannot be sent and `SchemaMismatch` for a row that cannot be made.
+    Every method raises the package's errors: `StaleStatement` for a prepared statement that is to be prepared again,
+    `InvalidValue` for a value that cannot be sent, `Unreadable` for a row that cannot be made, and what `translate`
+    makes of psycopg's.
     """
 
     def __init__(
@@ -61,14 +61,13 @@ class Executor:
         generation: Generation,
         *,
         keep: bool,
-        spin: float = 0.0,
     ) -> None:
         self._connection = connection
         self._codec = codec
         self._pgconn = connection.pgconn
         self._lock = connection.lock
         self._statements = PreparedStatements(connection, generation, keep=keep)
-        self._waiter = AsyncWaiter(connection.pgconn, spin)
+        self._waiter = AsyncWaiter(connection.pgconn)
         self._cursors = count(1)
         self._streaming = False
 
@@ -86,16 +85,40 @@ class Executor:
         """The statement's result; one round trip, and one more when this connection has not prepared it yet."""
         async with self._lock:
             self._ready(check)
-            known = self._statements.get(statement)
-            prepared = known or (await self._prepare([statement]))[0]
-            prepared.send(self._pgconn, prepared.encode(statement, values))
+            prepared = self._statements.get(statement) or (await self._prepare([statement]))[0]
+            parameters = prepared.encode(statement, values)
+            commits = self._commits
             try:
+                prepared.send(self._pgconn, parameters)
                 answer = checked(await self._answers())
             except psycopg.Error as error:
-                if known is not None:
-                    self._statements.check_stale(statement, error)
-                raise
+                raise self._fault(error, statement, prepared, commits=commits) from error
+            prepared.used = True
             return prepared.result(statement, answer, values, self._codec)
+
+    @property
+    def _commits(self) -> bool:
+        """Whether a statement is a transaction of its own, so that its effect is unknown when its answer is lost."""
+        return self._pgconn.transaction_status == TransactionStatus.IDLE
+
+    def _fault(
+        self, error: psycopg.Error, statement: Statement[Any], prepared: Prepared | None, *, commits: bool = False
+    ) -> StorageError:
+        """The package's error. Raises `StaleStatement` where it means that."""
+        if prepared is not None:
+            self._statements.check_stale(statement, prepared, error)
+        return translate(
+            error, statement=statement.name, table=statement.table, writes=commits and not statement.repeatable
+        )
+
+    @contextmanager
+    def _using(self, statement: Statement[Any], prepared: Prepared) -> Generator[None]:
+        """Raise the package's errors for psycopg's, inside a transaction."""
+        try:
+            yield
+        except psycopg.Error as error:
+            raise self._fault(error, statement, prepared) from error
+        prepared.used = True
 
     async def run_all(
         self,
@@ -107,24 +130,29 @@ class Executor:
         """The results of several statements in one round trip, and one more for those that are not prepared yet.
 
         All or nothing: outside a transaction they are one of their own, which `begin` leaves open. A result that
-        cannot be made is the `StorageError` that says so. Raises `Failed` for the statement that the server refused.
+        cannot be made is the `StorageError` that says so. When the answers were lost, the error names the first
+        statement that may have written.
         """
         async with self._lock:
             self._ready(check)
-            known = [self._statements.get(statement) for statement, _ in asked]
             prepared = await self._prepare([statement for statement, _ in asked])
             parameters = [one.encode(*given) for one, given in zip(prepared, asked, strict=True)]
-            self._pgconn.enter_pipeline_mode()
-            if begin:
-                self._pgconn.send_query_params(b"BEGIN", None)
-            for one, given in zip(prepared, parameters, strict=True):
-                one.send(self._pgconn, given)
-            answers = (await self._end_pipeline())[1 if begin else 0 :]
+            commits = self._commits and not begin
+            try:
+                self._pgconn.enter_pipeline_mode()
+                if begin:
+                    self._pgconn.send_query_params(b"BEGIN", None)
+                for one, given in zip(prepared, parameters, strict=True):
+                    one.send(self._pgconn, given)
+                answers = (await self._end_pipeline())[1 if begin else 0 :]
+            except psycopg.Error as error:
+                statement = next((one for one, _ in asked if not one.repeatable), asked[0][0])
+                raise self._fault(error, statement, None, commits=commits) from error
             if fault := fault_in(answers, len(asked)):
                 place = min(fault[0], len(asked) - 1)  # the commit comes last, and may fail too
-                if known[place] is not None:
-                    self._statements.check_stale(asked[place][0], fault[1])
-                raise Failed(place, fault[1])
+                raise self._fault(fault[1], asked[place][0], prepared[place], commits=commits) from fault[1]
+            for one in prepared:
+                one.used = True
             return [
                 _result(one, answer, *given, self._codec)
                 for one, answer, given in zip(prepared, answers, asked, strict=False)
@@ -141,44 +169,46 @@ class Executor:
         """What a statement gives for each chunk's values, together; inside a transaction, which `begin` opens.
 
         Two chunks are under way at a time: while the server works on one, this process loads what came of the one
-        before and encodes the next. An error leaves the transaction aborted.
+        before and encodes the next. An error of the server aborts the transaction, any other undoes the chunks.
         """
         made: list[T] = []
+        mark = b"agent_storage_chunks"
         async with self._lock:
             self._ready(check)
-            known = self._statements.get(statement)
             (prepared,) = await self._prepare([statement])
-            under_way: list[Sequence[Any]] = []
+            under_way: list[Sequence[Any]] = [()]
             self._pgconn.enter_pipeline_mode()
             try:
-                if begin:
-                    self._pgconn.send_query_params(b"BEGIN", None)
-                    under_way.append(())
-                for values in chunks:
-                    prepared.send(self._pgconn, prepared.encode(statement, values))
-                    self._pgconn.send_flush_request()
-                    self._pgconn.flush()
-                    under_way.append(values)
-                    while len(under_way) > 2:
+                with self._using(statement, prepared):
+                    self._pgconn.send_query_params(b"BEGIN" if begin else b"SAVEPOINT " + mark, None)
+                    for values in chunks:
+                        prepared.send(self._pgconn, prepared.encode(statement, values))
+                        self._pgconn.send_flush_request()
+                        self._pgconn.flush()
+                        under_way.append(values)
+                        while len(under_way) > 2:
+                            await self._take(statement, prepared, under_way, made)
+                    while under_way:
                         await self._take(statement, prepared, under_way, made)
-                while under_way:
-                    await self._take(statement, prepared, under_way, made)
-            except psycopg.Error as error:
+            except BaseException as error:
                 with suppress(psycopg.Error):  # the first error says more than that the connection is gone, too
-                    await self._end_pipeline()  # the server skips what is left
-                if known is not None:
-                    self._statements.check_stale(statement, error)
+                    if isinstance(error, StorageError):
+                        await self._end_pipeline()  # where the server has refused a chunk, it skips what is left
+                    else:
+                        await self._abandon(1, ended=False)
+                    if not begin and self._pgconn.transaction_status == TransactionStatus.INTRANS:
+                        await self._command(b"ROLLBACK TO " + mark)
                 raise
-            except BaseException:
-                await self._abandon(1, ended=False)
-                raise
-            checked(await self._end_pipeline())
+            with self._using(statement, prepared):
+                if not begin:
+                    self._pgconn.send_query_params(b"RELEASE " + mark, None)
+                checked(await self._end_pipeline())
         return made
 
     async def _take(
         self, statement: Statement[list[Any]], prepared: Prepared, under_way: list[Sequence[Any]], made: list[Any]
     ) -> None:
-        """Read what came of the oldest that is under way. No values are those of BEGIN."""
+        """Read what came of the oldest that is under way. No values are those of what begins the chunks."""
         answer = checked(await self._read(0))
         if values := under_way.pop(0):
             made += prepared.result(statement, answer, values, self._codec)
@@ -191,19 +221,14 @@ class Executor:
         """
         async with self._lock:
             self._ready(_anybody)
-            known = self._statements.get(statement)
             (prepared,) = await self._prepare([statement])
-            prepared.send(self._pgconn, prepared.encode(statement, values))
-            if psycopg.capabilities.has_stream_chunked():
-                self._pgconn.set_chunked_rows_mode(_CHUNK)
-            else:
-                self._pgconn.set_single_row_mode()
-            try:
+            with self._using(statement, prepared):
+                prepared.send(self._pgconn, prepared.encode(statement, values))
+                if psycopg.capabilities.has_stream_chunked():
+                    self._pgconn.set_chunked_rows_mode(_CHUNK)
+                else:
+                    self._pgconn.set_single_row_mode()
                 first = await self._next_chunk()
-            except psycopg.Error as error:
-                if known is not None:
-                    self._statements.check_stale(statement, error)
-                raise
             self._streaming = True
         try:
             yield self._chunks(statement, prepared, first)
@@ -222,7 +247,8 @@ class Executor:
             async with self._lock:
                 if not self._streaming:
                     raise StorageError("the block of this stream has ended")
-                answer = await self._next_chunk()
+                with self._using(statement, prepared):
+                    answer = await self._next_chunk()
 
     async def _next_chunk(self) -> PGresult | None:
         """The next rows; None after the last. Raises psycopg's errors when the statement has ended with one."""
@@ -241,15 +267,10 @@ class Executor:
         name = b"agent_storage_cursor_%d" % next(self._cursors)
         async with self._lock:
             self._ready(check)
-            known = self._statements.get(statement)
             (prepared,) = await self._prepare([statement])
-            prepared.declare(self._pgconn, name, prepared.encode(statement, values))
-            try:
+            with self._using(statement, prepared):
+                prepared.declare(self._pgconn, name, prepared.encode(statement, values))
                 checked(await self._answers())
-            except psycopg.Error as error:
-                if known is not None:
-                    self._statements.check_stale(statement, error)
-                raise
         ended = False
 
         def check_open() -> None:
@@ -263,7 +284,8 @@ class Executor:
             ended = True
             async with self._lock:
                 if self._pgconn.transaction_status == TransactionStatus.INTRANS:
-                    await self._command(b"CLOSE " + name)
+                    with self._using(statement, prepared):
+                        await self._command(b"CLOSE " + name)
 
     async def _fetched(
         self, statement: Statement[Any], prepared: Prepared, cursor: bytes, check: Check
@@ -272,18 +294,22 @@ class Executor:
         while more:
             async with self._lock:
                 self._ready(check)
-                prepared.fetch(self._pgconn, cursor, _FETCH)
-                answer = checked(await self._answers())
+                with self._using(statement, prepared):
+                    prepared.fetch(self._pgconn, cursor, _FETCH)
+                    answer = checked(await self._answers())
                 rows = prepared.made(statement, answer, self._codec)
             more = len(rows) == _FETCH
             for row in rows:
                 yield row
 
-    async def command(self, text: bytes, check: Check = _anybody) -> None:
-        """Run one or more commands that take no parameters and give no rows."""
+    async def command(self, text: bytes, check: Check = _anybody, *, name: str) -> None:
+        """Run one or more commands that take no parameters and give no rows, such as COMMIT; `name` is for errors."""
         async with self._lock:
             self._ready(check)
-            await self._command(text)
+            try:
+                await self._command(text)
+            except psycopg.Error as error:
+                raise translate(error, statement=name, committing=text == b"COMMIT") from error
 
     async def _command(self, text: bytes) -> None:
         self._pgconn.send_query(text)
@@ -294,11 +320,15 @@ class Executor:
         found = {one.query: self._statements.get(one) for one in statements}
         missing = list({one.query: one for one in statements if found[one.query] is None}.values())
         if missing:
-            self._pgconn.enter_pipeline_mode()
-            skip = self._statements.close()
-            names = [self._statements.ask(one) for one in missing]
-            answers = (await self._end_pipeline())[skip:]
-            checked(answers)
+            try:
+                self._pgconn.enter_pipeline_mode()
+                skip = self._statements.close()
+                names = [self._statements.ask(one) for one in missing]
+                answers = (await self._end_pipeline())[skip:]
+            except psycopg.Error as error:
+                raise self._fault(error, missing[0], None) from error
+            if fault := fault_in(answers):
+                raise self._fault(fault[1], missing[min(fault[0] // 2, len(missing) - 1)], None) from fault[1]
             for place, one in enumerate(missing):
                 found[one.query] = self._statements.add(one, names[place], answers[2 * place + 1])
         return [prepared for one in statements if (prepared := found[one.query]) is not None]
@@ -386,5 +416,5 @@ def _result(
     """The statement's result, or the error that says why it cannot be made."""
     try:
         return prepared.result(statement, answer, values, codec)
-    except (StorageError, psycopg.Error) as error:
+    except StorageError as error:
         return error

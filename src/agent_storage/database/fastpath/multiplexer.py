@@ -23,10 +23,9 @@ from psycopg.pq.abc import PGresult
 
 from ...connection.pool import is_dead
 from ...connection.rows import Codec
-from ...errors import PoolTimeout, StorageError
+from ...errors import PoolTimeout, StatementTimeout, StorageError, translate
 from ...statement import Statement
 from .prepared import Generation, Prepared, PreparedStatements, StaleStatement, fault_in
-from .waiting import AdaptiveSpin
 
 T = TypeVar("T")
 
@@ -42,7 +41,6 @@ _AWAY = 5.0
 _PAUSE = 1.0
 #: After how many seconds without an answer an idle connection is looked at before it is used.
 _FRESH = 2e-3
-_CANCELED = "57014"
 
 
 class NotShared(Exception):
@@ -65,46 +63,45 @@ class _Call:
         self.expiry: asyncio.TimerHandle | None = None
 
     def fail(self, error: Exception) -> None:
-        """Give the caller an error."""
+        """Give the caller an error, the package's for psycopg's."""
         self.answered = True
         if not self.done.done():
+            statement = self.statement
+            if isinstance(error, psycopg.Error):
+                fault = translate(
+                    error, statement=statement.name, table=statement.table, writes=not statement.repeatable
+                )
+                fault.__cause__ = error
+                error = fault
             self.done.set_exception(error)
 
 
-class _Describing:
-    """A statement that is being prepared and described, and the calls that wait for it."""
+class _Description:
+    """A statement that is being prepared and described. Meanwhile its calls go to the pool."""
 
-    __slots__ = ("answers", "calls", "name", "skip", "statement")
+    __slots__ = ("answers", "name", "skip", "statement")
 
-    def __init__(self, statement: Statement[Any], name: bytes, skip: int, call: _Call) -> None:
+    def __init__(self, statement: Statement[Any], name: bytes, skip: int) -> None:
         self.statement = statement
         self.name = name
         self.skip = skip
-        self.calls = [call]
         self.answers: list[PGresult] = []
-
-    def fail(self, error: Exception) -> None:
-        """Give all callers the error."""
-        for call in self.calls:
-            call.fail(error)
 
 
 class _Shared:
     """One connection that is shared."""
 
     def __init__(
-        self, connection: psycopg.AsyncConnection[Any], generation: Generation, spin: float, pump: Callable[[], None]
+        self, connection: psycopg.AsyncConnection[Any], generation: Generation, pump: Callable[[], None]
     ) -> None:
         self._pgconn = connection.pgconn
         self._connection = connection  # holds the socket open
         self._loop = asyncio.get_running_loop()
         self._statements = PreparedStatements(connection, generation, keep=True)
-        self._describing: dict[bytes, _Describing] = {}
-        self._spin = AdaptiveSpin(spin)
-        self._spinning = False
+        self._describing: set[bytes] = set()
         self._writing = False
         self._pump = pump
-        self.under_way: deque[_Call | _Describing] = deque()
+        self.under_way: deque[_Call | _Description] = deque()
         self.answered_at = 0.0
         self.lost = False
         self._pgconn.enter_pipeline_mode()
@@ -112,7 +109,7 @@ class _Shared:
         self._loop.add_reader(self._socket, self._readable)
 
     def send(self, call: _Call) -> None:
-        """Send it, or first what prepares and describes its statement."""
+        """Send it. A statement that is not known here is prepared and described for the next call; this one fails."""
         statement = call.statement
         prepared = self._statements.get(statement)
         try:
@@ -121,43 +118,25 @@ class _Shared:
                 prepared.send(self._pgconn, parameters)
                 call.prepared, call.sent = prepared, True
                 self._end(call)
-            elif describing := self._describing.get(statement.query):
-                describing.calls.append(call)
-            else:
+                return
+            if statement.query not in self._describing:
+                self._describing.add(statement.query)
                 skip = self._statements.close()
-                describing = _Describing(statement, self._statements.ask(statement), skip, call)
-                self._describing[statement.query] = describing
-                self._end(describing)
+                self._end(_Description(statement, self._statements.ask(statement), skip))
+            call.fail(NotShared())
         except StorageError as error:
             call.fail(error)
         except psycopg.Error as error:
             self.lose(error)
             call.fail(NotShared())  # without its Sync, whatever has left is undone
 
-    def _end(self, entry: _Call | _Describing) -> None:
+    def _end(self, entry: _Call | _Description) -> None:
         """Send the Sync behind `entry`."""
-        alone = not self.under_way
         self.under_way.append(entry)
         self._pgconn.pipeline_sync()
         if not self._writing and self._pgconn.flush():
             self._writing = True
             self._loop.add_writer(self._socket, self._writable)
-        if alone and not self._spinning and (until := self._spin.until()):
-            self._spinning = True
-            self._loop.call_soon(self._poll, until)
-
-    def _poll(self, until: float) -> None:
-        """Look for the answer before the event loop sleeps."""
-        if self.under_way and not self.lost:
-            self._readable()
-        if not self.under_way:
-            self._spinning = False
-            self._spin.hit()
-        elif time.perf_counter() < until:
-            self._loop.call_soon(self._poll, until)
-        else:
-            self._spinning = False
-            self._spin.miss()
 
     def look_after(self) -> None:
         """An idle connection has nothing to say but the server's last words."""
@@ -199,26 +178,21 @@ class _Shared:
         if fault := fault_in(call.answers):
             error = fault[1]
             try:
-                self._statements.check_stale(call.statement, error)
+                self._statements.check_stale(call.statement, cast(Prepared, call.prepared), error)
             except StaleStatement as stale:
                 call.fail(stale)
             else:
                 call.fail(error)
-        elif not call.done.done():
-            call.done.set_result(call.answers[-1])
+        else:
+            cast(Prepared, call.prepared).used = True
+            if not call.done.done():
+                call.done.set_result(call.answers[-1])
 
-    def _described(self, entry: _Describing) -> None:
-        del self._describing[entry.statement.query]
+    def _described(self, entry: _Description) -> None:
+        self._describing.discard(entry.statement.query)
         answers = entry.answers[entry.skip :]
-        if fault := fault_in(answers):
-            entry.fail(fault[1])
-            return
-        self._statements.add(entry.statement, entry.name, answers[1])
-        for call in entry.calls:
-            if self.lost:
-                call.fail(NotShared())
-            elif not call.done.done():  # else it was given up
-                self.send(call)
+        if fault_in(answers) is None:
+            self._statements.add(entry.statement, entry.name, answers[1])
 
     def _writable(self) -> None:
         try:
@@ -237,6 +211,8 @@ class _Shared:
         self._loop.remove_writer(self._socket)
         words = self._last_words()
         for entry in self.under_way:
+            if isinstance(entry, _Description):
+                continue
             if words is None:
                 entry.fail(psycopg.OperationalError(str(error)))
             else:  # the server did what it had answered, and nothing behind
@@ -262,14 +238,11 @@ class Multiplexer:
         number: int,
         generation: Generation,
         codec: Codec,
-        *,
-        spin: float,
         patience: float,
     ) -> None:
         self._connect = connect
         self._codec = codec
         self._generation = generation
-        self._spin = spin
         self._patience = patience
         self._shared: list[_Shared | None] = [None] * number
         self._queue: deque[_Call] = deque()
@@ -292,7 +265,7 @@ class Multiplexer:
                 if self._closed:
                     await connection.close()
                     return
-                self._shared[place] = _Shared(connection, self._generation, self._spin, self._pump)
+                self._shared[place] = _Shared(connection, self._generation, self._pump)
         self._pump()
 
     def close(self) -> None:
@@ -312,7 +285,7 @@ class Multiplexer:
             self._mending.cancel()
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        """The statement's result. Raises `NotShared`, psycopg's errors, `PoolTimeout` when it was never sent."""
+        """The statement's result. Raises `NotShared`; `PoolTimeout` when it was never sent."""
         if not statement.atomic or (self._slow and self._is_slow(statement)):
             raise NotShared
         call = _Call(statement, values, self._loop.create_future())
@@ -331,11 +304,9 @@ class Multiplexer:
             if call.sent and not call.answered and not statement.repeatable:
                 await _settle(call)
             raise
-        except psycopg.Error as error:
-            if error.sqlstate == _CANCELED:
-                self._slow[statement.query] = time.monotonic() + _AWAY
-                raise NotShared from None
-            raise
+        except StatementTimeout:
+            self._slow[statement.query] = time.monotonic() + _AWAY
+            raise NotShared from None
         return cast(Prepared, call.prepared).result(statement, answer, values, self._codec)
 
     def _is_slow(self, statement: Statement[Any]) -> bool:

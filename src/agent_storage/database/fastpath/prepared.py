@@ -42,15 +42,6 @@ class StaleStatement(Retryable):
     """The server refused a prepared statement before it ran: it is gone, or no longer fits the schema."""
 
 
-class Failed(Exception):
-    """One of several statements has failed: the one at `place`, with psycopg's `error`."""
-
-    def __init__(self, place: int, error: psycopg.Error) -> None:
-        super().__init__(place)
-        self.place = place
-        self.error = error
-
-
 class Generation:
     """Counts how often a statement of one database was found stale. Then every connection prepares its own again."""
 
@@ -122,7 +113,7 @@ class Loading:
 class Prepared:
     """The text of a statement, as one connection knows it. Statements that make other things of its rows share it."""
 
-    __slots__ = ("_connection", "_encode", "_formats", "_loading", "_query", "_types", "name")
+    __slots__ = ("_connection", "_encode", "_formats", "_loading", "_query", "_types", "name", "used")
 
     def __init__(
         self, statement: Statement[Any], name: bytes, description: PGresult, connection: psycopg.BaseConnection[Any]
@@ -130,6 +121,8 @@ class Prepared:
         self._query = statement.query
         #: The server's name for it; empty where it does not keep it.
         self.name = name
+        #: Whether it has run here before, so that an error may mean that the schema has changed since.
+        self.used = False
         self._connection = connection
         self._types = [description.param_type(number) for number in range(description.nparams)]
         encodings = [encoding(oid) for oid in self._types]
@@ -265,12 +258,12 @@ class PreparedStatements:
                 self._superfluous.append(oldest.name)
         return prepared
 
-    def check_stale(self, statement: Statement[Any], error: psycopg.Error) -> None:
-        """Raise `StaleStatement` where `error` says that `statement`, which was known, is gone or fits no more.
+    def check_stale(self, statement: Statement[Any], prepared: Prepared, error: psycopg.Error) -> None:
+        """Raise `StaleStatement` where `error` says that `statement`, which has run here, is gone or fits no more.
 
         Then nothing of it was executed, and every connection of the database prepares its statements again.
         """
-        if is_stale(error):
+        if prepared.used and is_stale(error):
             self._generation.number += 1
             raise StaleStatement(
                 f"the schema has changed under a prepared statement, or it is gone (statement {statement.name}); "

@@ -20,11 +20,12 @@ from agent_storage.connection.listener import Listener, Signal
 from agent_storage.connection.rows import Codec
 from agent_storage.connection.settings import Settings
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
-from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, Unreadable, translate
+from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, Unreadable
 from agent_storage.secrets import Keyring
 from agent_storage.statement import Statement
 from agent_storage.sync.database.fastpath.executor import Executor
 from agent_storage.sync.database.transaction import (
+    OPEN,
     Asked,
     Isolation,
     Transaction,
@@ -32,8 +33,6 @@ from agent_storage.sync.database.transaction import (
     current,
     executor_of,
     transaction_block,
-    translated,
-    translated_batch,
 )
 
 T = TypeVar("T")
@@ -156,7 +155,7 @@ class Database:
         pool.putconn(connection)
 
     def _executor(self, connection: psycopg.Connection[Any]) -> Executor:
-        return executor_of(connection, self.codec, self.generation, spin=self.settings.spin)
+        return executor_of(connection, self.codec, self.generation)
 
     @contextmanager
     def connection(self) -> Generator[psycopg.Connection[Any], None]:
@@ -200,16 +199,12 @@ class Database:
                 if not statement.repeatable:
                     error.say_kept()
                 raise
-            except psycopg.Error as error:
-                fault = self._fault(error, statement)
-                if last or not (statement.repeatable and isinstance(fault, ConnectionLost)):
-                    raise fault from error
+            except ConnectionLost:
+                if last or not statement.repeatable:
+                    raise
             finally:
                 self._give_back(connection)
             last = True
-
-    def _fault(self, error: psycopg.Error, statement: Statement[Any]) -> StorageError:
-        return translate(error, statement=statement.name, table=statement.table, writes=not statement.repeatable)
 
     def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a chunked statement, all or nothing."""
@@ -220,8 +215,7 @@ class Database:
         def attempt() -> Any:
             with self._whole(statement.name) as executor:
                 chunks = statement.encode_chunks(arguments, self.codec) or ()
-                with translated(statement):
-                    return executor.run_chunks(statement, chunks, begin=True)
+                return executor.run_chunks(statement, chunks, begin=True)
 
         return _current(attempt)
 
@@ -236,11 +230,9 @@ class Database:
         def attempt() -> list[Any]:
             if certain:
                 with self.connection() as connection:
-                    with translated_batch(asked, writes=True):
-                        return self._executor(connection).run_all(asked)
+                    return self._executor(connection).run_all(asked)
             with self._whole("batch") as executor:
-                with translated_batch(asked):
-                    results = executor.run_all(asked, begin=True)
+                results = executor.run_all(asked, begin=True)
                 check_accepted(results)
                 return results
 
@@ -256,10 +248,7 @@ class Database:
             except BaseException:
                 _roll_back(executor, connection)
                 raise
-            try:
-                executor.command(b"COMMIT")
-            except psycopg.Error as error:
-                raise translate(error, statement=name, committing=True) from error
+            executor.command(b"COMMIT", name=name)
 
     @contextmanager
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Generator[Iterator[Any], None]:
@@ -268,31 +257,30 @@ class Database:
         It has no statement time-out: a slow reader is no fault of the query. Leaving the block early cancels it.
         """
         self._check_outside(statement.name)
-        with translated(statement, writes=not statement.repeatable):
-            last = False
-            while True:
-                with ExitStack() as stack:
-                    executor = stack.enter_context(self._unhurried())
-                    try:
-                        rows = stack.enter_context(executor.stream(statement, values))
-                    except StaleStatement:
-                        if last:
-                            raise
-                    else:
-                        yield rows
-                        return
-                last = True
+        last = False
+        while True:
+            with ExitStack() as stack:
+                executor = stack.enter_context(self._unhurried(statement.name))
+                try:
+                    rows = stack.enter_context(executor.stream(statement, values))
+                except StaleStatement:
+                    if last:
+                        raise
+                else:
+                    yield rows
+                    return
+            last = True
 
     @contextmanager
-    def _unhurried(self) -> Generator[Executor, None]:
+    def _unhurried(self, name: str) -> Generator[Executor, None]:
         """An executor in a transaction without time limits. It is committed unless its statement was cut short."""
         with self.connection() as connection:
             executor = self._executor(connection)
-            executor.command(_UNHURRIED)
+            executor.command(_UNHURRIED, name=name)
             try:
                 yield executor
                 if connection.info.transaction_status == TransactionStatus.INTRANS:
-                    executor.command(b"COMMIT")
+                    executor.command(b"COMMIT", name=name)
             finally:
                 _roll_back(executor, connection)
 
@@ -338,9 +326,9 @@ def _current(attempt: Callable[[], T]) -> T:
 
 def _roll_back(executor: Executor, connection: psycopg.Connection[Any]) -> None:
     """End the transaction that may be open. A connection that cannot do so is closed by its pool."""
-    if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-        with suppress(psycopg.Error, StorageError):
-            executor.command(b"ROLLBACK")
+    if connection.info.transaction_status in OPEN:
+        with suppress(StorageError):
+            executor.command(b"ROLLBACK", name="rollback")
 
 
 def configure(connection: PooledConnection) -> None:

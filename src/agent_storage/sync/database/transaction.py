@@ -18,7 +18,7 @@ from psycopg.pq import TransactionStatus
 from agent_storage.connection.forks import ProcessHome
 from agent_storage.connection.listener import Signal
 from agent_storage.connection.rows import Codec
-from agent_storage.database.fastpath.prepared import Failed, Generation, StaleStatement
+from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.errors import StorageError, translate
 from agent_storage.statement import Statement
 from agent_storage.sync.database.fastpath.executor import Executor
@@ -29,6 +29,9 @@ Asked = tuple[Statement[Any], Sequence[Any]]
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 
 logger = logging.getLogger("agent_storage")
+
+#: The states of a connection that has a transaction open.
+OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 #: The transaction block that the current task is in, so that the pool is not used there by mistake.
 current: ContextVar[Transaction | None] = ContextVar("agent_storage_transaction", default=None)
@@ -68,28 +71,6 @@ class Runner(Protocol):
         ...
 
 
-@contextmanager
-def translated(statement: Statement[Any], *, writes: bool = False) -> Generator[None]:
-    """Raise the package's error for psycopg's. `writes` says that a lost answer leaves the outcome unknown."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise translate(error, statement=statement.name, table=statement.table, writes=writes) from error
-
-
-@contextmanager
-def translated_batch(asked: Sequence[Asked], *, writes: bool = False) -> Generator[None]:
-    """The same for one of several statements; when the answer was lost, for the first that may have written."""
-    try:
-        yield
-    except Failed as failed:
-        statement = asked[failed.place][0]
-        raise translate(failed.error, statement=statement.name, table=statement.table, writes=writes) from failed.error
-    except psycopg.Error as error:
-        statement = next((one for one, _ in asked if not one.repeatable), asked[0][0])
-        raise translate(error, statement=statement.name, table=statement.table, writes=writes) from error
-
-
 def check_accepted(results: Sequence[Any]) -> None:
     """Raises the first result that is an error."""
     for result in results:
@@ -117,19 +98,15 @@ class OneConnection(ABC):
         """A transaction, or a savepoint inside one."""
 
     def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        """The statement's result. Raises the package's error for the psycopg one."""
-        try:
-            return self.executor.run(statement, values, self.check)
-        except psycopg.Error as error:
-            raise translate(error, statement=statement.name, table=statement.table) from error
+        """The statement's result."""
+        return self.executor.run(statement, values, self.check)
 
     def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a chunked statement, all or nothing."""
         chunks = statement.encode_chunks(arguments, self.codec)
         if chunks is None:
             return self.run(statement, statement.encode(arguments, self.codec))
-        with translated(statement):
-            return self.executor.run_chunks(statement, chunks, check=self.check)
+        return self.executor.run_chunks(statement, chunks, check=self.check)
 
     def listen(self, channel: str, payload: str) -> Signal:
         """Refused: what others commit is waited for outside a transaction."""
@@ -182,18 +159,14 @@ class Transaction(OneConnection):
 
     def run_all(self, asked: Sequence[Asked]) -> list[Any]:
         """The results of several statements in one round trip; one that cannot be made is the error that says so."""
-        with translated_batch(asked):
-            return self.executor.run_all(asked, check=self.check)
+        return self.executor.run_all(asked, check=self.check)
 
-    @contextmanager
-    def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Generator[Iterator[Any], None]:
+    def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AbstractContextManager[Iterator[Any]]:
         """The statement's rows through a server-side cursor, 500 to a round trip; it has to be a SELECT.
 
         Other statements can run between two rows. Leaving the block early spoils nothing.
         """
-        with translated(statement):
-            with self.executor.cursor(statement, values, self.check) as rows:
-                yield rows
+        return self.executor.cursor(statement, values, self.check)
 
     @contextmanager
     def begin(
@@ -209,14 +182,13 @@ class Transaction(OneConnection):
     def start(self, isolation: Isolation | None, *, read_only: bool) -> None:
         """BEGIN."""
         level = f" ISOLATION LEVEL {_LEVELS[isolation]}" if isolation else ""
-        self.command(f"BEGIN{level}{' READ ONLY' if read_only else ''}", self.check)
+        begin = f"BEGIN{level}{' READ ONLY' if read_only else ''}"
+        self.executor.command(begin.encode(), self.check, name=self.label)
 
     def commit(self) -> None:
         """COMMIT. Raises `OutcomeUnknown` when the connection breaks under it."""
         try:
-            self.executor.command(b"COMMIT", self.end)
-        except psycopg.Error as error:
-            raise translate(error, statement=self.label, committing=True) from error
+            self.executor.command(b"COMMIT", self.end, name=self.label)
         except StorageError:
             self.rollback()
             raise
@@ -225,12 +197,16 @@ class Transaction(OneConnection):
     def rollback(self) -> None:
         """ROLLBACK; an error is only logged, since a connection that cannot roll back is closed by its pool."""
         self.ended = True
-        if self.home.forked or self.connection.closed:
+        self.undo(b"ROLLBACK")
+
+    def undo(self, command: bytes) -> None:
+        """Roll back, unless the server has done so already."""
+        if self.home.forked or self.connection.info.transaction_status not in OPEN:
             return
         try:
-            self.executor.command(b"ROLLBACK")
-        except (psycopg.Error, StorageError) as error:
-            logger.warning("transaction %s could not be rolled back: %s", self.name, error)
+            self.executor.command(command, name=self.label)
+        except StorageError as error:
+            logger.warning("%s could not be rolled back: %s", self.label, error)
 
     def call_back(self) -> None:
         """Call every callback; raises the first error, which does not undo the commit."""
@@ -245,13 +221,6 @@ class Transaction(OneConnection):
             first.add_note(f"transaction {self.name} was committed before this callback failed")
             raise first
 
-    def command(self, text: str, check: Callable[[], None]) -> None:
-        """Run a command of the transaction's own. Raises the package's error for the psycopg one."""
-        try:
-            self.executor.command(text.encode(), check)
-        except psycopg.Error as error:
-            raise translate(error, statement=self.label) from error
-
 
 _LEVELS = {"read committed": "READ COMMITTED", "repeatable read": "REPEATABLE READ", "serializable": "SERIALIZABLE"}
 
@@ -261,30 +230,22 @@ def savepoint(outer: OneConnection, name: str) -> Generator[Transaction, None]:
     """A savepoint on the connection of `outer`, which has a transaction open."""
     inner = Transaction(outer.connection, outer.executor, outer.codec, name)
     inner.label = f"the savepoint in {name}"
-    mark = f"agent_storage_{next(_savepoints)}"
-    inner.command(f"SAVEPOINT {mark}", outer.check)
+    mark = b"agent_storage_%d" % next(_savepoints)
+    back = b"ROLLBACK TO %s; RELEASE %s" % (mark, mark)
+    outer.executor.command(b"SAVEPOINT " + mark, outer.check, name=inner.label)
     try:
         yield inner
     except BaseException as error:
         inner.ended = True
-        _undo(outer, mark, name)
+        inner.undo(back)
         if isinstance(error, psycopg.Rollback):
             return
         raise
     try:
-        inner.command(f"RELEASE {mark}", inner.end)
+        inner.executor.command(b"RELEASE " + mark, inner.end, name=inner.label)
     except StorageError:
-        _undo(outer, mark, name)
+        inner.undo(back)
         raise
-
-
-def _undo(outer: OneConnection, mark: str, name: str) -> None:
-    if outer.home.forked or outer.connection.closed:
-        return
-    try:
-        outer.executor.command(f"ROLLBACK TO {mark}; RELEASE {mark}".encode())
-    except (psycopg.Error, StorageError) as error:
-        logger.warning("a savepoint of transaction %s could not be rolled back: %s", name, error)
 
 
 @contextmanager
@@ -375,9 +336,7 @@ class Attached(OneConnection):
                 raise translate(error, statement="BEGIN") from error
 
 
-def executor_of(
-    connection: psycopg.Connection[Any], codec: Codec, generation: Generation, *, spin: float = 0.0
-) -> Executor:
+def executor_of(connection: psycopg.Connection[Any], codec: Codec, generation: Generation) -> Executor:
     """The executor of a connection, made when it is first wanted: there is one, whoever uses the connection.
 
     On connections of the caller's own the server keeps no statements: psycopg deallocates all of them after a
@@ -386,7 +345,7 @@ def executor_of(
     found: Executor | None = getattr(connection, _EXECUTOR, None)
     if found is None:
         keep = getattr(connection, "keeps_statements", False)
-        found = Executor(connection, codec, generation, keep=keep, spin=spin)
+        found = Executor(connection, codec, generation, keep=keep)
         setattr(connection, _EXECUTOR, found)
     return found
 
