@@ -73,15 +73,17 @@ def encode_json(value: object, *, limit: int, typed: bool = False) -> JsonText:
     """
     if not _storable(value, typed=typed):
         _refuse(value, "$", typed=typed)
-        value = _with_points(value)
+        node = _with_points(value)
+    else:
+        node = value
     try:
-        raw = orjson.dumps(value, default=_dump_typed)
+        raw = orjson.dumps(node, default=_dump_typed)
     except TypeError:  # a lone surrogate, or an integer or a key that JSON cannot have
         _refuse(value, "$", typed=typed)
-        raw = orjson.dumps(escape_all(value), default=_dump_typed)
+        raw = orjson.dumps(escape_all(node), default=_dump_typed)
     else:
         if unusual(raw):
-            raw = orjson.dumps(escape_all(value), default=_dump_typed)
+            raw = orjson.dumps(escape_all(node), default=_dump_typed)
     if len(raw) > limit:
         raise InvalidValue(f"the JSON document has {len(raw):,} bytes; the limit is {limit:,} (setting json_limit)")
     return JsonText(raw)

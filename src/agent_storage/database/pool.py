@@ -28,7 +28,7 @@ from agent_storage.database.transaction import (
     check_accepted,
     current,
     executor_of,
-    transaction_block,
+    outermost,
 )
 from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, Unreadable
 from agent_storage.secrets import Keyring
@@ -127,9 +127,9 @@ class Database:
         self._home.check()
         return self._pool
 
-    async def _check_out(self) -> psycopg.AsyncConnection[Any]:
+    async def _check_out(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> psycopg.AsyncConnection[Any]:
         try:
-            connection = await self._opened().getconn()
+            connection = await pool.getconn()
         except psycopg_pool.PoolTimeout as error:
             raise PoolTimeout(
                 f"no connection became free within {self.settings.pool_timeout:g} s: the database is unreachable, "
@@ -144,11 +144,12 @@ class Database:
             await connection.set_autocommit(True)
         return connection
 
-    async def _give_back(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        pool = self._pool
-        if pool is None or (self._home is not None and self._home.forked):
+    async def _give_back(
+        self, pool: psycopg_pool.AsyncConnectionPool[Any], connection: psycopg.AsyncConnection[Any]
+    ) -> None:
+        if self._home is not None and self._home.forked:
             return
-        if getattr(connection, _MANUAL, False) and not connection.closed:
+        if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
             setattr(connection, _MANUAL, False)
             await connection.set_autocommit(False)
         await pool.putconn(connection)
@@ -162,15 +163,16 @@ class Database:
 
         It autocommits: use `connection.transaction()` for what belongs together.
         """
-        connection = await self._check_out()
+        pool = self._opened()
+        connection = await self._check_out(pool)
         try:
             yield connection
         finally:
-            await self._give_back(connection)
+            await self._give_back(pool, connection)
 
     def _check_outside(self, what: str) -> None:
         inside = current.get()
-        if inside is not None and not inside.ended and inside.pool is self._pool and self._guarded:
+        if inside is not None and not inside.ended and self._guarded and inside.pool is self._pool is not None:
             raise OutsideTransaction(
                 f"{what} was called on the storage inside a transaction() block: use the block's own repositories "
                 "(async with storage.transaction() as tx: tx…), or storage.outside if you mean another connection"
@@ -188,7 +190,8 @@ class Database:
     async def _run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         last = False
         while True:
-            connection = await self._check_out()
+            pool = self._opened()
+            connection = await self._check_out(pool)
             try:
                 return await self._executor(connection).run(statement, values)
             except StaleStatement:
@@ -202,7 +205,7 @@ class Database:
                 if last or not statement.repeatable:
                     raise
             finally:
-                await self._give_back(connection)
+                await self._give_back(pool, connection)
             last = True
 
     async def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
@@ -292,7 +295,7 @@ class Database:
         async with self.connection() as connection:
             executor = self._executor(connection)
             transaction = Transaction(connection, executor, self.codec, name or "unnamed", self._pool)
-            async with transaction_block(transaction, isolation, read_only=read_only):
+            async with outermost(transaction, isolation, read_only=read_only):
                 yield transaction
         await transaction.call_back()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
@@ -79,24 +78,59 @@ def check_accepted(results: Sequence[Any]) -> None:
             raise result
 
 
-class OneConnection(ABC):
-    """What a transaction and a connection of the caller's own have in common."""
+class Transaction:
+    """One open transaction, or a savepoint inside it. Its repositories share its connection.
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], executor: Executor, codec: Codec) -> None:
+    An exception that leaves its block rolls back. When the block has ended, everything on it is refused.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        executor: Executor,
+        codec: Codec,
+        name: str,
+        pool: object = None,
+    ) -> None:
         self.connection = connection
         self.executor = executor
         self.codec = codec
-        self.home = LoopHome()
+        self.name = name
+        #: How errors call it.
+        self.label = f"transaction {name}"
+        #: What its connection comes from.
+        self.pool = pool
+        self.ended = False
+        self.committed = False
+        self.callbacks: list[Callable[[], Awaitable[object]]] = []
+        self._home = LoopHome()
+        self._nested = False
 
-    @abstractmethod
     def check(self) -> None:
-        """Raises `StorageError` where it cannot be used any more. Called under the connection's lock."""
+        """Raises `StorageError` when its block has ended, and in another process or event loop.
 
-    @abstractmethod
-    def begin(
-        self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
-    ) -> AbstractAsyncContextManager[Transaction]:
-        """A transaction, or a savepoint inside one."""
+        The executor calls it under the connection's lock.
+        """
+        self._home.check()
+        if self.ended:
+            raise StorageError(f"{self.label} has ended: nothing can run on it any more")
+        if self._nested:
+            raise StorageError(f"{self.label} has a nested transaction open: use that one's repositories meanwhile")
+
+    def _end(self) -> None:
+        self.check()
+        self.ended = True
+        if (
+            self.connection.info.transaction_status == TransactionStatus.INERROR
+        ):  # COMMIT would roll back, and say so not
+            raise StorageError(
+                f"{self.label} was rolled back: a statement in its block failed, and its error was caught; "
+                "run what may fail in a nested transaction()"
+            )
+
+    def after_commit(self, callback: Callable[[], Awaitable[object]]) -> None:
+        """Call `callback` once the outermost transaction is committed; never when it rolls back."""
+        self.callbacks.append(callback)
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result."""
@@ -112,51 +146,6 @@ class OneConnection(ABC):
     def listen(self, channel: str, payload: str) -> AsyncSignal:
         """Refused: what others commit is waited for outside a transaction."""
         raise StorageError("waiting for others needs the storage itself (or a pool), not one connection or transaction")
-
-
-class Transaction(OneConnection):
-    """One open transaction, or a savepoint inside it. Its repositories share its connection.
-
-    An exception that leaves its block rolls back. When the block has ended, everything on it is refused.
-    """
-
-    def __init__(
-        self,
-        connection: psycopg.AsyncConnection[Any],
-        executor: Executor,
-        codec: Codec,
-        name: str,
-        pool: object = None,
-    ) -> None:
-        super().__init__(connection, executor, codec)
-        self.name = name
-        #: How errors call it.
-        self.label = f"transaction {name}"
-        #: What its connection comes from.
-        self.pool = pool
-        self.ended = False
-        self.committed = False
-        self.callbacks: list[Callable[[], Awaitable[object]]] = []
-
-    def check(self) -> None:
-        """Raises `StorageError` when its block has ended, and in another process or event loop."""
-        self.home.check()
-        if self.ended:
-            raise StorageError(f"{self.label} has ended: nothing can run on it any more")
-
-    def end(self) -> None:
-        """The same, and it ends. Raises also when COMMIT would keep nothing."""
-        self.check()
-        self.ended = True
-        if self.connection.info.transaction_status == TransactionStatus.INERROR:
-            raise StorageError(
-                f"{self.label} was rolled back: a statement in its block failed, and its error was caught; "
-                "run what may fail in a nested transaction()"
-            )
-
-    def after_commit(self, callback: Callable[[], Awaitable[object]]) -> None:
-        """Call `callback` once the outermost transaction is committed; never when it rolls back."""
-        self.callbacks.append(callback)
 
     async def run_all(self, asked: Sequence[Asked]) -> list[Any]:
         """The results of several statements in one round trip; one that cannot be made is the error that says so."""
@@ -178,33 +167,45 @@ class Transaction(OneConnection):
         """A savepoint: an exception undoes the block alone, and its callbacks with it."""
         if isolation or read_only:
             raise StorageError("a nested transaction is a savepoint and keeps the isolation of the outer one")
-        async with savepoint(self, self.name) as inner:
-            yield inner
-        self.callbacks += inner.callbacks
+        nested = False
 
-    async def start(self, isolation: Isolation | None, *, read_only: bool) -> None:
-        """BEGIN."""
-        level = f" ISOLATION LEVEL {_LEVELS[isolation]}" if isolation else ""
-        begin = f"BEGIN{level}{' READ ONLY' if read_only else ''}"
-        await self.executor.command(begin.encode(), self.check, name=self.label)
+        def nest() -> None:
+            nonlocal nested
+            self.check()
+            self._nested = nested = True
 
-    async def commit(self) -> None:
-        """COMMIT. Raises `OutcomeUnknown` when the connection breaks under it."""
         try:
-            await self.executor.command(b"COMMIT", self.end, name=self.label)
-        except StorageError:
-            await self.rollback()
-            raise
-        self.committed = True
+            async with savepoint(self, self.name, nest) as inner:
+                yield inner
+        finally:
+            self._nested = self._nested and not nested
+        self.callbacks += inner.callbacks if inner.committed else ()
 
-    async def rollback(self) -> None:
-        """ROLLBACK; an error is only logged, since a connection that cannot roll back is closed by its pool."""
+    @asynccontextmanager
+    async def block(
+        self, begin: bytes, keep: bytes, undo: bytes, check: Callable[[], None] | None = None
+    ) -> AsyncGenerator[Transaction]:
+        """Run `begin`, the block, and `keep`; `undo` when an exception leaves it. psycopg's `Rollback` goes no further.
+
+        Raises `OutcomeUnknown` when the connection breaks under COMMIT.
+        """
+        started = time.perf_counter()
+        await self.executor.command(begin, check or self.check, name=self.label)
+        try:
+            yield self
+            await self.executor.command(keep, self._end, name=self.label)
+            self.committed = True
+        except BaseException as error:
+            self.ended = True
+            await self._undo(undo)
+            if not isinstance(error, psycopg.Rollback):
+                raise
         self.ended = True
-        await self.undo(b"ROLLBACK")
+        logger.debug("%s took %.1f ms", self.label, (time.perf_counter() - started) * 1000)
 
-    async def undo(self, command: bytes) -> None:
-        """Roll back, unless the server has done so already."""
-        if self.home.forked or self.connection.info.transaction_status not in OPEN:
+    async def _undo(self, command: bytes) -> None:
+        """Roll back. An error is only logged, since a connection that cannot roll back is closed by its pool."""
+        if self._home.forked or self.connection.info.transaction_status not in OPEN:
             return
         try:
             await self.executor.command(command, name=self.label)
@@ -212,9 +213,9 @@ class Transaction(OneConnection):
             logger.warning("%s could not be rolled back: %s", self.label, error)
 
     async def call_back(self) -> None:
-        """Call every callback; raises the first error, which does not undo the commit."""
+        """Call every callback, if it was committed; raises the first error, which does not undo the commit."""
         first: Exception | None = None
-        for callback in self.callbacks:
+        for callback in self.callbacks if self.committed else ():
             try:
                 await callback()
             except Exception as error:
@@ -228,57 +229,32 @@ class Transaction(OneConnection):
 _LEVELS = {"read committed": "READ COMMITTED", "repeatable read": "REPEATABLE READ", "serializable": "SERIALIZABLE"}
 
 
-@asynccontextmanager
-async def savepoint(outer: OneConnection, name: str) -> AsyncGenerator[Transaction]:
+def savepoint(outer: Transaction, name: str, check: Callable[[], None]) -> AbstractAsyncContextManager[Transaction]:
     """A savepoint on the connection of `outer`, which has a transaction open."""
     inner = Transaction(outer.connection, outer.executor, outer.codec, name)
     inner.label = f"the savepoint in {name}"
     mark = b"agent_storage_%d" % next(_savepoints)
-    back = b"ROLLBACK TO %s; RELEASE %s" % (mark, mark)
-    await outer.executor.command(b"SAVEPOINT " + mark, outer.check, name=inner.label)
-    try:
-        yield inner
-    except BaseException as error:
-        inner.ended = True
-        await inner.undo(back)
-        if isinstance(error, psycopg.Rollback):
-            return
-        raise
-    try:
-        await inner.executor.command(b"RELEASE " + mark, inner.end, name=inner.label)
-    except StorageError:
-        await inner.undo(back)
-        raise
+    return inner.block(b"SAVEPOINT " + mark, b"RELEASE " + mark, b"ROLLBACK TO %s; RELEASE %s" % (mark, mark), check)
 
 
 @asynccontextmanager
-async def transaction_block(
+async def outermost(
     transaction: Transaction, isolation: Isolation | None, *, read_only: bool
 ) -> AsyncGenerator[Transaction]:
-    """BEGIN, the block, COMMIT; ROLLBACK when an exception leaves it. The current task is inside meanwhile."""
-    started = time.perf_counter()
-    await transaction.start(isolation, read_only=read_only)
+    """BEGIN, the block, COMMIT. The current task is inside meanwhile."""
+    level = f" ISOLATION LEVEL {_LEVELS[isolation]}" if isolation else ""
+    begin = f"BEGIN{level}{' READ ONLY' if read_only else ''}".encode()
     before = current.get()
-    current.set(transaction)
     try:
-        try:
+        async with transaction.block(begin, b"COMMIT", b"ROLLBACK"):
+            current.set(transaction)
             yield transaction
-        except psycopg.Rollback:
-            await transaction.rollback()
-            return
-        except BaseException:
-            await transaction.rollback()
-            raise
-        await transaction.commit()
     finally:
-        transaction.ended = True
         if current.get() is transaction:  # the block may be left in another context than it was entered in
             current.set(before)
-    elapsed = (time.perf_counter() - started) * 1000
-    logger.debug("transaction %s committed in %.1f ms", transaction.name, elapsed)
 
 
-class Attached(OneConnection):
+class Attached(Transaction):
     """A connection that the caller made and owns, for a repository that stands alone: `Messages(connection)`.
 
     Where it does not autocommit, a statement begins a transaction, as psycopg's own do, which the caller commits.
@@ -286,14 +262,16 @@ class Attached(OneConnection):
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], codec: Codec | None = None) -> None:
         codec = codec or Codec()
-        super().__init__(connection, executor_of(connection, codec, Generation()), codec)
+        super().__init__(
+            connection, executor_of(connection, codec, Generation()), codec, "on a connection of the caller's"
+        )
 
     def check(self) -> None:
         """Raises `StorageError` in another process or event loop."""
-        self.home.check()
+        self._home.check()
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        """The statement's result. Raises the package's error for the psycopg one."""
+        """The statement's result."""
         await self._begin_unless_autocommit()
         try:
             return await super().run(statement, values)
@@ -321,10 +299,10 @@ class Attached(OneConnection):
         name = name or "unnamed"
         if self._status() == TransactionStatus.IDLE:
             transaction = Transaction(self.connection, self.executor, self.codec, name)
-            async with transaction_block(transaction, isolation, read_only=read_only):
+            async with outermost(transaction, isolation, read_only=read_only):
                 yield transaction
         else:
-            async with savepoint(self, name) as transaction:
+            async with savepoint(self, name, self.check) as transaction:
                 yield transaction
         await transaction.call_back()
 

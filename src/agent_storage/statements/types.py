@@ -8,7 +8,6 @@ A row inside a JSON array (`create_many`) carries what JSON cannot hold exactly 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -17,10 +16,23 @@ from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import AdaptersMap
 from psycopg.pq import Format
+from psycopg.types.datetime import IntervalLoader
+from psycopg.types.string import ByteaBinaryLoader
 from pydantic import SecretStr
 
-from ..connection.text import SUBSTITUTE, JsonText, decode_json, encode_text, unescape, unescape_all
+from ..connection.text import (
+    SUBSTITUTE,
+    JsonLoader,
+    JsonText,
+    TextLoader,
+    decode_json,
+    encode_text,
+    unescape,
+    unescape_all,
+)
 
 Row = list[Any]
 Encode = Callable[[Any], bytes]
@@ -116,7 +128,31 @@ def _array(oid: int, encode: Encode) -> Encode:
     return encode_all
 
 
-# ---- what psycopg's loaders leave to do ----
+# ---- loaders, and what they leave to do ----
+
+
+class _IntervalLoader(IntervalLoader):
+    """psycopg's own makes zero of infinity."""
+
+    def load(self, data: Buffer) -> timedelta:
+        if b"infinity" in bytes(data):
+            raise psycopg.DataError("an interval is infinite")
+        return super().load(data)
+
+
+def _loaders() -> AdaptersMap:
+    """psycopg's loaders. In text, ours for text, JSON and unknown types; in binary, documents come as bytes."""
+    adapters = AdaptersMap(psycopg.adapters)
+    for name in (0, "text", "varchar", "bpchar"):
+        adapters.register_loader(name, TextLoader)
+    for name in ("json", "jsonb"):
+        adapters.register_loader(name, JsonLoader)
+        adapters.register_loader(name, ByteaBinaryLoader)
+    adapters.register_loader("interval", _IntervalLoader)
+    return adapters
+
+
+LOADERS = _loaders()
 
 
 def _finish_texts(rows: list[Row], place: int) -> None:
@@ -287,8 +323,6 @@ def to_json(value: Any) -> Any:
     if kind in _IN_JSON:
         return value
     if kind is int and -(2**63) <= value < 2**63:
-        return value
-    if kind is float and math.isfinite(value):
         return value
     if kind is list and _IN_JSON.issuperset(map(type, cast(list[Any], value))):
         return value

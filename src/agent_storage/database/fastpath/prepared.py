@@ -14,17 +14,17 @@ from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.adapt import AdaptersMap, Transformer
+from orjson import JSONDecodeError
+from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
-from psycopg.types.string import ByteaBinaryLoader
 
 from ...connection.rows import Codec
-from ...connection.text import JsonLoader, TextLoader, encode_text
+from ...connection.text import encode_text
 from ...errors import InvalidValue, Retryable, Unreadable
 from ...statement import Statement
-from ...statements.types import FINISH, Row, Unusual, encoding, loads_binary, to_text
+from ...statements.types import FINISH, LOADERS, Row, Unusual, encoding, loads_binary, to_text
 
 T = TypeVar("T")
 Parameters = tuple[list[bytes | None], list[Format]]
@@ -49,21 +49,10 @@ class Generation:
         self.number = 0
 
 
-def _adapters() -> AdaptersMap:
-    """psycopg's adapters. In text, ours for text, JSON and unknown types; in binary, documents come as bytes."""
-    adapters = AdaptersMap(psycopg.adapters)
-    for name in (0, "text", "varchar", "bpchar"):
-        adapters.register_loader(name, TextLoader)
-    for name in ("json", "jsonb"):
-        adapters.register_loader(name, JsonLoader)
-        adapters.register_loader(name, ByteaBinaryLoader)  # finished a column at a time, see statements/types.py
-    return adapters
-
-
 class _Context:
     """What psycopg's loaders need: the adapters, and a connection for the time zone."""
 
-    adapters = _adapters()
+    adapters = LOADERS
 
     def __init__(self, connection: psycopg.BaseConnection[Any]) -> None:
         self.connection = connection
@@ -167,7 +156,7 @@ class Prepared:
         loading = self._loading_of(answer)
         try:
             return statement.result(loading.names, loading.rows(answer), answer.ntuples, values, codec)
-        except psycopg.DataError as error:
+        except (psycopg.DataError, JSONDecodeError) as error:
             raise _unreadable(statement) from error
 
     def made(self, statement: Statement[Any], answer: PGresult, codec: Codec) -> list[Any]:
@@ -175,7 +164,7 @@ class Prepared:
         loading = self._loading_of(answer)
         try:
             return statement.rows.make(loading.names, loading.rows(answer), codec)
-        except psycopg.DataError as error:
+        except (psycopg.DataError, JSONDecodeError) as error:
             raise _unreadable(statement) from error
 
     def _loading_of(self, answer: PGresult) -> Loading:

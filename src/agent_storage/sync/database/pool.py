@@ -32,7 +32,7 @@ from agent_storage.sync.database.transaction import (
     check_accepted,
     current,
     executor_of,
-    transaction_block,
+    outermost,
 )
 
 T = TypeVar("T")
@@ -128,9 +128,9 @@ class Database:
         self._home.check()
         return self._pool
 
-    def _check_out(self) -> psycopg.Connection[Any]:
+    def _check_out(self, pool: psycopg_pool.ConnectionPool[Any]) -> psycopg.Connection[Any]:
         try:
-            connection = self._opened().getconn()
+            connection = pool.getconn()
         except psycopg_pool.PoolTimeout as error:
             raise PoolTimeout(
                 f"no connection became free within {self.settings.pool_timeout:g} s: the database is unreachable, "
@@ -145,11 +145,10 @@ class Database:
             connection.set_autocommit(True)
         return connection
 
-    def _give_back(self, connection: psycopg.Connection[Any]) -> None:
-        pool = self._pool
-        if pool is None or (self._home is not None and self._home.forked):
+    def _give_back(self, pool: psycopg_pool.ConnectionPool[Any], connection: psycopg.Connection[Any]) -> None:
+        if self._home is not None and self._home.forked:
             return
-        if getattr(connection, _MANUAL, False) and not connection.closed:
+        if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
             setattr(connection, _MANUAL, False)
             connection.set_autocommit(False)
         pool.putconn(connection)
@@ -163,15 +162,16 @@ class Database:
 
         It autocommits: use `connection.transaction()` for what belongs together.
         """
-        connection = self._check_out()
+        pool = self._opened()
+        connection = self._check_out(pool)
         try:
             yield connection
         finally:
-            self._give_back(connection)
+            self._give_back(pool, connection)
 
     def _check_outside(self, what: str) -> None:
         inside = current.get()
-        if inside is not None and not inside.ended and inside.pool is self._pool and self._guarded:
+        if inside is not None and not inside.ended and self._guarded and inside.pool is self._pool is not None:
             raise OutsideTransaction(
                 f"{what} was called on the storage inside a transaction() block: use the block's own repositories "
                 "(async with storage.transaction() as tx: tx…), or storage.outside if you mean another connection"
@@ -189,7 +189,8 @@ class Database:
     def _run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         last = False
         while True:
-            connection = self._check_out()
+            pool = self._opened()
+            connection = self._check_out(pool)
             try:
                 return self._executor(connection).run(statement, values)
             except StaleStatement:
@@ -203,7 +204,7 @@ class Database:
                 if last or not statement.repeatable:
                     raise
             finally:
-                self._give_back(connection)
+                self._give_back(pool, connection)
             last = True
 
     def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
@@ -293,7 +294,7 @@ class Database:
         with self.connection() as connection:
             executor = self._executor(connection)
             transaction = Transaction(connection, executor, self.codec, name or "unnamed", self._pool)
-            with transaction_block(transaction, isolation, read_only=read_only):
+            with outermost(transaction, isolation, read_only=read_only):
                 yield transaction
         transaction.call_back()
 

@@ -223,15 +223,17 @@ class Executor:
         with self._lock:
             self._ready(_anybody)
             (prepared,) = self._prepare([statement])
-            with self._using(statement, prepared):
-                prepared.send(self._pgconn, prepared.encode(statement, values))
-                if psycopg.capabilities.has_stream_chunked():
-                    self._pgconn.set_chunked_rows_mode(_CHUNK)
-                else:
-                    self._pgconn.set_single_row_mode()
-                first = self._next_chunk()
+            parameters = prepared.encode(statement, values)
             self._streaming = True
         try:
+            with self._lock:
+                with self._using(statement, prepared):
+                    prepared.send(self._pgconn, parameters)
+                    if psycopg.capabilities.has_stream_chunked():
+                        self._pgconn.set_chunked_rows_mode(_CHUNK)
+                    else:
+                        self._pgconn.set_single_row_mode()
+                    first = self._next_chunk()
             yield self._chunks(statement, prepared, first)
         finally:
             with self._lock:
@@ -351,39 +353,15 @@ class Executor:
             self._abandon(syncs)
             raise
 
-    def _next(self) -> PGresult | None:
-        """The next answer as it comes; None when there are no more."""
-        pgconn = self._pgconn
-        try:
-            while pgconn.flush():
-                self._waiter.to_write()
-                pgconn.consume_input()
-            while pgconn.is_busy():
-                self._waiter.to_read()
-                pgconn.consume_input()
-        except psycopg.Error:
-            raise
-        except BaseException:
-            self._abandon(0)
-            raise
-        return pgconn.get_result()
-
     def _read(self, syncs: int, timeout: float | None = None) -> list[PGresult]:
-        pgconn, waiter = self._pgconn, self._waiter
-        while pgconn.flush():
-            waiter.to_write(timeout)
-            pgconn.consume_input()
         answers: list[PGresult] = []
         while True:
-            while pgconn.is_busy():
-                waiter.to_read(timeout)
-                try:
-                    pgconn.consume_input()
-                except psycopg.OperationalError:
-                    if answers and answers[-1].status == ExecStatus.FATAL_ERROR:
-                        return answers  # the server's last words say more than the lost connection
-                    raise
-            answer = pgconn.get_result()
+            try:
+                answer = self._next(timeout)
+            except psycopg.OperationalError:
+                if answers and answers[-1].status == ExecStatus.FATAL_ERROR:
+                    return answers  # the server's last words say more than the lost connection
+                raise
             if answer is not None:
                 answers.append(answer)
                 if answer.status == ExecStatus.PIPELINE_SYNC:
@@ -392,6 +370,17 @@ class Executor:
                         return answers
             elif not syncs:
                 return answers
+
+    def _next(self, timeout: float | None = None) -> PGresult | None:
+        """The next answer as it comes; None when there are no more to a statement."""
+        pgconn, waiter = self._pgconn, self._waiter
+        while pgconn.flush():
+            waiter.to_write(timeout)
+            pgconn.consume_input()
+        while pgconn.is_busy():
+            waiter.to_read(timeout)
+            pgconn.consume_input()
+        return pgconn.get_result()
 
     def _abandon(self, syncs: int, *, ended: bool = True) -> None:
         """Cancel what runs and read to the end, behind a Sync if the pipeline has not `ended`; if that fails, close."""
