@@ -286,7 +286,7 @@ class Multiplexer:
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result. Raises `NotShared`; `PoolTimeout` when it was never sent."""
-        if not statement.atomic or (self._slow and self._is_slow(statement)):
+        if not statement.atomic or self._is_slow(statement):
             raise NotShared
         call = _Call(statement, values, self._loop.create_future())
         shared = self._with_room()
@@ -305,18 +305,14 @@ class Multiplexer:
                 await _settle(call)
             raise
         except StatementTimeout:
-            self._slow[statement.query] = time.monotonic() + _AWAY
+            now = time.monotonic()
+            self._slow = {query: until for query, until in self._slow.items() if until > now}
+            self._slow[statement.query] = now + _AWAY
             raise NotShared from None
         return cast(Prepared, call.prepared).result(statement, answer, values, self._codec)
 
     def _is_slow(self, statement: Statement[Any]) -> bool:
-        until = self._slow.get(statement.query)
-        if until is None:
-            return False
-        if time.monotonic() < until:
-            return True
-        del self._slow[statement.query]
-        return False
+        return bool(self._slow) and time.monotonic() < self._slow.get(statement.query, 0.0)
 
     def _with_room(self) -> _Shared | None:
         """The connection with the fewest statements under way; None where each has its `DEPTH`."""
@@ -351,7 +347,7 @@ class Multiplexer:
             call.expiry.cancel()
         if call.done.done():  # it was given up
             return
-        if shared is None or (self._slow and self._is_slow(call.statement)):
+        if shared is None or self._is_slow(call.statement):
             call.fail(NotShared())
         else:
             shared.send(call)

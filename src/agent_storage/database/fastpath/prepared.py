@@ -232,10 +232,7 @@ class PreparedStatements:
         """Send, in pipeline mode, what frees the statements that are not needed any more; how many answers follow."""
         names, self._superfluous = self._superfluous, []
         for name in names:
-            if psycopg.capabilities.has_send_close_prepared():
-                self._connection.pgconn.send_close_prepared(name)
-            else:  # libpq before 17
-                self._connection.pgconn.send_query_params(b"DEALLOCATE " + name, None)
+            self._connection.pgconn.send_close_prepared(name)
         return len(names)
 
     def add(self, statement: Statement[Any], name: bytes, description: PGresult) -> Prepared:

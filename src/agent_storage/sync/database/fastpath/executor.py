@@ -37,10 +37,6 @@ _CANCEL = 5.0
 _CHUNK = 50
 #: How many rows a cursor inside a transaction fetches at a time: each time costs a round trip.
 _FETCH = 500
-#: libpq before 17 gives a stream's rows one at a time.
-_CHUNKS = frozenset(
-    {ExecStatus.TUPLES_CHUNK} if psycopg.capabilities.has_stream_chunked() else {ExecStatus.SINGLE_TUPLE}
-)
 
 
 def _anybody() -> None:
@@ -229,10 +225,7 @@ class Executor:
             with self._lock:
                 with self._using(statement, prepared):
                     prepared.send(self._pgconn, parameters)
-                    if psycopg.capabilities.has_stream_chunked():
-                        self._pgconn.set_chunked_rows_mode(_CHUNK)
-                    else:
-                        self._pgconn.set_single_row_mode()
+                    self._pgconn.set_chunked_rows_mode(_CHUNK)
                     first = self._next_chunk()
             yield self._chunks(statement, prepared, first)
         finally:
@@ -254,7 +247,7 @@ class Executor:
     def _next_chunk(self) -> PGresult | None:
         """The next rows; None after the last. Raises psycopg's errors when the statement has ended with one."""
         answer = self._next()
-        if answer is None or answer.status in _CHUNKS:
+        if answer is None or answer.status == ExecStatus.TUPLES_CHUNK:
             return answer
         checked([answer, *self._answers()])
         return answer if answer.ntuples else None
