@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache
+from operator import attrgetter
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -50,59 +51,26 @@ class Unusual(Exception):
 # ---- binary encoders ----
 
 
-def _uuid(value: Any) -> bytes:
-    if type(value) is UUID:
-        return value.bytes
-    raise Unusual
+def _exactly(kind: type, encode: Callable[[Any], bytes]) -> Encode:
+    """Values of one Python type, and of no subclass."""
 
+    def encoder(value: Any) -> bytes:
+        if type(value) is kind:
+            return encode(value)
+        raise Unusual
 
-def _text(value: Any) -> bytes:
-    if type(value) is str:
-        return encode_text(value)
-    raise Unusual
-
-
-def _json(value: Any) -> bytes:
-    if type(value) is JsonText:
-        return value
-    raise Unusual
-
-
-def _jsonb(value: Any) -> bytes:
-    if type(value) is JsonText:
-        return b"\x01" + value  # the version of jsonb's wire format
-    raise Unusual
-
-
-def _bool(value: Any) -> bytes:
-    if type(value) is bool:
-        return b"\x01" if value else b"\x00"
-    raise Unusual
-
-
-def _bytes(value: Any) -> bytes:
-    if type(value) is bytes:
-        return value
-    raise Unusual
+    return encoder
 
 
 def _integer(size: int) -> Encode:
-    def encode(value: Any) -> bytes:
-        if type(value) is int:
-            try:
-                return value.to_bytes(size, signed=True)
-            except OverflowError:
-                pass
+    return _exactly(int, lambda value: value.to_bytes(size, signed=True))
+
+
+def _timestamptz(value: datetime) -> bytes:
+    if value.tzinfo is None:
         raise Unusual
-
-    return encode
-
-
-def _timestamptz(value: Any) -> bytes:
-    if type(value) is datetime and value.tzinfo is not None:
-        since = value - _EPOCH
-        return (since.microseconds + 1_000_000 * (86_400 * since.days + since.seconds)).to_bytes(8, signed=True)
-    raise Unusual
+    since = value - _EPOCH
+    return (since.microseconds + 1_000_000 * (86_400 * since.days + since.seconds)).to_bytes(8, signed=True)
 
 
 def _array(oid: int, encode: Encode) -> Encode:
@@ -162,23 +130,14 @@ def _finish_texts(rows: list[Row], place: int) -> None:
             row[place] = unescape(text)
 
 
-def _finish_lists(rows: list[Row], place: int) -> None:
-    for row in rows:
-        row[place] = unescape_all(row[place])
+def _finish_each(finish: Callable[[Any], Any]) -> Finish:
+    def finish_column(rows: list[Row], place: int) -> None:
+        for row in rows:
+            value = row[place]
+            if value is not None:
+                row[place] = finish(value)
 
-
-def _finish_json(rows: list[Row], place: int) -> None:
-    for row in rows:
-        raw = row[place]
-        if raw is not None:
-            row[place] = decode_json(raw)
-
-
-def _finish_jsonb(rows: list[Row], place: int) -> None:
-    for row in rows:
-        raw = row[place]
-        if raw is not None:
-            row[place] = decode_json(raw[1:])  # the first byte is the version of jsonb's wire format
+    return finish_column
 
 
 # ---- the table ----
@@ -194,21 +153,22 @@ class PgType(NamedTuple):
 
 
 TYPES = (
-    PgType("uuid", (UUID,), _uuid),
-    PgType("text", (str, SecretStr), _text, _finish_texts),
-    PgType("varchar", (str, SecretStr), _text, _finish_texts),
-    PgType("bpchar", (str, SecretStr), _text, _finish_texts),
-    PgType("json", (), _json, _finish_json),
-    PgType("jsonb", (), _jsonb, _finish_jsonb),
-    PgType("bool", (bool,), _bool),
-    PgType("bytea", (bytes,), _bytes),
+    PgType("uuid", (UUID,), _exactly(UUID, attrgetter("bytes"))),
+    PgType("text", (str, SecretStr), _exactly(str, encode_text), _finish_texts),
+    PgType("varchar", (str, SecretStr), _exactly(str, encode_text), _finish_texts),
+    PgType("bpchar", (str, SecretStr), _exactly(str, encode_text), _finish_texts),
+    PgType("json", (), _exactly(JsonText, bytes), _finish_each(decode_json)),
+    # The first byte is the version of jsonb's wire format.
+    PgType("jsonb", (), _exactly(JsonText, b"\x01".__add__), _finish_each(lambda raw: decode_json(raw[1:]))),
+    PgType("bool", (bool,), _exactly(bool, lambda value: b"\x01" if value else b"\x00")),
+    PgType("bytea", (bytes,), _exactly(bytes, bytes)),
     PgType("int2", (int,), _integer(2)),
     PgType("int4", (int,), _integer(4)),
     PgType("int8", (int,), _integer(8)),
     PgType("float4", (float,)),
     PgType("float8", (float,)),
     PgType("numeric", (Decimal, float)),
-    PgType("timestamptz", (datetime,), _timestamptz),
+    PgType("timestamptz", (datetime,), _exactly(datetime, _timestamptz)),
     PgType("date", (date,)),
     PgType("time", (time,)),
     PgType("interval", (timedelta,)),
@@ -252,7 +212,7 @@ def _read_table() -> None:
         if one.finish is None or one.finish is _finish_texts:
             _LOADED.add(info.array_oid)
         if one.finish is _finish_texts:
-            FINISH[info.array_oid] = _finish_lists
+            FINISH[info.array_oid] = _finish_each(unescape_all)
 
 
 _read_table()

@@ -369,10 +369,10 @@ class Executor:
         """The next answer as it comes; None when there are no more to a statement."""
         pgconn, waiter = self._pgconn, self._waiter
         while pgconn.flush():
-            await waiter.to_write(timeout)
+            await waiter.wait(timeout, write=True)
             pgconn.consume_input()
         while pgconn.is_busy():
-            await waiter.to_read(timeout)
+            await waiter.wait(timeout)
             pgconn.consume_input()
         return pgconn.get_result()
 

@@ -368,10 +368,10 @@ class Executor:
         """The next answer as it comes; None when there are no more to a statement."""
         pgconn, waiter = self._pgconn, self._waiter
         while pgconn.flush():
-            waiter.to_write(timeout)
+            waiter.wait(timeout, write=True)
             pgconn.consume_input()
         while pgconn.is_busy():
-            waiter.to_read(timeout)
+            waiter.wait(timeout)
             pgconn.consume_input()
         return pgconn.get_result()
 
