@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from ..connection import pool as pools
 from ..errors import ConnectionLost, Unreadable
@@ -16,8 +17,6 @@ from .fastpath.prepared import StaleStatement
 from .pool import Database, PooledConnection, configure
 
 T = TypeVar("T")
-
-logger = logging.getLogger("agent_storage")
 
 
 class MultiplexedDatabase(Database):
@@ -43,24 +42,20 @@ class MultiplexedDatabase(Database):
 
     async def _connect(self) -> psycopg.AsyncConnection[Any] | None:
         """A connection to share; None where there is none now. Behind a pooler there is never one."""
-        try:
-            connection = await PooledConnection.connect(self.conninfo, **pools.connection_arguments(self.settings))
-        except psycopg.Error:
-            return None
-        try:
-            await configure(connection)
-            limit = min(LIMIT, self.settings.statement_timeout or LIMIT)
-            await connection.execute(f"SET statement_timeout = {round(limit * 1000)}".encode())
-        except BaseException as error:
-            await connection.close()
-            if isinstance(error, psycopg.Error):
-                return None
-            raise
-        if connection.keeps_statements:
-            return connection
-        await connection.close()
-        if self._multiplexer is not None:
-            self._multiplexer.drop()
+        limit = round(min(LIMIT, self.settings.statement_timeout or LIMIT) * 1000)
+        options = f"{conninfo_to_dict(self.conninfo).get('options') or ''} -c statement_timeout={limit}ms"
+        arguments = pools.connection_arguments(self.settings)
+        with suppress(psycopg.Error):
+            connection = await PooledConnection.connect(self.conninfo, options=options, **arguments)
+            try:
+                await configure(connection)
+                if connection.keeps_statements:
+                    return connection
+                if self._multiplexer is not None:
+                    self._multiplexer.drop()
+            finally:
+                if not connection.keeps_statements:
+                    await connection.close()
         return None
 
     async def _run(self, statement: Statement[T], values: Sequence[Any]) -> T:
