@@ -46,8 +46,11 @@ async def test_appending_to_a_missing_conversation_is_not_found_and_writes_nothi
     with pytest.raises(NotFound, match="conversations has no row"):
         await face.messages.append(uuid4(), "user", "x")
     batch = [NewMessage(conversation_id=item, role="user", content="x") for item in (chat.id, uuid4())]
-    with pytest.raises(NotFound, match="conversations has no row"):
+    with pytest.raises(
+        MissingReference, match=r"messages\.conversation_id refers to a row that does not exist"
+    ) as caught:
         await face.messages.create_many(batch)
+    assert isinstance(caught.value, NotFound)
     assert await face.messages.count() == 0
     assert (await face.conversations.require(chat.id)).message_count == 0
 

@@ -14,13 +14,7 @@ from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from agent_storage.connection.rows import Codec
-from agent_storage.database.fastpath.prepared import (
-    Generation,
-    Prepared,
-    PreparedStatements,
-    checked,
-    fault_in,
-)
+from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements, checked, fault_in
 from agent_storage.database.fastpath.waiting import Waiter
 from agent_storage.errors import ConnectionLost, StorageError, translate
 from agent_storage.statement import Statement
@@ -148,12 +142,14 @@ class Executor:
             if fault := fault_in(answers, len(asked)):
                 place = min(fault[0], len(asked) - 1)  # the commit comes last, and may fail too
                 raise self._fault(fault[1], asked[place][0], prepared[place], commits=commits) from fault[1]
-            for one in prepared:
+            results: list[Any] = []
+            for one, answer, (statement, values) in zip(prepared, answers, asked, strict=False):
                 one.used = True
-            return [
-                _result(one, answer, *given, self._codec)
-                for one, answer, given in zip(prepared, answers, asked, strict=False)
-            ]
+                try:
+                    results.append(one.result(statement, answer, values, self._codec))
+                except StorageError as error:
+                    results.append(error)
+            return results
 
     def run_chunks(
         self,
@@ -389,13 +385,3 @@ class Executor:
             self._pgconn.finish()
             if not isinstance(error, Exception):
                 raise
-
-
-def _result(
-    prepared: Prepared, answer: PGresult, statement: Statement[Any], values: Sequence[Any], codec: Codec
-) -> Any:
-    """The statement's result, or the error that says why it cannot be made."""
-    try:
-        return prepared.result(statement, answer, values, codec)
-    except StorageError as error:
-        return error
