@@ -1,9 +1,28 @@
-"""Calling a method that has nothing to wait for: one function for each face."""
+"""Calling and awaiting in ways of which each face has its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def settled(awaitable: Awaitable[T]) -> asyncio.Future[T]:
+    """The future of `awaitable`, done, however often the waiting task is cancelled meanwhile."""
+    future = asyncio.ensure_future(awaitable)
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    return future
+
+
+def done(value: T) -> T:
+    """The same on the sync face, where what was called has returned."""
+    return value
 
 
 def run_at_once(

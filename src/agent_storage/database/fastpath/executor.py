@@ -9,10 +9,11 @@ from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from agent_storage.connection.rows import Codec
+from agent_storage.database.calls import settled
 from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements, checked, fault_in
 from agent_storage.database.fastpath.waiting import AsyncWaiter
 from agent_storage.errors import ConnectionLost, StorageError, translate
@@ -350,7 +351,7 @@ class Executor:
                 answer = await self._next(timeout)
             except psycopg.OperationalError:
                 if answers and answers[-1].status == ExecStatus.FATAL_ERROR:
-                    return answers  # the server's last words say more than the lost connection
+                    return answers  # the server's last words say more than that the connection is lost
                 raise
             if answer is not None:
                 answers.append(answer)
@@ -358,22 +359,36 @@ class Executor:
                     syncs -= 1
                     if not syncs:
                         return answers
+                elif self._pgconn.status == ConnStatus.BAD:
+                    return answers
             elif not syncs:
                 return answers
 
     async def _next(self, timeout: float | None = None) -> PGresult | None:
         """The next answer as it comes; None when there are no more to a statement."""
         pgconn, waiter = self._pgconn, self._waiter
-        while pgconn.flush():
-            await waiter.wait(timeout, write=True)
-            pgconn.consume_input()
-        while pgconn.is_busy():
-            await waiter.wait(timeout)
-            pgconn.consume_input()
+        try:
+            while pgconn.flush():
+                await waiter.wait(timeout, write=True)
+                pgconn.consume_input()
+            while pgconn.is_busy():
+                await waiter.wait(timeout)
+                pgconn.consume_input()
+        except psycopg.OperationalError:
+            words = pgconn.get_result() if pgconn.status == ConnStatus.BAD else None
+            if words is None or words.error_field(DiagnosticField.SQLSTATE) is None:
+                raise
+            return words
         return pgconn.get_result()
 
     async def _abandon(self, syncs: int, *, ended: bool = True) -> None:
-        """Cancel what runs and read to the end, behind a Sync if the pipeline has not `ended`; if that fails, close."""
+        """Cancel what runs and read to the end, behind a Sync if the pipeline has not `ended`; if that fails, close.
+
+        Cancelling the task once more does not cut this short: what the server still ran would be done afterwards.
+        """
+        await settled(self._cancel(syncs, ended=ended))
+
+    async def _cancel(self, syncs: int, *, ended: bool) -> None:
         try:
             if not ended:
                 self._pgconn.pipeline_sync()

@@ -25,6 +25,7 @@ from ...connection.pool import is_dead
 from ...connection.rows import Codec
 from ...errors import PoolTimeout, StatementTimeout, StorageError, translate
 from ...statement import Statement
+from ..calls import settled
 from .prepared import Generation, Prepared, PreparedStatements, StaleStatement, fault_in
 
 T = TypeVar("T")
@@ -302,7 +303,8 @@ class Multiplexer:
             answer = await call.done
         except asyncio.CancelledError:
             if call.sent and not call.answered and not statement.repeatable:
-                await _settle(call)
+                call.done = self._loop.create_future()
+                (await settled(call.done)).exception()  # it is done or undone when its caller goes on
             raise
         except StatementTimeout:
             now = time.monotonic()
@@ -365,14 +367,3 @@ class Multiplexer:
             return
         self._not_before = now + _PAUSE
         self._mending = self._loop.create_task(self._connect_some(len(self._shared)))
-
-
-async def _settle(call: _Call) -> None:
-    """Wait for the answer of a write whose caller was cancelled: it is done or undone when the caller goes on."""
-    call.done = settled = asyncio.get_running_loop().create_future()
-    while not settled.done():
-        try:
-            await asyncio.wait([settled])
-        except asyncio.CancelledError:
-            continue
-    settled.exception()
