@@ -3,24 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-async def settled(awaitable: Awaitable[T]) -> asyncio.Future[T]:
-    """The future of `awaitable`, done, however often the waiting task is cancelled meanwhile."""
-    future = asyncio.ensure_future(awaitable)
-    while not future.done():
+class _Resumed:
+    """The rest of a coroutine that has been started by hand and waits for `future`."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], future: Any) -> None:
+        self._coroutine = coroutine
+        self._future = future
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        future = self._future
+        while True:
+            try:
+                value = yield future
+            except BaseException as error:
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, value)
+            try:
+                future = step()
+            except StopIteration as end:
+                return end.value
+
+
+async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that is not cut short, however often the task is cancelled; that is raised at its end.
+
+    A coroutine that has nothing to wait for costs no task.
+    """
+    try:
+        future = coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    task = asyncio.ensure_future(_Resumed(coroutine, future))
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
         try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue
-    return future
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()
+        raise cancelled
+    return task.result()
 
 
-def done(value: T) -> T:
+def returned(value: T) -> T:
     """The same on the sync face, where what was called has returned."""
     return value
 

@@ -18,6 +18,7 @@ from agent_storage.connection.forks import LoopHome
 from agent_storage.connection.listener import AsyncSignal, Listener
 from agent_storage.connection.rows import Codec
 from agent_storage.connection.settings import Settings
+from agent_storage.database.calls import uncut
 from agent_storage.database.fastpath.executor import Executor
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.transaction import (
@@ -152,7 +153,7 @@ class Database:
         if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
             setattr(connection, _MANUAL, False)
             await connection.set_autocommit(False)
-        await pool.putconn(connection)
+        await uncut(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.AsyncConnection[Any]) -> Executor:
         return executor_of(connection, self.codec, self.generation)

@@ -13,7 +13,7 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, 
 from psycopg.pq.abc import PGresult
 
 from agent_storage.connection.rows import Codec
-from agent_storage.database.calls import settled
+from agent_storage.database.calls import uncut
 from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements, checked, fault_in
 from agent_storage.database.fastpath.waiting import AsyncWaiter
 from agent_storage.errors import ConnectionLost, StorageError, translate
@@ -386,7 +386,7 @@ class Executor:
 
         Cancelling the task once more does not cut this short: what the server still ran would be done afterwards.
         """
-        await settled(self._cancel(syncs, ended=ended))
+        await uncut(self._cancel(syncs, ended=ended))
 
     async def _cancel(self, syncs: int, *, ended: bool) -> None:
         try:

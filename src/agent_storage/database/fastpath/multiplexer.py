@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -25,7 +26,7 @@ from ...connection.pool import is_dead
 from ...connection.rows import Codec
 from ...errors import PoolTimeout, StatementTimeout, StorageError, translate
 from ...statement import Statement
-from ..calls import settled
+from ..calls import uncut
 from .prepared import Generation, Prepared, PreparedStatements, StaleStatement, fault_in
 
 T = TypeVar("T")
@@ -304,7 +305,8 @@ class Multiplexer:
         except asyncio.CancelledError:
             if call.sent and not call.answered and not statement.repeatable:
                 call.done = self._loop.create_future()
-                (await settled(call.done)).exception()  # it is done or undone when its caller goes on
+                with suppress(Exception):
+                    await uncut(_answer_of(call))  # it is done or undone when its caller goes on
             raise
         except StatementTimeout:
             now = time.monotonic()
@@ -367,3 +369,7 @@ class Multiplexer:
             return
         self._not_before = now + _PAUSE
         self._mending = self._loop.create_task(self._connect_some(len(self._shared)))
+
+
+async def _answer_of(call: _Call) -> PGresult:
+    return await call.done

@@ -249,7 +249,7 @@ class PreparedStatements:
 
         Then nothing of it was executed, and every connection of the database prepares its statements again.
         """
-        if prepared.used and is_stale(error):
+        if is_stale(error) and (prepared.used or error.sqlstate == "26000"):
             self._generation.number += 1
             raise StaleStatement(
                 f"the schema has changed under a prepared statement, or it is gone (statement {statement.name}); "
@@ -258,6 +258,7 @@ class PreparedStatements:
                 statement=statement.name,
                 sqlstate=error.sqlstate,
             ) from error
+        prepared.used = True
 
 
 def is_stale(error: psycopg.Error) -> bool:

@@ -19,6 +19,7 @@ from agent_storage.connection.forks import ProcessHome
 from agent_storage.connection.listener import Listener, Signal
 from agent_storage.connection.rows import Codec
 from agent_storage.connection.settings import Settings
+from agent_storage.database.calls import returned
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, Unreadable
 from agent_storage.secrets import Keyring
@@ -151,7 +152,7 @@ class Database:
         if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
             setattr(connection, _MANUAL, False)
             connection.set_autocommit(False)
-        pool.putconn(connection)
+        returned(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.Connection[Any]) -> Executor:
         return executor_of(connection, self.codec, self.generation)

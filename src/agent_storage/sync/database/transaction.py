@@ -127,6 +127,9 @@ class Transaction:
                 "run what may fail in a nested transaction()"
             )
 
+    def _status(self) -> TransactionStatus:
+        return self.connection.info.transaction_status
+
     def after_commit(self, callback: Callable[[], object]) -> None:
         """Call `callback` once the outermost transaction is committed; never when it rolls back."""
         self.callbacks.append(callback)
@@ -188,13 +191,17 @@ class Transaction:
         """
         started = time.perf_counter()
         self.executor.command(begin, check or self.check, name=self.label)
+        sent = False
         try:
             yield self
+            sent = True
             self.executor.command(keep, self._end, name=self.label)
             self.committed = True
         except BaseException as error:
             self.ended = True
-            self._undo(undo)
+            # Cut short, `keep` has failed, or has been done.
+            if not sent or isinstance(error, Exception) or self._status() == TransactionStatus.INERROR:
+                self._undo(undo)
             if not isinstance(error, psycopg.Rollback):
                 raise
         self.ended = True
@@ -202,7 +209,7 @@ class Transaction:
 
     def _undo(self, command: bytes) -> None:
         """Roll back. An error is only logged, since a connection that cannot roll back is closed by its pool."""
-        if self._home.forked or self.connection.info.transaction_status not in OPEN:
+        if self._home.forked or self._status() not in OPEN:
             return
         try:
             self.executor.command(command, name=self.label)
@@ -302,9 +309,6 @@ class Attached(Transaction):
             with savepoint(self, name, self.check) as transaction:
                 yield transaction
         transaction.call_back()
-
-    def _status(self) -> TransactionStatus:
-        return self.connection.info.transaction_status
 
     def _begin_unless_autocommit(self) -> None:
         if not self.connection.autocommit and self._status() == TransactionStatus.IDLE:

@@ -14,7 +14,7 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, 
 from psycopg.pq.abc import PGresult
 
 from agent_storage.connection.rows import Codec
-from agent_storage.database.calls import done
+from agent_storage.database.calls import returned
 from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements, checked, fault_in
 from agent_storage.database.fastpath.waiting import Waiter
 from agent_storage.errors import ConnectionLost, StorageError, translate
@@ -385,7 +385,7 @@ class Executor:
 
         Cancelling the task once more does not cut this short: what the server still ran would be done afterwards.
         """
-        done(self._cancel(syncs, ended=ended))
+        returned(self._cancel(syncs, ended=ended))
 
     def _cancel(self, syncs: int, *, ended: bool) -> None:
         try:
