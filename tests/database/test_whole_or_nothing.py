@@ -51,7 +51,8 @@ class Waited:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.target, name)
-        return Waited(found) if callable(found) or isinstance(found, sync.Repository) else found
+        wrapped = callable(found) or name == "database" or isinstance(found, sync.Repository)
+        return Waited(found) if wrapped else found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Waited:
         return Waited(self.target(*map(plain, args), **kwargs))
@@ -78,9 +79,9 @@ def plain(value: Any) -> Any:
 
 @asynccontextmanager
 async def opened(conninfo: str, path: str, **changed: Any) -> AsyncIterator[Any]:
-    """A storage whose calls take one of the `PATHS`."""
+    """A storage whose calls take one of the `PATHS`. What hangs fails after a while."""
     if path.startswith("async"):
-        async with agent_storage.Storage.open(conninfo, **{**PATHS[path], **changed}) as storage:
+        async with agent_storage.Storage.open(conninfo, **{**PATHS[path], **changed}) as storage, asyncio.timeout(30):
             yield storage
     else:
         with sync.Storage.open(conninfo, **{**PATHS[path], **changed}) as storage:

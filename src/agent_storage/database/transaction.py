@@ -290,7 +290,10 @@ class Attached(Transaction):
     async def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a chunked statement, all or nothing."""
         await self._begin_unless_autocommit()
-        return await super().run_chunked(statement, arguments)
+        if self._status() != TransactionStatus.IDLE or statement.encode_chunks(arguments, self.codec) is None:
+            return await super().run_chunked(statement, arguments)
+        async with self.begin(name=statement.name) as transaction:
+            return await transaction.run_chunked(statement, arguments)
 
     @asynccontextmanager
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncGenerator[AsyncIterator[Any]]:

@@ -287,7 +287,10 @@ class Attached(Transaction):
     def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a chunked statement, all or nothing."""
         self._begin_unless_autocommit()
-        return super().run_chunked(statement, arguments)
+        if self._status() != TransactionStatus.IDLE or statement.encode_chunks(arguments, self.codec) is None:
+            return super().run_chunked(statement, arguments)
+        with self.begin(name=statement.name) as transaction:
+            return transaction.run_chunked(statement, arguments)
 
     @contextmanager
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Generator[Iterator[Any], None]:
