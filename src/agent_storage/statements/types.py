@@ -8,6 +8,7 @@ A row inside a JSON array (`create_many`) carries what JSON cannot hold exactly 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -21,6 +22,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap
 from psycopg.pq import Format
 from psycopg.types.datetime import IntervalLoader
+from psycopg.types.numeric import FloatLoader
 from psycopg.types.string import ByteaBinaryLoader
 from pydantic import SecretStr
 
@@ -108,6 +110,13 @@ class _IntervalLoader(IntervalLoader):
         return super().load(data)
 
 
+class _Float4Loader(FloatLoader):
+    """The text is the shortest that names a float4; the binary format gives the float4 itself."""
+
+    def load(self, data: Buffer) -> float:
+        return struct.unpack("f", struct.pack("f", super().load(data)))[0]
+
+
 def _loaders() -> AdaptersMap:
     """psycopg's loaders. In text, ours for text, JSON and unknown types; in binary, documents come as bytes."""
     adapters = AdaptersMap(psycopg.adapters)
@@ -117,6 +126,7 @@ def _loaders() -> AdaptersMap:
         adapters.register_loader(name, JsonLoader)
         adapters.register_loader(name, ByteaBinaryLoader)
     adapters.register_loader("interval", _IntervalLoader)
+    adapters.register_loader("float4", _Float4Loader)
     return adapters
 
 

@@ -60,12 +60,12 @@ class Executor:
         self._statements = PreparedStatements(connection, generation, keep=keep)
         self._waiter = AsyncWaiter(connection.pgconn)
         self._cursors = count(1)
-        self._streaming = False
+        self._stream: object | None = None
 
     def _ready(self, check: Check) -> None:
         """Raises unless the connection can take a statement of this caller."""
         check()
-        if self._streaming:
+        if self._stream is not None:
             raise StorageError("a stream is open on this connection: leave its block first")
         if self._pgconn.pipeline_status != PipelineStatus.OFF:
             raise StorageError("the connection is in pipeline mode: leave its pipeline(), or use storage.batch()")
@@ -216,28 +216,28 @@ class Executor:
             self._ready(_anybody)
             (prepared,) = await self._prepare([statement])
             parameters = prepared.encode(statement, values)
-            self._streaming = True
+            self._stream = stream = object()
         try:
             async with self._lock:
                 with self._using(statement, prepared):
                     prepared.send(self._pgconn, parameters)
                     self._pgconn.set_chunked_rows_mode(_CHUNK)
                     first = await self._next_chunk()
-            yield self._chunks(statement, prepared, first)
+            yield self._chunks(stream, statement, prepared, first)
         finally:
             async with self._lock:
-                self._streaming = False
+                self._stream = None
                 if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
                     await self._abandon(0)
 
     async def _chunks(
-        self, statement: Statement[Any], prepared: Prepared, answer: PGresult | None
+        self, stream: object, statement: Statement[Any], prepared: Prepared, answer: PGresult | None
     ) -> AsyncGenerator[Any]:
         while answer is not None:
             for row in prepared.made(statement, answer, self._codec):
                 yield row
             async with self._lock:
-                if not self._streaming:
+                if self._stream is not stream:
                     raise StorageError("the block of this stream has ended")
                 with self._using(statement, prepared):
                     answer = await self._next_chunk()

@@ -249,7 +249,7 @@ class PreparedStatements:
 
         Then nothing of it was executed, and every connection of the database prepares its statements again.
         """
-        if is_stale(error) and (prepared.used or error.sqlstate == "26000"):
+        if is_stale(error) and (prepared.used or error.sqlstate in _GONE):
             self._generation.number += 1
             raise StaleStatement(
                 f"the schema has changed under a prepared statement, or it is gone (statement {statement.name}); "
@@ -261,6 +261,10 @@ class PreparedStatements:
         prepared.used = True
 
 
+#: PostgreSQL's codes for a prepared statement that is gone, and for one whose columns have changed with the schema.
+_GONE = ("26000", "0A000")
+
+
 def is_stale(error: psycopg.Error) -> bool:
     """Whether `error` comes from the server's looking at a prepared statement before it runs it.
 
@@ -270,7 +274,7 @@ def is_stale(error: psycopg.Error) -> bool:
     diag, state = error.diag, error.sqlstate or ""
     if diag.context or not state:
         return False
-    if state in ("26000", "0A000"):
+    if state in _GONE:
         return diag.source_function in ("FetchPreparedStatement", "RevalidateCachedQuery")
     return state.startswith("42") and state not in ("42501", "42601")
 

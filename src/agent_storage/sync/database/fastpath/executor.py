@@ -61,12 +61,12 @@ class Executor:
         self._statements = PreparedStatements(connection, generation, keep=keep)
         self._waiter = Waiter(connection.pgconn)
         self._cursors = count(1)
-        self._streaming = False
+        self._stream: object | None = None
 
     def _ready(self, check: Check) -> None:
         """Raises unless the connection can take a statement of this caller."""
         check()
-        if self._streaming:
+        if self._stream is not None:
             raise StorageError("a stream is open on this connection: leave its block first")
         if self._pgconn.pipeline_status != PipelineStatus.OFF:
             raise StorageError("the connection is in pipeline mode: leave its pipeline(), or use storage.batch()")
@@ -217,26 +217,28 @@ class Executor:
             self._ready(_anybody)
             (prepared,) = self._prepare([statement])
             parameters = prepared.encode(statement, values)
-            self._streaming = True
+            self._stream = stream = object()
         try:
             with self._lock:
                 with self._using(statement, prepared):
                     prepared.send(self._pgconn, parameters)
                     self._pgconn.set_chunked_rows_mode(_CHUNK)
                     first = self._next_chunk()
-            yield self._chunks(statement, prepared, first)
+            yield self._chunks(stream, statement, prepared, first)
         finally:
             with self._lock:
-                self._streaming = False
+                self._stream = None
                 if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
                     self._abandon(0)
 
-    def _chunks(self, statement: Statement[Any], prepared: Prepared, answer: PGresult | None) -> Generator[Any, None]:
+    def _chunks(
+        self, stream: object, statement: Statement[Any], prepared: Prepared, answer: PGresult | None
+    ) -> Generator[Any, None]:
         while answer is not None:
             for row in prepared.made(statement, answer, self._codec):
                 yield row
             with self._lock:
-                if not self._streaming:
+                if self._stream is not stream:
                     raise StorageError("the block of this stream has ended")
                 with self._using(statement, prepared):
                     answer = self._next_chunk()
