@@ -6,7 +6,7 @@ import asyncio
 import copy
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -22,7 +22,6 @@ from agent_storage.database.calls import uncut
 from agent_storage.database.fastpath.executor import Executor
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.transaction import (
-    OPEN,
     Asked,
     Isolation,
     Transaction,
@@ -249,7 +248,7 @@ class Database:
             try:
                 yield executor
             except BaseException:
-                await _roll_back(executor, connection)
+                await executor.undo(b"ROLLBACK", name=name)
                 raise
             await executor.command(b"COMMIT", name=name)
 
@@ -285,7 +284,7 @@ class Database:
                 if connection.info.transaction_status == TransactionStatus.INTRANS:
                     await executor.command(b"COMMIT", name=name)
             finally:
-                await _roll_back(executor, connection)
+                await executor.undo(b"ROLLBACK", name=name)
 
     @asynccontextmanager
     async def begin(
@@ -325,13 +324,6 @@ async def _current(attempt: Callable[[], Awaitable[T]]) -> T:
         return await attempt()
     except StaleStatement:
         return await attempt()
-
-
-async def _roll_back(executor: Executor, connection: psycopg.AsyncConnection[Any]) -> None:
-    """End the transaction that may be open. A connection that cannot do so is closed by its pool."""
-    if connection.info.transaction_status in OPEN:
-        with suppress(StorageError):
-            await executor.command(b"ROLLBACK", name="rollback")
 
 
 async def configure(connection: PooledConnection) -> None:

@@ -7,7 +7,7 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -26,7 +26,6 @@ from agent_storage.secrets import Keyring
 from agent_storage.statement import Statement
 from agent_storage.sync.database.fastpath.executor import Executor
 from agent_storage.sync.database.transaction import (
-    OPEN,
     Asked,
     Isolation,
     Transaction,
@@ -248,7 +247,7 @@ class Database:
             try:
                 yield executor
             except BaseException:
-                _roll_back(executor, connection)
+                executor.undo(b"ROLLBACK", name=name)
                 raise
             executor.command(b"COMMIT", name=name)
 
@@ -284,7 +283,7 @@ class Database:
                 if connection.info.transaction_status == TransactionStatus.INTRANS:
                     executor.command(b"COMMIT", name=name)
             finally:
-                _roll_back(executor, connection)
+                executor.undo(b"ROLLBACK", name=name)
 
     @contextmanager
     def begin(
@@ -324,13 +323,6 @@ def _current(attempt: Callable[[], T]) -> T:
         return attempt()
     except StaleStatement:
         return attempt()
-
-
-def _roll_back(executor: Executor, connection: psycopg.Connection[Any]) -> None:
-    """End the transaction that may be open. A connection that cannot do so is closed by its pool."""
-    if connection.info.transaction_status in OPEN:
-        with suppress(StorageError):
-            executor.command(b"ROLLBACK", name="rollback")
 
 
 def configure(connection: PooledConnection) -> None:

@@ -29,9 +29,6 @@ Isolation = Literal["read committed", "repeatable read", "serializable"]
 
 logger = logging.getLogger("agent_storage")
 
-#: The states of a connection that has a transaction open.
-OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
-
 #: The transaction block that the current task is in, so that the pool is not used there by mistake.
 current: ContextVar[Transaction | None] = ContextVar("agent_storage_transaction", default=None)
 
@@ -200,21 +197,13 @@ class Transaction:
         except BaseException as error:
             self.ended = True
             # Cut short, `keep` has failed, or has been done.
-            if not sent or isinstance(error, Exception) or self._status() == TransactionStatus.INERROR:
-                self._undo(undo)
+            undone = not sent or isinstance(error, Exception) or self._status() == TransactionStatus.INERROR
+            if undone and not self._home.forked:
+                self.executor.undo(undo, name=self.label)
             if not isinstance(error, psycopg.Rollback):
                 raise
         self.ended = True
         logger.debug("%s took %.1f ms", self.label, (time.perf_counter() - started) * 1000)
-
-    def _undo(self, command: bytes) -> None:
-        """Roll back. An error is only logged, since a connection that cannot roll back is closed by its pool."""
-        if self._home.forked or self._status() not in OPEN:
-            return
-        try:
-            self.executor.command(command, name=self.label)
-        except StorageError as error:
-            logger.warning("%s could not be rolled back: %s", self.label, error)
 
     def call_back(self) -> None:
         """Call every callback, if it was committed; raises the first error, which does not undo the commit."""

@@ -38,6 +38,14 @@ def _anybody() -> None:
     pass
 
 
+def _allows(check: Check) -> bool:
+    try:
+        check()
+    except StorageError:
+        return False
+    return True
+
+
 class Executor:
     """Runs statements on one connection, one at a time, in the order in which they take its lock.
 
@@ -68,10 +76,10 @@ class Executor:
         check()
         if self._stream is not None:
             raise StorageError("a stream is open on this connection: leave its block first")
-        if self._pgconn.pipeline_status != PipelineStatus.OFF:
-            raise StorageError("the connection is in pipeline mode: leave its pipeline(), or use storage.batch()")
         if self._connection.closed:
             raise ConnectionLost("the connection to PostgreSQL is closed; nothing was sent")
+        if self._pgconn.pipeline_status != PipelineStatus.OFF:
+            raise StorageError("the connection is in pipeline mode: leave its pipeline(), or use storage.batch()")
 
     def run(self, statement: Statement[T], values: Sequence[Any], check: Check = _anybody) -> T:
         """The statement's result; one round trip, and one more when this connection has not prepared it yet."""
@@ -276,7 +284,7 @@ class Executor:
         finally:
             ended = True
             with self._lock:
-                if self._pgconn.transaction_status == TransactionStatus.INTRANS:
+                if self._pgconn.transaction_status == TransactionStatus.INTRANS and _allows(check):
                     with self._using(statement, prepared):
                         self._command(b"CLOSE " + name)
 
@@ -299,10 +307,22 @@ class Executor:
         """Run one or more commands that take no parameters and give no rows, such as COMMIT; `name` is for errors."""
         with self._lock:
             self._ready(check)
-            try:
-                self._command(text)
-            except psycopg.Error as error:
-                raise translate(error, statement=name, committing=text == b"COMMIT") from error
+            self._told(text, name)
+
+    def undo(self, text: bytes, *, name: str) -> None:
+        """Roll back with `text` if a transaction is open. An error is only logged: the pool closes that connection."""
+        with self._lock:  # a statement that is under way ends first
+            if self._pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                try:
+                    self._told(text, name)
+                except StorageError as error:
+                    logger.warning("%s could not be rolled back: %s", name, error)
+
+    def _told(self, text: bytes, name: str) -> None:
+        try:
+            self._command(text)
+        except psycopg.Error as error:
+            raise translate(error, statement=name, committing=text == b"COMMIT") from error
 
     def _command(self, text: bytes) -> None:
         self._pgconn.send_query(text)
