@@ -38,6 +38,7 @@ REPLACEMENTS = {
     "contextlib.AbstractAsyncContextManager": "contextlib.AbstractContextManager",
     "agent_storage.connection.forks.LoopHome": "agent_storage.connection.forks.ProcessHome",
     "agent_storage.connection.listener.AsyncSignal": "agent_storage.connection.listener.Signal",
+    "agent_storage.database.calls.insistent": "contextlib.nullcontext",
     "agent_storage.database.calls.uncut": "agent_storage.database.calls.returned",
     "agent_storage.database.calls.run_at_once": "agent_storage.database.calls.call",
     "agent_storage.database.fastpath.waiting.AsyncWaiter": "agent_storage.database.fastpath.waiting.Waiter",

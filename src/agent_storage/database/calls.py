@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -57,6 +58,17 @@ async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
 def returned(value: T) -> T:
     """The same on the sync face, where what was called has returned."""
     return value
+
+
+@contextmanager
+def insistent() -> Generator[None]:
+    """A block whose cancellation is repeated once: psycopg_pool's workers swallow it there, and would never end."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if task := asyncio.current_task():
+            asyncio.get_running_loop().call_soon(task.cancel)
+        raise
 
 
 def run_at_once(

@@ -18,7 +18,7 @@ from agent_storage.connection.forks import LoopHome
 from agent_storage.connection.listener import AsyncSignal, Listener
 from agent_storage.connection.rows import Codec
 from agent_storage.connection.settings import Settings
-from agent_storage.database.calls import uncut
+from agent_storage.database.calls import insistent, uncut
 from agent_storage.database.fastpath.executor import Executor
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.transaction import (
@@ -47,6 +47,12 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
 
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **arguments: Any) -> Self:
+        """Connect, as psycopg does."""
+        with insistent():
+            return await super().connect(conninfo, **arguments)
 
 
 class Database:
@@ -78,7 +84,11 @@ class Database:
         """Connect. Raises `Unavailable` when the database cannot be reached, `InvalidSettings` for a bad address."""
         async with self._opening:
             if self._pool is None:
-                await self._open()
+                try:
+                    await self._open()
+                except BaseException:
+                    await uncut(self.close())  # given up half-way, it would stay open
+                    raise
 
     async def _open(self) -> None:
         self.conninfo = await asyncio.to_thread(pools.locate, self.settings)
@@ -91,8 +101,8 @@ class Database:
             check=self._check,
             **pools.pool_arguments(self.settings),
         )
-        await pool.open(wait=False)
         self._pool, self._home = pool, LoopHome()
+        await pool.open(wait=False)
 
     async def _check_reachable(self) -> None:
         """One connection of our own, since the pool retries in the background and would hide the reason."""
@@ -328,8 +338,8 @@ async def _current(attempt: Callable[[], Awaitable[T]]) -> T:
 
 async def configure(connection: PooledConnection) -> None:
     """Let the server keep prepared statements, unless its process is not the one that libpq was told of: a pooler."""
-    cursor = await connection.execute("SELECT pg_backend_pid()")
-    row = await cursor.fetchone()
+    with insistent():
+        row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
     if row is not None and row[0] == connection.info.backend_pid:
         connection.keeps_statements = True
     else:

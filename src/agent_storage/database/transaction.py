@@ -295,6 +295,7 @@ class Attached(Transaction):
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> AsyncGenerator[Transaction]:
         """A transaction, or a savepoint inside the one that is open."""
+        self.check()
         name = name or "unnamed"
         if self._status() == TransactionStatus.IDLE:
             transaction = Transaction(self.connection, self.executor, self.codec, name)
@@ -306,6 +307,7 @@ class Attached(Transaction):
         await transaction.call_back()
 
     async def _begin_unless_autocommit(self) -> None:
+        self.check()
         if not self.connection.autocommit and self._status() == TransactionStatus.IDLE:
             try:
                 await self.connection.execute(b"")  # psycopg begins it, with the isolation that the connection has

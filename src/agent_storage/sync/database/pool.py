@@ -7,7 +7,7 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -49,6 +49,12 @@ class PooledConnection(psycopg.Connection[Any]):
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
 
+    @classmethod
+    def connect(cls, conninfo: str = "", **arguments: Any) -> Self:
+        """Connect, as psycopg does."""
+        with nullcontext():
+            return super().connect(conninfo, **arguments)
+
 
 class Database:
     """A pool of connections to one PostgreSQL database."""
@@ -79,7 +85,11 @@ class Database:
         """Connect. Raises `Unavailable` when the database cannot be reached, `InvalidSettings` for a bad address."""
         with self._opening:
             if self._pool is None:
-                self._open()
+                try:
+                    self._open()
+                except BaseException:
+                    returned(self.close())  # given up half-way, it would stay open
+                    raise
 
     def _open(self) -> None:
         self.conninfo = pools.locate(self.settings)
@@ -92,8 +102,8 @@ class Database:
             check=self._check,
             **pools.pool_arguments(self.settings),
         )
-        pool.open(wait=False)
         self._pool, self._home = pool, ProcessHome()
+        pool.open(wait=False)
 
     def _check_reachable(self) -> None:
         """One connection of our own, since the pool retries in the background and would hide the reason."""
@@ -327,8 +337,8 @@ def _current(attempt: Callable[[], T]) -> T:
 
 def configure(connection: PooledConnection) -> None:
     """Let the server keep prepared statements, unless its process is not the one that libpq was told of: a pooler."""
-    cursor = connection.execute("SELECT pg_backend_pid()")
-    row = cursor.fetchone()
+    with nullcontext():
+        row = (connection.execute("SELECT pg_backend_pid()")).fetchone()
     if row is not None and row[0] == connection.info.backend_pid:
         connection.keeps_statements = True
     else:

@@ -292,6 +292,7 @@ class Attached(Transaction):
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> Generator[Transaction, None]:
         """A transaction, or a savepoint inside the one that is open."""
+        self.check()
         name = name or "unnamed"
         if self._status() == TransactionStatus.IDLE:
             transaction = Transaction(self.connection, self.executor, self.codec, name)
@@ -303,6 +304,7 @@ class Attached(Transaction):
         transaction.call_back()
 
     def _begin_unless_autocommit(self) -> None:
+        self.check()
         if not self.connection.autocommit and self._status() == TransactionStatus.IDLE:
             try:
                 self.connection.execute(b"")  # psycopg begins it, with the isolation that the connection has
