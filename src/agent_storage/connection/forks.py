@@ -31,6 +31,11 @@ class ProcessHome:
         """Whether this is another process. What its parent opened must not be used, nor closed, here."""
         return self._forks != _forks
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody can close what was opened there."""
+        return self.forked
+
     def check(self) -> None:
         """Raises `StorageError` anywhere else."""
         if self._forks != _forks:
@@ -43,6 +48,11 @@ class LoopHome(ProcessHome):
     def __init__(self) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody can close what was opened there."""
+        return self.forked or self._loop.is_closed()
 
     def check(self) -> None:
         """Raises `StorageError` anywhere else."""

@@ -66,7 +66,8 @@ def insistent() -> Generator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        if task := asyncio.current_task():
+        task = asyncio.current_task()
+        if task is not None and "-worker-" in task.get_name():
             asyncio.get_running_loop().call_soon(task.cancel)
         raise
 

@@ -35,9 +35,11 @@ class MultiplexedDatabase(Database):
 
     async def close(self) -> None:
         """Close every connection. May be called twice. After a fork, the child only forgets what its parent opened."""
-        multiplexer, self._multiplexer = self._multiplexer, None
-        if multiplexer is not None and not (self._home is not None and self._home.forked):
+        home, multiplexer = self._home, self._multiplexer
+        if multiplexer is not None and home is not None and not home.abandoned:
+            home.check()
             multiplexer.close()
+        self._multiplexer = None
         await super().close()
 
     async def _connect(self) -> psycopg.AsyncConnection[Any] | None:

@@ -114,10 +114,15 @@ class Database:
         connection.close()
 
     def close(self) -> None:
-        """Close every connection. May be called twice. After a fork, the child only forgets what its parent opened."""
+        """Close every connection. May be called twice. After a fork, the child only forgets what its parent opened.
+
+        Raises `StorageError` in another event loop, while that in which it was opened is not closed.
+        """
         pool, listener, home = self._pool, self._listener, self._home
+        if home is not None and not home.abandoned:
+            home.check()
         self._pool = self._listener = self._home = None
-        if home is not None and home.forked:
+        if home is not None and home.abandoned:
             return
         if listener is not None:
             listener.close()
