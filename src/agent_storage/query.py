@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast, get_args, get_origin
-from uuid import UUID
 
 from .connection.rows import Codec, check, encode
 from .connection.text import encode_json
@@ -173,7 +172,7 @@ def _condition_sql(condition: Condition, column: Column, number: int) -> tuple[s
         cast = "::jsonb[]" if condition.operator in ("in", "not_in") else "::jsonb"
     if condition.operator in ("is_null", "not_null"):
         return f"{subject} IS {'NOT ' if condition.operator == 'not_null' else ''}NULL", number
-    value = f"${number}{cast or _array_cast(condition.operator, column)}"
+    value = f"${number}{cast}"
     match condition.operator:
         case "in":
             text = f"{subject} = ANY({value})"
@@ -188,15 +187,3 @@ def _condition_sql(condition: Condition, column: Column, number: int) -> tuple[s
         case operator:
             text = f"{subject} {_COMPARISONS[operator]} {value}"
     return text, number + 1
-
-
-def _array_cast(operator: str, column: Column) -> str:
-    """A cast for arrays of text: an empty list, or a list of str, would else be of unknown type."""
-    element = (get_args(column.python_type) or (None,))[0] if get_origin(column.python_type) is list else None
-    if operator in ("contains", "overlaps", "eq", "ne") and element is str:
-        return "::text[]"
-    if operator in ("contains", "overlaps", "eq", "ne") and element is UUID:
-        return "::uuid[]"
-    if operator in ("in", "not_in") and is_text(column):
-        return "::text[]"
-    return ""

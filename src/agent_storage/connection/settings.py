@@ -27,6 +27,9 @@ NETWORK_DEFAULTS: dict[str, str] = {
     "keepalives_count": "3",
 }
 
+#: How values look as text, whatever the database or the role prefers.
+_STYLE = {"TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "1"}
+
 _URL_VARIABLES = ("STORAGE_DATABASE_URL", "DATABASE_URL")
 
 
@@ -122,7 +125,7 @@ class Settings(BaseModel):
             "lock_timeout": self.lock_timeout,
         }
         set_ = {name: f"{round(seconds * 1000)}ms" for name, seconds in timeouts.items() if seconds is not None}
-        return {"TimeZone": "UTC", **set_}
+        return {**_STYLE, **set_}
 
 
 def _normal_url(url: str) -> str:

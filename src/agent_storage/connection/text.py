@@ -218,7 +218,9 @@ class TextLoader(Loader):
         return unescape(str(data, "utf-8"))
 
 
-class _TextBinaryLoader(TextLoader):
+class TextBinaryLoader(TextLoader):
+    """The same in the binary format, which for text is no other."""
+
     format = Format.BINARY
 
 
@@ -257,7 +259,7 @@ def register(context: AdaptContext) -> None:
     adapters.register_dumper(JsonText, _JsonDumper)
     for name in ("text", "varchar", "bpchar"):
         adapters.register_loader(name, TextLoader)
-        adapters.register_loader(name, _TextBinaryLoader)
+        adapters.register_loader(name, TextBinaryLoader)
     adapters.register_loader("json", JsonLoader)
     adapters.register_loader("json", _JsonBinaryLoader)
     adapters.register_loader("jsonb", JsonLoader)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from agent_storage.connection.listener import AsyncSignal
 from agent_storage.database.calls import run_at_once
@@ -83,7 +83,8 @@ class Batch:
         """Keep the statement of the call that is being added."""
         if not self._adding:
             raise StorageError("in a batch, say batch.add(batch.messages.append, …) instead of calling the method")
-        later = Later(statement, values)
+        # Lists are encoded when the batch is sent; what is put into them until then is not of this call.
+        later = Later(statement, [list(cast(list[Any], one)) if type(one) is list else one for one in values])
         self._calls.append(later)
         return later
 

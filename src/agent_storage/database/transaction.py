@@ -323,6 +323,10 @@ def executor_of(connection: psycopg.AsyncConnection[Any], codec: Codec, generati
     """
     found: Executor | None = getattr(connection, _EXECUTOR, None)
     if found is None:
+        if connection.info.encoding != "utf-8":
+            raise StorageError(
+                f"text travels as UTF-8: set the connection's client_encoding (it is {connection.info.encoding})"
+            )
         keep = getattr(connection, "keeps_statements", False)
         found = Executor(connection, codec, generation, keep=keep)
         setattr(connection, _EXECUTOR, found)

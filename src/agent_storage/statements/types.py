@@ -30,6 +30,7 @@ from ..connection.text import (
     SUBSTITUTE,
     JsonLoader,
     JsonText,
+    TextBinaryLoader,
     TextLoader,
     decode_json,
     encode_text,
@@ -122,6 +123,7 @@ def _loaders() -> AdaptersMap:
     adapters = AdaptersMap(psycopg.adapters)
     for name in (0, "text", "varchar", "bpchar"):
         adapters.register_loader(name, TextLoader)
+    adapters.register_loader(0, TextBinaryLoader)
     for name in ("json", "jsonb"):
         adapters.register_loader(name, JsonLoader)
         adapters.register_loader(name, ByteaBinaryLoader)
@@ -263,7 +265,7 @@ def to_text(value: Any) -> str:
         case date() | time():
             return value.isoformat()
         case timedelta():
-            return f"{value.days} days {value.seconds}.{value.microseconds:06} seconds"
+            return f"P{value.days}DT{value.seconds}.{value.microseconds:06}S"  # the same in every IntervalStyle
         case JsonText():
             return value.decode()
         case bytes():

@@ -194,7 +194,7 @@ class _Shared:
         self._describing.discard(entry.statement.query)
         answers = entry.answers[entry.skip :]
         if fault_in(answers) is None:
-            self._statements.add(entry.statement, entry.name, answers[1])
+            self._statements.add(entry.statement, entry.name, answers[1]).used = True  # by other calls than this one
 
     def _writable(self) -> None:
         try:

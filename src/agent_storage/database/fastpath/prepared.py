@@ -14,7 +14,6 @@ from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
-from orjson import JSONDecodeError
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus, Format
@@ -22,7 +21,7 @@ from psycopg.pq.abc import PGconn, PGresult
 
 from ...connection.rows import Codec
 from ...connection.text import encode_text
-from ...errors import InvalidValue, Retryable, Unreadable
+from ...errors import InvalidValue, Retryable, StorageError, Unreadable
 from ...statement import Statement
 from ...statements.types import FINISH, LOADERS, Row, Unusual, encoding, loads_binary, to_text
 
@@ -36,6 +35,10 @@ LIMIT = 1000
 _SLICE = 100
 #: What the server answers when all is well.
 FINE = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC})
+
+
+#: What psycopg's loaders, and those of JSON and UUID, raise for a value that Python cannot express.
+_UNREADABLE = (psycopg.Error, ValueError, NotImplementedError)
 
 
 class StaleStatement(Retryable):
@@ -63,11 +66,14 @@ class Loading:
 
     __slots__ = ("_finish", "_loaded", "_transformer", "format", "names", "types")
 
-    def __init__(self, description: PGresult, connection: psycopg.BaseConnection[Any]) -> None:
+    def __init__(
+        self, description: PGresult, connection: psycopg.BaseConnection[Any], format_: Format | None = None
+    ) -> None:
         places = range(description.nfields)
         self.types = [description.ftype(place) for place in places]
         self.names = tuple((description.fname(place) or b"").decode() for place in places)
-        self.format = Format.BINARY if loads_binary(self.types) else Format.TEXT
+        wanted = Format.BINARY if loads_binary(self.types) else Format.TEXT
+        self.format = wanted if format_ is None else format_
         finished = self.types if self.format == Format.BINARY else []
         self._finish = [(place, FINISH[oid]) for place, oid in enumerate(finished) if oid in FINISH]
         self._transformer = Transformer(_Context(connection))
@@ -156,7 +162,9 @@ class Prepared:
         loading = self._loading_of(answer)
         try:
             return statement.result(loading.names, loading.rows(answer), answer.ntuples, values, codec)
-        except (psycopg.DataError, JSONDecodeError) as error:
+        except StorageError:
+            raise
+        except _UNREADABLE as error:
             raise _unreadable(statement) from error
 
     def made(self, statement: Statement[Any], answer: PGresult, codec: Codec) -> list[Any]:
@@ -164,12 +172,15 @@ class Prepared:
         loading = self._loading_of(answer)
         try:
             return statement.rows.make(loading.names, loading.rows(answer), codec)
-        except (psycopg.DataError, JSONDecodeError) as error:
+        except StorageError:
+            raise
+        except _UNREADABLE as error:
             raise _unreadable(statement) from error
 
     def _loading_of(self, answer: PGresult) -> Loading:
         """The server refuses a prepared statement whose columns have changed; one that it does not keep it parses."""
-        return self._loading if self.name or self._loading.fits(answer) else Loading(answer, self._connection)
+        known = self._loading
+        return known if self.name or known.fits(answer) else Loading(answer, self._connection, known.format)
 
 
 def _unreadable(statement: Statement[Any]) -> Unreadable:
@@ -268,15 +279,16 @@ _GONE = ("26000", "0A000")
 def is_stale(error: psycopg.Error) -> bool:
     """Whether `error` comes from the server's looking at a prepared statement before it runs it.
 
-    It names the place in PostgreSQL's sources; a changed type shows as a class 42 error (undefined function, datatype
-    mismatch). An error with a context comes from a function that the statement called.
+    It names the place in PostgreSQL's sources. A changed type shows as an error of class 42 (undefined function) with a
+    position in the statement's text, which errors at run time do not have. An error with a context comes from a
+    function that the statement called.
     """
     diag, state = error.diag, error.sqlstate or ""
     if diag.context or not state:
         return False
     if state in _GONE:
         return diag.source_function in ("FetchPreparedStatement", "RevalidateCachedQuery")
-    return state.startswith("42") and state not in ("42501", "42601")
+    return state.startswith("42") and state not in ("42501", "42601") and diag.statement_position is not None
 
 
 def fault_in(answers: Sequence[PGresult], statements: int = 1) -> tuple[int, psycopg.Error] | None:

@@ -150,6 +150,8 @@ class Executor:
                 raise self._fault(error, statement, None, commits=commits) from error
             if fault := fault_in(answers, len(asked)):
                 place = min(fault[0], len(asked) - 1)  # the commit comes last, and may fail too
+                for one in prepared:
+                    one.used = one.used or one is not prepared[place]
                 raise self._fault(fault[1], asked[place][0], prepared[place], commits=commits) from fault[1]
             results: list[Any] = []
             for one, answer, (statement, values) in zip(prepared, answers, asked, strict=False):
@@ -340,10 +342,12 @@ class Executor:
                 answers = (self._end_pipeline())[skip:]
             except psycopg.Error as error:
                 raise self._fault(error, missing[0], None) from error
-            if fault := fault_in(answers):
-                raise self._fault(fault[1], missing[min(fault[0] // 2, len(missing) - 1)], None) from fault[1]
-            for place, one in enumerate(missing):
+            fault = fault_in(answers)
+            done = len(missing) if fault is None else fault[0] // 2
+            for place, one in enumerate(missing[:done]):
                 found[one.query] = self._statements.add(one, names[place], answers[2 * place + 1])
+            if fault is not None:
+                raise self._fault(fault[1], missing[min(done, len(missing) - 1)], None) from fault[1]
         return [prepared for one in statements if (prepared := found[one.query]) is not None]
 
     def _end_pipeline(self) -> list[PGresult]:
