@@ -915,10 +915,10 @@ async def opened(stack: AsyncExitStack, conninfo: str) -> list[Path]:
 
     paths: list[Path] = []
     for name, repository, pool_max, settings in (
-        ("multiplexed", Writes, 8, {"multiplex": 4}),
+        ("multiplexed", Writes, 8, {"multiplex": 2}),
         ("prepared", Writes, 8, {"multiplex": 0}),
         ("unprepared", Writes, 6, {"prepare": False}),
-        ("cut", Writes, 4, {"multiplex": 2}),
+        ("cut", Writes, 4, {"multiplex": 1}),
         ("sync", SyncWrites, 4, {}),
         ("sync unprepared", SyncWrites, 2, {"prepare": False}),
     ):

@@ -156,7 +156,11 @@ class Database:
             raise StorageError("the storage is closed") from error
         if not connection.autocommit:  # a pool of the caller's own; `_give_back` undoes it
             setattr(connection, _MANUAL, True)
-            await connection.set_autocommit(True)
+            try:
+                await uncut(connection.set_autocommit(True))
+            except BaseException:
+                await self._give_back(pool, connection)
+                raise
         return connection
 
     async def _give_back(
@@ -166,7 +170,7 @@ class Database:
             return
         if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
             setattr(connection, _MANUAL, False)
-            await connection.set_autocommit(False)
+            await uncut(connection.set_autocommit(False))
         await uncut(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.AsyncConnection[Any]) -> Executor:

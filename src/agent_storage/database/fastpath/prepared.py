@@ -53,11 +53,11 @@ class Generation:
 
 
 class _Context:
-    """What psycopg's loaders need: the adapters, and a connection for the time zone."""
+    """What psycopg's loaders need: the adapters, and, for text, the connection's styles. Moments are in UTC."""
 
     adapters = LOADERS
 
-    def __init__(self, connection: psycopg.BaseConnection[Any]) -> None:
+    def __init__(self, connection: psycopg.BaseConnection[Any] | None) -> None:
         self.connection = connection
 
 
@@ -76,7 +76,7 @@ class Loading:
         self.format = wanted if format_ is None else format_
         finished = self.types if self.format == Format.BINARY else []
         self._finish = [(place, FINISH[oid]) for place, oid in enumerate(finished) if oid in FINISH]
-        self._transformer = Transformer(_Context(connection))
+        self._transformer = Transformer(_Context(None if self.format == Format.BINARY else connection))
         self._loaded = False
 
     def fits(self, answer: PGresult) -> bool:

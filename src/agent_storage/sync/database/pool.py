@@ -157,7 +157,11 @@ class Database:
             raise StorageError("the storage is closed") from error
         if not connection.autocommit:  # a pool of the caller's own; `_give_back` undoes it
             setattr(connection, _MANUAL, True)
-            connection.set_autocommit(True)
+            try:
+                returned(connection.set_autocommit(True))
+            except BaseException:
+                self._give_back(pool, connection)
+                raise
         return connection
 
     def _give_back(self, pool: psycopg_pool.ConnectionPool[Any], connection: psycopg.Connection[Any]) -> None:
@@ -165,7 +169,7 @@ class Database:
             return
         if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
             setattr(connection, _MANUAL, False)
-            connection.set_autocommit(False)
+            returned(connection.set_autocommit(False))
         returned(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.Connection[Any]) -> Executor:
