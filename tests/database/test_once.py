@@ -27,7 +27,9 @@ from agent_storage import ConnectionLost, OutcomeUnknown, PoolTimeout, StorageEr
 from agent_storage.connection.embedded import EmbeddedServer
 from agent_storage.database import multiplexed
 from agent_storage.database.fastpath.multiplexer import DEPTH
+from agent_storage.database.fastpath.prepared import Prepared, PreparedStatements
 from agent_storage.records import Input, Record
+from agent_storage.sync.database.fastpath.executor import Executor
 
 from ..conftest import UNSAFE_BUT_FAST
 from .test_whole_or_nothing import PATHS, Waited, opened, own_database, plain
@@ -194,7 +196,7 @@ async def busy(storage: Any, statements: int, seconds: float) -> AsyncIterator[N
         await asyncio.gather(*sleeping, return_exceptions=True)
 
 
-@pytest.mark.parametrize(("before", "seconds"), [(2, 0.01), (DEPTH + 8, 0.002)], ids=["sent", "in the queue"])
+@pytest.mark.parametrize(("before", "seconds"), [(2, 0.01), (DEPTH + 8, 0.0015)], ids=["sent", "in the queue"])
 async def test_a_cancelled_update_never_comes_after_the_next_one(
     conninfo: str, admin: psycopg.Connection, before: int, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -623,6 +625,50 @@ def test_what_a_signal_interrupts_anywhere_is_whole_or_nothing(
             at_once(write(Waited(storage), f"after {name}"))
             assert kept(admin, f"after {name}") == whole
     assert interrupted > 10
+
+
+#: Steps of a call between which a signal may come.
+STEPS: list[tuple[Any, str]] = [
+    (PreparedStatements, "ask"),
+    (PreparedStatements, "add"),
+    (Prepared, "encode"),
+    (Prepared, "send"),
+    (Executor, "_end_pipeline"),
+    (Executor, "_answers"),
+]
+
+
+@pytest.mark.parametrize("settings", [{}, {"prepare": False}], ids=["prepared", "unprepared"])
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_an_interrupt_between_two_steps_leaves_the_connection_fit(
+    conninfo: str, admin: psycopg.Connection, settings: dict[str, Any], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted = 0
+
+    def interrupting(original: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            nonlocal interrupted
+            answer = None if when == "before" and not interrupted else original(*args, **kwargs)
+            if not interrupted:
+                interrupted += 1
+                raise Interrupted
+            return answer
+
+        return step
+
+    for owner, name in STEPS:
+        for what, (write, whole) in WRITES.items():
+            with sync.Storage.open(conninfo, pool_max=1, pool_timeout=2, **settings) as storage:
+                for number in range(2):  # the statements are not prepared yet, and then they are
+                    interrupted = 0
+                    account = f"{owner.__name__} {name} {what} {number}"
+                    with monkeypatch.context() as patch, suppress(Interrupted):
+                        patch.setattr(owner, name, interrupting(getattr(owner, name)))
+                        at_once(write(Waited(storage), account))
+                    for _ in range(2):
+                        at_once(write(Waited(storage), f"again {account}"))
+                    assert kept(admin, account) in (0, whole), account
+                    assert kept(admin, f"again {account}") == 2 * whole, account
 
 
 @EVERY_ASYNC_PATH

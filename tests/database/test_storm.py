@@ -187,6 +187,8 @@ class Path:
     repository: Any = Writes
     #: Whether its connections are cut. Then what a caller cannot know may still come true.
     wire: Wire | None = None
+    #: The caller's own pool, which does not look at a connection before it gives it out.
+    own_pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
 
     @property
     def application(self) -> str:
@@ -490,7 +492,7 @@ class Worker:
         """Several calls at once."""
         if self.threads:
             return
-        news = [self._new() for _ in range(self.random.randint(2, 6))]
+        news = [self._new() for _ in range(self.random.choice((2, 3, 4, 5, 60)))]  # also more than connections take
         units = [self._unit("create in a crowd", path, [new]) for new in news]
 
         async def one(unit: Unit, new: NewWrite) -> None:
@@ -931,7 +933,7 @@ async def opened(stack: AsyncExitStack, conninfo: str) -> list[Path]:
     pool = psycopg_pool.AsyncConnectionPool(url("own pool"), min_size=1, max_size=4, open=False)
     await pool.open()
     stack.push_async_callback(pool.close)
-    paths.append(Path("own pool", Storage(Database.over(pool)), 4, 4))
+    paths.append(Path("own pool", Storage(Database.over(pool)), 4, 4, own_pool=pool))
     return paths
 
 
@@ -1001,6 +1003,8 @@ async def _joined(storm: Storm, tasks: list[asyncio.Task[None]], threads: list[t
 async def quiet(storm: Storm, connection: psycopg.Connection[Any]) -> None:
     """After the storm: no session is left in a transaction, no more connections than configured, and all works."""
     for path in storm.paths:
+        if path.own_pool is not None:
+            await path.own_pool.check()
         try:
             await _works(path)
             await _all_connections(path)

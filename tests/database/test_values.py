@@ -400,7 +400,7 @@ def test_the_json_form_of_a_value_is_the_value(executors: Executors, kind: str) 
         (Decimal("1.50"), "1.50"),
         (b"\x00\xff", "\\x00ff"),
         (time(1, 2, 3, 4), "01:02:03.000004"),
-        (timedelta(days=-1, microseconds=1), "-1 days 0.000001 seconds"),
+        (timedelta(days=-1, microseconds=1), "P-1DT0.000001S"),
         (datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(seconds=28))), "2026-01-01T11:59:32+00:00"),
         ([1, None, [2]], '{"1",NULL,{"2"}}'),
         (['"\\'], '{"\\"\\\\"}'),

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import psycopg
 import psycopg_pool
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from agent_storage.connection import pool as pools
 from agent_storage.connection.forks import LoopHome
@@ -168,6 +168,8 @@ class Database:
     ) -> None:
         if self._home is not None and self._home.forked:
             return
+        if connection.pgconn.pipeline_status != PipelineStatus.OFF:  # a signal came between two steps
+            connection.pgconn.finish()
         if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
             setattr(connection, _MANUAL, False)
             await uncut(connection.set_autocommit(False))
