@@ -578,7 +578,7 @@ def test_the_table_has_what_the_records_say(migrated: str) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_what_a_caller_sees_does_not_depend_on_the_path_of_its_call(everywhere: Everywhere) -> None:
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
     @given(first_rows(everywhere.new), st.lists(calls(everywhere.new), min_size=1, max_size=9))
     def compared(first: Call, sequence: list[Call]) -> None:
         everywhere.compare([first, *sequence])
@@ -591,9 +591,9 @@ def test_many_rows_are_made_alike(everywhere: Everywhere) -> None:
     names = [name for name in fields(everywhere.new) if name not in refused]
 
     @settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
-    @given(st.lists(some(names), min_size=70, max_size=70))
+    @given(st.lists(some(names), min_size=40, max_size=40))
     def compared(rows: list[dict[str, Any]]) -> None:
-        news = [everywhere.new(name=f"{turn} {at}", **row) for turn in range(15) for at, row in enumerate(rows)]
+        news = [everywhere.new(name=f"{turn} {at}", **row) for turn in range(26) for at, row in enumerate(rows)]
         assert len(news) > statement.UNDIVIDED
         everywhere.compare([Call("create_many", (news,)), Call("count", ({},))])
 

@@ -286,7 +286,10 @@ class Attached(Transaction):
 
     @asynccontextmanager
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncGenerator[AsyncIterator[Any]]:
-        """The statement's rows, inside the transaction that is open, or one of its own."""
+        """The statement's rows, inside the transaction that is open, or one of its own that lasts as long as the block.
+
+        In the latter case an exception that leaves the block undoes what was written on the connection meanwhile.
+        """
         async with self.begin(name=statement.name) as transaction, transaction.stream(statement, values) as rows:
             yield rows
 

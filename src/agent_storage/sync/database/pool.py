@@ -169,10 +169,12 @@ class Database:
             return
         if connection.pgconn.pipeline_status != PipelineStatus.OFF:  # a signal came between two steps
             connection.pgconn.finish()
-        if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
-            setattr(connection, _MANUAL, False)
-            returned(connection.set_autocommit(False))
-        returned(pool.putconn(connection))  # half given back, it would be lost to the pool
+        try:
+            if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
+                setattr(connection, _MANUAL, False)
+                returned(connection.set_autocommit(False))
+        finally:
+            returned(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.Connection[Any]) -> Executor:
         return executor_of(connection, self.codec, self.generation)
