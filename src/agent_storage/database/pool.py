@@ -154,6 +154,9 @@ class Database:
             raise PoolTimeout("the pool refuses another waiting task (its max_waiting)") from error
         except psycopg_pool.PoolClosed as error:
             raise StorageError("the storage is closed") from error
+        except RuntimeError as error:
+            # asyncio.Condition.wait() of Python 3.11 hides a cancellation behind "Lock is not acquired".
+            raise error.__context__ or error from None
         if not connection.autocommit:  # a pool of the caller's own; `_give_back` undoes it
             setattr(connection, _MANUAL, True)
             try:
