@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := src tests tools examples benchmarks cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-quick format generate count clean
+.PHONY: help demo test coverage check bench bench-quick format generate count clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -34,8 +34,11 @@ demo: $(VENV)/.run  ## Set up, migrate the embedded PostgreSQL, store a real con
 	@$(BIN)/storage migrate up
 	@$(BIN)/storage demo
 
-test: $(VENV)/.dev  ## Set up and run the tests on the embedded PostgreSQL (or STORAGE_TEST_DATABASE_URL)
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -q
+test: $(VENV)/.dev  ## Set up and run the tests on the embedded PostgreSQL (or STORAGE_TEST_DATABASE_URL), 6 minutes
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+coverage: $(VENV)/.dev  ## The same, and which lines no test runs
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.dev  ## Lint, types, generated code, schema, statements, up-down-up
 	@$(BIN)/ruff check $(SOURCES)

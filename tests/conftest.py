@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -36,6 +37,12 @@ PATH: dict[str, Any] = {"unprepared": {"prepare": False}, "pool": {"multiplex": 
 UNSAFE_BUT_FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Tests wait for a server half of their time, so two share a core."""
+    return min(8, 2 * (os.cpu_count() or 1))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _environment() -> Iterator[None]:
     """No setting of the developer's shell reaches a test."""
@@ -43,6 +50,8 @@ def _environment() -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("STORAGE_") and name != "STORAGE_TEST_DATABASE_URL"]:
         patch.delenv(name)
     patch.delenv("DATABASE_URL", raising=False)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background jobs have it; Ctrl-C is tested
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     patch.setenv("STORAGE_SECRET_KEY", SECRET_KEY)
     yield
     patch.undo()

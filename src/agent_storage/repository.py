@@ -30,8 +30,9 @@ import psycopg_pool
 
 from agent_storage import composed
 from agent_storage.connection.rows import check, encode
+from agent_storage.database.batch import Batch
 from agent_storage.database.pool import Database
-from agent_storage.database.transaction import Attached, Isolation, Runner
+from agent_storage.database.transaction import Attached, Isolation, Transaction
 from agent_storage.errors import AmbiguousId, Conflict, InvalidValue, NotFound, SecretUnavailable, StorageError
 from agent_storage.ids import prefix_range, shortest_prefix
 from agent_storage.pages import Found, Page, check_limit, read_cursor
@@ -76,6 +77,10 @@ def sql(
         return cast(F, Declared(Template(function, text, options)))
 
     return declare
+
+
+#: What runs a repository's statements.
+Runner = Database | Transaction | Batch
 
 
 class Bound(Protocol):

@@ -30,7 +30,16 @@ from agent_storage.adapters.workflow import (
 )
 from agent_storage.types import NewWorkflow
 
-ODD_IDS = ["workflow-1", "Ж/ü 🙂", "nul\x00id", "lone \ud800", " ", "x" * 3000, str(uuid4()), str(uuid4()).upper()]
+ODD_IDS = [
+    "workflow-1",
+    "Ж/ü 🙂",
+    "nul\x00id",
+    "lone \ud800",
+    " ",
+    "x" * 3000,
+    "0190b1c6-0b6e-7c4e-8e58-3d4f5a6b7c8d",
+    "51D08C25-0BF2-4A51-A2FE-D552A3150F3E",
+]
 NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)
 
 

@@ -7,15 +7,13 @@ has to be there is missing), COMMIT takes a second one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from agent_storage.connection.listener import AsyncSignal
 from agent_storage.database.calls import run_at_once
 from agent_storage.database.pool import Database
-from agent_storage.database.transaction import Isolation, Transaction, check_accepted
-from agent_storage.errors import StorageError, Unreadable
+from agent_storage.database.transaction import Transaction
+from agent_storage.errors import StorageError
 from agent_storage.statement import Statement
 
 T = TypeVar("T")
@@ -92,21 +90,10 @@ class Batch:
         """The same; undivided, since a batch is sent at once."""
         return await self.run(statement, statement.encode(arguments, self.codec))
 
-    def stream(
-        self, statement: Statement[Any], values: Sequence[Any]
-    ) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
-        """Refused."""
-        raise StorageError("a stream cannot be batched")
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise StorageError("a stream cannot be batched, nor what begins a transaction of its own or waits for others")
 
-    def begin(
-        self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
-    ) -> AbstractAsyncContextManager[Transaction]:
-        """Refused."""
-        raise StorageError("this method opens a transaction of its own and cannot be batched: use transaction()")
-
-    def listen(self, channel: str, payload: str) -> AsyncSignal:
-        """Refused."""
-        raise StorageError("waiting for others cannot be batched")
+    stream = begin = listen = _refuse
 
     async def send(self) -> None:
         """Run all calls. Raises the first error, and then nothing of the batch is kept, unless the error says so."""
@@ -117,6 +104,6 @@ class Batch:
         for call, result in zip(self._calls, results, strict=True):
             if not isinstance(result, StorageError):
                 call.settle(result)
-            elif isinstance(result, Unreadable) and isinstance(self._runner, Database):
-                result.say_kept()
-        check_accepted(results)
+        for result in results:
+            if isinstance(result, StorageError):
+                raise result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -11,26 +12,20 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class _Resumed:
+@types.coroutine
+def _resumed(coroutine: Coroutine[Any, Any, T], future: Any) -> Generator[Any, Any, T]:
     """The rest of a coroutine that has been started by hand and waits for `future`."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], future: Any) -> None:
-        self._coroutine = coroutine
-        self._future = future
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        future = self._future
-        while True:
-            try:
-                value = yield future
-            except BaseException as error:
-                step = partial(self._coroutine.throw, error)
-            else:
-                step = partial(self._coroutine.send, value)
-            try:
-                future = step()
-            except StopIteration as end:
-                return end.value
+    while True:
+        try:
+            value = yield future
+        except BaseException as error:
+            step = partial(coroutine.throw, error)
+        else:
+            step = partial(coroutine.send, value)
+        try:
+            future = step()
+        except StopIteration as end:
+            return end.value
 
 
 async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -42,7 +37,7 @@ async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
         future = coroutine.send(None)
     except StopIteration as end:
         return end.value
-    task = asyncio.ensure_future(_Resumed(coroutine, future))
+    task = asyncio.ensure_future(_resumed(coroutine, future))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:

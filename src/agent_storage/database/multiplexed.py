@@ -10,7 +10,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from ..connection import pool as pools
-from ..errors import ConnectionLost, Unreadable
+from ..errors import ConnectionLost
 from ..statement import Statement
 from .fastpath.multiplexer import LIMIT, Multiplexer, NotShared
 from .fastpath.prepared import StaleStatement
@@ -31,7 +31,7 @@ class MultiplexedDatabase(Database):
             self._multiplexer = Multiplexer(
                 self._connect, settings.multiplex, self.generation, self.codec, settings.pool_timeout
             )
-            await self._multiplexer.open()
+            await self._multiplexer.connect(1)
 
     async def close(self) -> None:
         """Close every connection. May be called twice. After a fork, the child only forgets what its parent opened."""
@@ -69,10 +69,6 @@ class MultiplexedDatabase(Database):
             return await multiplexer.run(statement, values)
         except (NotShared, StaleStatement):
             pass
-        except Unreadable as error:
-            if not statement.repeatable:
-                error.say_kept()
-            raise
         except ConnectionLost:
             if not statement.repeatable:
                 raise

@@ -25,12 +25,11 @@ from agent_storage.database.transaction import (
     Asked,
     Isolation,
     Transaction,
-    check_accepted,
     current,
     executor_of,
     outermost,
 )
-from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, Unreadable
+from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError
 from agent_storage.secrets import Keyring
 from agent_storage.statement import Statement
 
@@ -144,27 +143,17 @@ class Database:
 
     async def _check_out(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> psycopg.AsyncConnection[Any]:
         try:
-            connection = await pool.getconn()
-        except psycopg_pool.PoolTimeout as error:
+            return await pool.getconn()
+        except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             raise PoolTimeout(
-                f"no connection became free within {self.settings.pool_timeout:g} s: the database is unreachable, "
-                f"or all {self.settings.pool_max} are in use (setting pool_max)"
+                f"no connection became free within {pool.timeout:g} s: the database is unreachable, or all "
+                f"{pool.max_size} are in use (setting pool_max of the storage, max_size of your own pool): {error}"
             ) from error
-        except psycopg_pool.TooManyRequests as error:
-            raise PoolTimeout("the pool refuses another waiting task (its max_waiting)") from error
         except psycopg_pool.PoolClosed as error:
             raise StorageError("the storage is closed") from error
         except RuntimeError as error:
             # asyncio.Condition.wait() of Python 3.11 hides a cancellation behind "Lock is not acquired".
             raise error.__context__ or error from None
-        if not connection.autocommit:  # a pool of the caller's own; `_give_back` undoes it
-            setattr(connection, _MANUAL, True)
-            try:
-                await uncut(connection.set_autocommit(True))
-            except BaseException:
-                await self._give_back(pool, connection)
-                raise
-        return connection
 
     async def _give_back(
         self, pool: psycopg_pool.AsyncConnectionPool[Any], connection: psycopg.AsyncConnection[Any]
@@ -173,12 +162,7 @@ class Database:
             return
         if connection.pgconn.pipeline_status != PipelineStatus.OFF:  # a signal came between two steps
             connection.pgconn.finish()
-        try:
-            if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
-                setattr(connection, _MANUAL, False)
-                await uncut(connection.set_autocommit(False))
-        finally:
-            await uncut(pool.putconn(connection))  # half given back, it would be lost to the pool
+        await uncut(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.AsyncConnection[Any]) -> Executor:
         return executor_of(connection, self.codec, self.generation)
@@ -214,21 +198,21 @@ class Database:
         return await self._run(statement, values)
 
     async def _run(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        return await self._attempt(lambda executor: executor.run(statement, values), repeatable=statement.repeatable)
+
+    async def _attempt(self, run: Callable[[Executor], Awaitable[T]], *, repeatable: bool = False) -> T:
+        """What `run` gives on a connection of the pool: at most twice, and only where nothing of it was done before."""
         last = False
         while True:
             pool = self._opened()
             connection = await self._check_out(pool)
             try:
-                return await self._executor(connection).run(statement, values)
+                return await run(self._executor(connection))
             except StaleStatement:
                 if last:
                     raise
-            except Unreadable as error:
-                if not statement.repeatable:
-                    error.say_kept()
-                raise
             except ConnectionLost:
-                if last or not statement.repeatable:
+                if last or not repeatable:
                     raise
             finally:
                 await self._give_back(pool, connection)
@@ -239,44 +223,14 @@ class Database:
         self._check_outside(statement.name)
         if statement.encode_chunks(arguments, self.codec) is None:
             return await self._run(statement, statement.encode(arguments, self.codec))
-
-        async def attempt() -> Any:
-            async with self._whole(statement.name) as executor:
-                chunks = statement.encode_chunks(arguments, self.codec) or ()
-                return await executor.run_chunks(statement, chunks, begin=True)
-
-        return await _current(attempt)
+        return await self._attempt(
+            lambda executor: executor.run_chunks(statement, statement.encode_chunks(arguments, self.codec) or ())
+        )
 
     async def run_all(self, asked: Sequence[Asked]) -> list[Any]:
-        """The results of several statements, all or nothing; one that cannot be made is the error that says so.
-
-        One round trip when no answer can be refused, else two: COMMIT follows when every answer was accepted.
-        """
+        """The results of several statements, all or nothing; one that cannot be made may be the error that says so."""
         self._check_outside("batch()")
-        certain = all(statement.certain for statement, _ in asked)
-
-        async def attempt() -> list[Any]:
-            if certain:
-                async with self.connection() as connection:
-                    return await self._executor(connection).run_all(asked)
-            async with self._whole("batch") as executor:
-                results = await executor.run_all(asked, begin=True)
-                check_accepted(results)
-                return results
-
-        return await _current(attempt)
-
-    @asynccontextmanager
-    async def _whole(self, name: str) -> AsyncGenerator[Executor]:
-        """An executor whose transaction its first call begins; COMMIT at the end of the block."""
-        async with self.connection() as connection:
-            executor = self._executor(connection)
-            try:
-                yield executor
-            except BaseException:
-                await executor.undo(b"ROLLBACK", name=name)
-                raise
-            await executor.command(b"COMMIT", name=name)
+        return await self._attempt(lambda executor: executor.run_all(asked))
 
     @asynccontextmanager
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncGenerator[AsyncIterator[Any]]:
@@ -320,7 +274,7 @@ class Database:
         self._check_outside("transaction()")
         async with self.connection() as connection:
             executor = self._executor(connection)
-            transaction = Transaction(connection, executor, self.codec, name or "unnamed", self._pool)
+            transaction = Transaction(executor, name or "unnamed", self._pool)
             async with outermost(transaction, isolation, read_only=read_only):
                 yield transaction
         await transaction.call_back()
@@ -339,17 +293,6 @@ class Database:
         view = copy.copy(self)
         view._guarded = False
         return view
-
-
-_MANUAL = "agent_storage_manual_commit"
-
-
-async def _current(attempt: Callable[[], Awaitable[T]]) -> T:
-    """What `attempt` gives. A stale statement undoes it, and makes every connection prepare again: then once more."""
-    try:
-        return await attempt()
-    except StaleStatement:
-        return await attempt()
 
 
 async def configure(connection: PooledConnection) -> None:

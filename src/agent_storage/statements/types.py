@@ -51,9 +51,6 @@ class Unusual(Exception):
     """The value is not of the Python type that goes with the parameter's type: it travels as text."""
 
 
-# ---- binary encoders ----
-
-
 def _exactly(kind: type, encode: Callable[[Any], bytes]) -> Encode:
     """Values of one Python type, and of no subclass."""
 
@@ -97,9 +94,6 @@ def _array(oid: int, encode: Encode) -> Encode:
         return b"".join(parts)
 
     return encode_all
-
-
-# ---- loaders, and what they leave to do ----
 
 
 class _IntervalLoader(IntervalLoader):
@@ -150,9 +144,6 @@ def _finish_each(finish: Callable[[Any], Any]) -> Finish:
                 row[place] = finish(value)
 
     return finish_column
-
-
-# ---- the table ----
 
 
 class PgType(NamedTuple):
@@ -238,9 +229,6 @@ def encoding(oid: int) -> Encoding:
 def loads_binary(oids: Iterable[int]) -> bool:
     """Whether columns of these types are loaded from the binary format; of others only the text is known."""
     return _LOADED.issuperset(oids)
-
-
-# ---- text and JSON ----
 
 
 def to_text(value: Any) -> str:

@@ -37,8 +37,9 @@ from agent_storage.pages import Found, Page, check_limit, read_cursor
 from agent_storage.query import Condition, Fields, Order, Where
 from agent_storage.records import Input, JsonObject, Record, columns
 from agent_storage.statement import Statement
+from agent_storage.sync.database.batch import Batch
 from agent_storage.sync.database.pool import Database
-from agent_storage.sync.database.transaction import Attached, Isolation, Runner
+from agent_storage.sync.database.transaction import Attached, Isolation, Transaction
 from agent_storage.template import Owner, Template
 
 R = TypeVar("R", bound=Record)
@@ -77,6 +78,10 @@ def sql(
         return cast(F, Declared(Template(function, text, options)))
 
     return declare
+
+
+#: What runs a repository's statements.
+Runner = Database | Transaction | Batch
 
 
 class Bound(Protocol):

@@ -15,7 +15,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -24,10 +23,10 @@ from psycopg.pq.abc import PGresult
 
 from ...connection.pool import is_dead
 from ...connection.rows import Codec
-from ...errors import PoolTimeout, StatementTimeout, StorageError, translate
+from ...errors import PoolTimeout, StatementTimeout, StorageError
 from ...statement import Statement
 from ..calls import uncut
-from .prepared import Generation, Prepared, PreparedStatements, StaleStatement, fault_in
+from .prepared import Generation, Prepared, PreparedStatements, fault_in
 
 T = TypeVar("T")
 
@@ -65,16 +64,9 @@ class _Call:
         self.expiry: asyncio.TimerHandle | None = None
 
     def fail(self, error: Exception) -> None:
-        """Give the caller an error, the package's for psycopg's."""
+        """Give the caller an error."""
         self.answered = True
         if not self.done.done():
-            statement = self.statement
-            if isinstance(error, psycopg.Error):
-                fault = translate(
-                    error, statement=statement.name, table=statement.table, writes=not statement.repeatable
-                )
-                fault.__cause__ = error
-                error = fault
             self.done.set_exception(error)
 
 
@@ -178,23 +170,20 @@ class _Shared:
     def _answer(self, call: _Call) -> None:
         call.answered = True
         if fault := fault_in(call.answers):
-            error = fault[1]
-            try:
-                self._statements.check_stale(call.statement, cast(Prepared, call.prepared), error)
-            except StaleStatement as stale:
-                call.fail(stale)
-            else:
-                call.fail(error)
-        else:
-            cast(Prepared, call.prepared).used = True
-            if not call.done.done():
-                call.done.set_result(call.answers[-1])
+            self._refuse(call, fault[1])
+        elif not call.done.done():
+            call.done.set_result(call.answers[-1])
+
+    def _refuse(self, call: _Call, error: psycopg.Error) -> None:
+        fault = self._statements.fault(error, call.statement, call.prepared, commits=True)
+        fault.__cause__ = error
+        call.fail(fault)
 
     def _described(self, entry: _Description) -> None:
         self._describing.discard(entry.statement.query)
         answers = entry.answers[entry.skip :]
         if fault_in(answers) is None:
-            self._statements.add(entry.statement, entry.name, answers[1]).used = True  # by other calls than this one
+            self._statements.add(entry.statement, entry.name, answers[1])
 
     def _writable(self) -> None:
         try:
@@ -215,11 +204,9 @@ class _Shared:
         for entry in self.under_way:
             if isinstance(entry, _Description):
                 continue
-            if words is None:
-                entry.fail(psycopg.OperationalError(str(error)))
-            else:  # the server did what it had answered, and nothing behind
-                fault = fault_in(entry.answers) or fault_in([words])
-                entry.fail(fault[1] if fault else error)
+            # The server did what it had answered, and nothing behind.
+            fault = (fault_in(entry.answers) or fault_in([words])) if words is not None else None
+            self._refuse(entry, fault[1] if fault else psycopg.OperationalError(str(error)))
         self.under_way.clear()
         self._pgconn.finish()
         logger.info("a shared connection was lost: %s", error)
@@ -254,11 +241,8 @@ class Multiplexer:
         self._not_before = 0.0
         self._loop = asyncio.get_running_loop()
 
-    async def open(self) -> None:
-        """Connect the first; the others follow when they are wanted. Where it fails, the pool serves meanwhile."""
-        await self._connect_some(1)
-
-    async def _connect_some(self, number: int) -> None:
+    async def connect(self, number: int) -> None:
+        """Connect as many, at most; where that fails, the pool serves meanwhile. Others follow when they are wanted."""
         for place, shared in enumerate(self._shared[:number]):
             if shared is None or shared.lost:
                 connection = await self._connect()
@@ -305,15 +289,16 @@ class Multiplexer:
         except asyncio.CancelledError:
             if call.sent and not call.answered and not statement.repeatable:
                 call.done = self._loop.create_future()
-                with suppress(Exception):
-                    await uncut(_answer_of(call))  # it is done or undone when its caller goes on
+                call.done.add_done_callback(lambda done: done.exception())
+                await uncut(asyncio.wait([call.done]))  # it is done or undone when its caller goes on
             raise
         except StatementTimeout:
             now = time.monotonic()
             self._slow = {query: until for query, until in self._slow.items() if until > now}
             self._slow[statement.query] = now + _AWAY
             raise NotShared from None
-        return cast(Prepared, call.prepared).result(statement, answer, values, self._codec)
+        prepared = cast(Prepared, call.prepared)
+        return prepared.result(statement, answer, values, self._codec, kept=not statement.repeatable)
 
     def _is_slow(self, statement: Statement[Any]) -> bool:
         return bool(self._slow) and time.monotonic() < self._slow.get(statement.query, 0.0)
@@ -357,8 +342,7 @@ class Multiplexer:
             shared.send(call)
 
     def _expire(self, call: _Call) -> None:
-        if not call.sent and call in self._queue:
-            self._queue.remove(call)
+        if not call.sent:  # `_take` passes over it
             call.fail(
                 PoolTimeout(f"the statement was not sent within {self._patience:g} s: the shared connections are busy")
             )
@@ -368,8 +352,4 @@ class Multiplexer:
         if self._closed or now < self._not_before or (self._mending is not None and not self._mending.done()):
             return
         self._not_before = now + _PAUSE
-        self._mending = self._loop.create_task(self._connect_some(len(self._shared)))
-
-
-async def _answer_of(call: _Call) -> PGresult:
-    return await call.done
+        self._mending = self._loop.create_task(self.connect(len(self._shared)))

@@ -9,7 +9,7 @@ too, and its text is sent each time. So values are encoded and loaded alike on e
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from psycopg.pq.abc import PGconn, PGresult
 
 from ...connection.rows import Codec
 from ...connection.text import encode_text
-from ...errors import InvalidValue, Retryable, StorageError, Unreadable
+from ...errors import InvalidValue, Retryable, StorageError, Unreadable, translate
 from ...statement import Statement
 from ...statements.types import FINISH, LOADERS, Row, Unusual, encoding, loads_binary, to_text
 
@@ -83,14 +83,10 @@ class Loading:
         """Whether `answer` has the columns that were described."""
         return [answer.ftype(place) for place in range(answer.nfields)] == self.types
 
-    def rows(self, answer: PGresult) -> Iterable[Row]:
-        """Every row of `answer`, the values in the order of `names`; of many, a few are loaded at a time."""
-        number = answer.ntuples
-        return self._load(answer, 0, number) if number <= _SLICE else self._slices(answer, number)
-
-    def _slices(self, answer: PGresult, number: int) -> Iterator[Row]:
-        for start in range(0, number, _SLICE):
-            yield from self._load(answer, start, min(start + _SLICE, number))
+    def rows(self, answer: PGresult) -> Iterator[Row]:
+        """Every row of `answer`, the values in the order of `names`; a few are loaded at a time."""
+        for start in range(0, answer.ntuples, _SLICE):
+            yield from self._load(answer, start, min(start + _SLICE, answer.ntuples))
 
     def _load(self, answer: PGresult, start: int, stop: int) -> list[Row]:
         transformer = self._transformer
@@ -108,7 +104,7 @@ class Loading:
 class Prepared:
     """The text of a statement, as one connection knows it. Statements that make other things of its rows share it."""
 
-    __slots__ = ("_connection", "_encode", "_formats", "_loading", "_query", "_types", "name", "used")
+    __slots__ = ("_connection", "_encode", "_formats", "_loading", "_query", "_types", "name")
 
     def __init__(
         self, statement: Statement[Any], name: bytes, description: PGresult, connection: psycopg.BaseConnection[Any]
@@ -116,8 +112,6 @@ class Prepared:
         self._query = statement.query
         #: The server's name for it; empty where it does not keep it.
         self.name = name
-        #: Whether it has run here before, so that an error may mean that the schema has changed since.
-        self.used = False
         self._connection = connection
         self._types = [description.param_type(number) for number in range(description.nparams)]
         encodings = [encoding(oid) for oid in self._types]
@@ -155,41 +149,49 @@ class Prepared:
             b"FETCH FORWARD %d FROM %s" % (count, cursor), None, result_format=self._loading.format
         )
 
-    def result(self, statement: Statement[T], answer: PGresult, values: Sequence[Any], codec: Codec) -> T:
-        """The statement's result. Raises `Unreadable`, and `NotFound` where a row was promised."""
+    def result(
+        self, statement: Statement[T], answer: PGresult, values: Sequence[Any], codec: Codec, *, kept: bool
+    ) -> T:
+        """The statement's result. Raises `NotFound` where a row was promised.
+
+        Raises `Unreadable` for a row that cannot be made; `kept` says that what was written stays all the same.
+        """
         if answer.status == ExecStatus.COMMAND_OK:
             return statement.result(None, (), answer.command_tuples or 0, values, codec)
-        loading = self._loading_of(answer)
+        # The server refuses a prepared statement whose columns have changed; one that it does not keep it parses.
+        loading = self._loading if self.name else self._loading_of(answer)
         try:
             return statement.result(loading.names, loading.rows(answer), answer.ntuples, values, codec)
-        except StorageError:
+        except Unreadable as error:
+            if kept:
+                error.say_kept()
             raise
         except _UNREADABLE as error:
-            raise _unreadable(statement) from error
+            raise _unreadable(statement, kept=kept) from error
 
     def made(self, statement: Statement[Any], answer: PGresult, codec: Codec) -> list[Any]:
         """A value for each row of a chunk. Raises `Unreadable`."""
         loading = self._loading_of(answer)
         try:
             return statement.rows.make(loading.names, loading.rows(answer), codec)
-        except StorageError:
-            raise
         except _UNREADABLE as error:
             raise _unreadable(statement) from error
 
     def _loading_of(self, answer: PGresult) -> Loading:
-        """The server refuses a prepared statement whose columns have changed; one that it does not keep it parses."""
         known = self._loading
-        return known if self.name or known.fits(answer) else Loading(answer, self._connection, known.format)
+        return known if known.fits(answer) else Loading(answer, self._connection, known.format)
 
 
-def _unreadable(statement: Statement[Any]) -> Unreadable:
-    return Unreadable(
+def _unreadable(statement: Statement[Any], *, kept: bool = False) -> Unreadable:
+    fault = Unreadable(
         f"{statement.table} holds a value that Python cannot express, such as a moment beyond the year 9999"
         f" (statement {statement.name})",
         table=statement.table,
         statement=statement.name,
     )
+    if kept:
+        fault.say_kept()
+    return fault
 
 
 def _encode_as_text(statement: Statement[Any], values: Sequence[Any]) -> list[bytes | None]:
@@ -255,21 +257,25 @@ class PreparedStatements:
                 self._superfluous.append(oldest.name)
         return prepared
 
-    def check_stale(self, statement: Statement[Any], prepared: Prepared, error: psycopg.Error) -> None:
-        """Raise `StaleStatement` where `error` says that `statement`, which has run here, is gone or fits no more.
+    def fault(
+        self, error: psycopg.Error, statement: Statement[Any], prepared: Prepared | None, *, commits: bool = False
+    ) -> StorageError:
+        """The package's error. `commits` says that the statement is a transaction of its own.
 
-        Then nothing of it was executed, and every connection of the database prepares its statements again.
+        It is `StaleStatement` where `error` says that a `prepared` statement is gone or fits no more. Then nothing of
+        it was executed, and every connection of the database prepares its statements again.
         """
-        if is_stale(error) and (prepared.used or error.sqlstate in _GONE):
+        if prepared is not None and is_stale(error):
             self._generation.number += 1
-            raise StaleStatement(
+            return StaleStatement(
                 f"the schema has changed under a prepared statement, or it is gone (statement {statement.name}); "
                 "run the transaction again",
                 table=statement.table,
                 statement=statement.name,
                 sqlstate=error.sqlstate,
-            ) from error
-        prepared.used = True
+            )
+        writes = commits and not statement.repeatable
+        return translate(error, statement=statement.name, table=statement.table, writes=writes)
 
 
 #: PostgreSQL's codes for a prepared statement that is gone, and for one whose columns have changed with the schema.

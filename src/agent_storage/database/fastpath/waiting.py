@@ -15,13 +15,15 @@ from psycopg.pq.abc import PGconn
 _LATE = "the server did not answer in time"
 
 
-class Waiter:
-    """Waits for one connection; blocks the thread."""
-
+class _Waiter:
     def __init__(self, pgconn: PGconn) -> None:
         self._socket = pgconn.socket
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+
+
+class Waiter(_Waiter):
+    """Waits for one connection; blocks the thread."""
 
     def wait(self, timeout: float | None = None, *, write: bool = False) -> None:
         """Wait until something can be read, or else written."""
@@ -33,13 +35,8 @@ class Waiter:
             raise psycopg.OperationalError(_LATE)
 
 
-class AsyncWaiter:
+class AsyncWaiter(_Waiter):
     """Waits for one connection; other tasks run meanwhile."""
-
-    def __init__(self, pgconn: PGconn) -> None:
-        self._socket = pgconn.socket
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
 
     async def wait(self, timeout: float | None = None, *, write: bool = False) -> None:
         """Wait until something can be read, or else written."""

@@ -21,7 +21,7 @@ from agent_storage.connection.rows import Codec
 from agent_storage.connection.settings import Settings
 from agent_storage.database.calls import returned
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
-from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError, Unreadable
+from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError
 from agent_storage.secrets import Keyring
 from agent_storage.statement import Statement
 from agent_storage.sync.database.fastpath.executor import Executor
@@ -29,7 +29,6 @@ from agent_storage.sync.database.transaction import (
     Asked,
     Isolation,
     Transaction,
-    check_accepted,
     current,
     executor_of,
     outermost,
@@ -145,39 +144,24 @@ class Database:
 
     def _check_out(self, pool: psycopg_pool.ConnectionPool[Any]) -> psycopg.Connection[Any]:
         try:
-            connection = pool.getconn()
-        except psycopg_pool.PoolTimeout as error:
+            return pool.getconn()
+        except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             raise PoolTimeout(
-                f"no connection became free within {self.settings.pool_timeout:g} s: the database is unreachable, "
-                f"or all {self.settings.pool_max} are in use (setting pool_max)"
+                f"no connection became free within {pool.timeout:g} s: the database is unreachable, or all "
+                f"{pool.max_size} are in use (setting pool_max of the storage, max_size of your own pool): {error}"
             ) from error
-        except psycopg_pool.TooManyRequests as error:
-            raise PoolTimeout("the pool refuses another waiting task (its max_waiting)") from error
         except psycopg_pool.PoolClosed as error:
             raise StorageError("the storage is closed") from error
         except RuntimeError as error:
             # asyncio.Condition.wait() of Python 3.11 hides a cancellation behind "Lock is not acquired".
             raise error.__context__ or error from None
-        if not connection.autocommit:  # a pool of the caller's own; `_give_back` undoes it
-            setattr(connection, _MANUAL, True)
-            try:
-                returned(connection.set_autocommit(True))
-            except BaseException:
-                self._give_back(pool, connection)
-                raise
-        return connection
 
     def _give_back(self, pool: psycopg_pool.ConnectionPool[Any], connection: psycopg.Connection[Any]) -> None:
         if self._home is not None and self._home.forked:
             return
         if connection.pgconn.pipeline_status != PipelineStatus.OFF:  # a signal came between two steps
             connection.pgconn.finish()
-        try:
-            if getattr(connection, _MANUAL, False) and connection.info.transaction_status == TransactionStatus.IDLE:
-                setattr(connection, _MANUAL, False)
-                returned(connection.set_autocommit(False))
-        finally:
-            returned(pool.putconn(connection))  # half given back, it would be lost to the pool
+        returned(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.Connection[Any]) -> Executor:
         return executor_of(connection, self.codec, self.generation)
@@ -213,21 +197,21 @@ class Database:
         return self._run(statement, values)
 
     def _run(self, statement: Statement[T], values: Sequence[Any]) -> T:
+        return self._attempt(lambda executor: executor.run(statement, values), repeatable=statement.repeatable)
+
+    def _attempt(self, run: Callable[[Executor], T], *, repeatable: bool = False) -> T:
+        """What `run` gives on a connection of the pool: at most twice, and only where nothing of it was done before."""
         last = False
         while True:
             pool = self._opened()
             connection = self._check_out(pool)
             try:
-                return self._executor(connection).run(statement, values)
+                return run(self._executor(connection))
             except StaleStatement:
                 if last:
                     raise
-            except Unreadable as error:
-                if not statement.repeatable:
-                    error.say_kept()
-                raise
             except ConnectionLost:
-                if last or not statement.repeatable:
+                if last or not repeatable:
                     raise
             finally:
                 self._give_back(pool, connection)
@@ -238,44 +222,14 @@ class Database:
         self._check_outside(statement.name)
         if statement.encode_chunks(arguments, self.codec) is None:
             return self._run(statement, statement.encode(arguments, self.codec))
-
-        def attempt() -> Any:
-            with self._whole(statement.name) as executor:
-                chunks = statement.encode_chunks(arguments, self.codec) or ()
-                return executor.run_chunks(statement, chunks, begin=True)
-
-        return _current(attempt)
+        return self._attempt(
+            lambda executor: executor.run_chunks(statement, statement.encode_chunks(arguments, self.codec) or ())
+        )
 
     def run_all(self, asked: Sequence[Asked]) -> list[Any]:
-        """The results of several statements, all or nothing; one that cannot be made is the error that says so.
-
-        One round trip when no answer can be refused, else two: COMMIT follows when every answer was accepted.
-        """
+        """The results of several statements, all or nothing; one that cannot be made may be the error that says so."""
         self._check_outside("batch()")
-        certain = all(statement.certain for statement, _ in asked)
-
-        def attempt() -> list[Any]:
-            if certain:
-                with self.connection() as connection:
-                    return self._executor(connection).run_all(asked)
-            with self._whole("batch") as executor:
-                results = executor.run_all(asked, begin=True)
-                check_accepted(results)
-                return results
-
-        return _current(attempt)
-
-    @contextmanager
-    def _whole(self, name: str) -> Generator[Executor, None]:
-        """An executor whose transaction its first call begins; COMMIT at the end of the block."""
-        with self.connection() as connection:
-            executor = self._executor(connection)
-            try:
-                yield executor
-            except BaseException:
-                executor.undo(b"ROLLBACK", name=name)
-                raise
-            executor.command(b"COMMIT", name=name)
+        return self._attempt(lambda executor: executor.run_all(asked))
 
     @contextmanager
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Generator[Iterator[Any], None]:
@@ -319,7 +273,7 @@ class Database:
         self._check_outside("transaction()")
         with self.connection() as connection:
             executor = self._executor(connection)
-            transaction = Transaction(connection, executor, self.codec, name or "unnamed", self._pool)
+            transaction = Transaction(executor, name or "unnamed", self._pool)
             with outermost(transaction, isolation, read_only=read_only):
                 yield transaction
         transaction.call_back()
@@ -338,17 +292,6 @@ class Database:
         view = copy.copy(self)
         view._guarded = False
         return view
-
-
-_MANUAL = "agent_storage_manual_commit"
-
-
-def _current(attempt: Callable[[], T]) -> T:
-    """What `attempt` gives. A stale statement undoes it, and makes every connection prepare again: then once more."""
-    try:
-        return attempt()
-    except StaleStatement:
-        return attempt()
 
 
 def configure(connection: PooledConnection) -> None:

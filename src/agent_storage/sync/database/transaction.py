@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from itertools import count
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -35,72 +35,26 @@ current: ContextVar[Transaction | None] = ContextVar("agent_storage_transaction"
 _savepoints = count(1)
 
 
-@runtime_checkable
-class Runner(Protocol):
-    """What a repository needs: run a declared statement, stream one, open a transaction."""
-
-    @property
-    def codec(self) -> Codec:
-        """How values are encoded."""
-        ...
-
-    def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        """The statement's result."""
-        ...
-
-    def run_chunked(self, statement: Statement[T], arguments: Mapping[str, Any]) -> T:
-        """The result of a chunked statement, all or nothing."""
-        ...
-
-    def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AbstractContextManager[Iterator[Any]]:
-        """The statement's rows, one at a time, in bounded memory."""
-        ...
-
-    def begin(
-        self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
-    ) -> AbstractContextManager[Transaction]:
-        """A transaction, or a savepoint inside one."""
-        ...
-
-    def listen(self, channel: str, payload: str) -> Signal:
-        """What is woken when `channel` says `payload`."""
-        ...
-
-
-def check_accepted(results: Sequence[Any]) -> None:
-    """Raises the first result that is an error."""
-    for result in results:
-        if isinstance(result, StorageError):
-            raise result
-
-
 class Transaction:
     """One open transaction, or a savepoint inside it. Its repositories share its connection.
 
     An exception that leaves its block rolls back. When the block has ended, everything on it is refused.
     """
 
-    def __init__(
-        self,
-        connection: psycopg.Connection[Any],
-        executor: Executor,
-        codec: Codec,
-        name: str,
-        pool: object = None,
-    ) -> None:
-        self.connection = connection
+    def __init__(self, executor: Executor, name: str, pool: object = None) -> None:
+        self.connection = executor.connection
         self.executor = executor
-        self.codec = codec
+        self.codec = executor.codec
         self.name = name
         #: How errors call it.
         self.label = f"transaction {name}"
         #: What its connection comes from.
         self.pool = pool
-        self.ended = False
+        self.ended = True
         self.committed = False
         self.callbacks: list[Callable[[], object]] = []
         self._home = ProcessHome()
-        self._nested = False
+        self._nested: Transaction | None = None
 
     def check(self) -> None:
         """Raises `StorageError` when its block has ended, and in another process or event loop.
@@ -110,15 +64,13 @@ class Transaction:
         self._home.check()
         if self.ended:
             raise StorageError(f"{self.label} has ended: nothing can run on it any more")
-        if self._nested:
+        if self._nested is not None and not self._nested.ended:
             raise StorageError(f"{self.label} has a nested transaction open: use that one's repositories meanwhile")
 
     def _end(self) -> None:
         self.check()
         self.ended = True
-        if (
-            self.connection.info.transaction_status == TransactionStatus.INERROR
-        ):  # COMMIT would roll back, and say so not
+        if self._status() == TransactionStatus.INERROR:  # COMMIT would roll back, and say so not
             raise StorageError(
                 f"{self.label} was rolled back: a statement in its block failed, and its error was caught; "
                 "run what may fail in a nested transaction()"
@@ -140,7 +92,7 @@ class Transaction:
         chunks = statement.encode_chunks(arguments, self.codec)
         if chunks is None:
             return self.run(statement, statement.encode(arguments, self.codec))
-        return self.executor.run_chunks(statement, chunks, check=self.check)
+        return self.executor.run_chunks(statement, chunks, self.check)
 
     def listen(self, channel: str, payload: str) -> Signal:
         """Refused: what others commit is waited for outside a transaction."""
@@ -148,7 +100,7 @@ class Transaction:
 
     def run_all(self, asked: Sequence[Asked]) -> list[Any]:
         """The results of several statements in one round trip; one that cannot be made is the error that says so."""
-        return self.executor.run_all(asked, check=self.check)
+        return self.executor.run_all(asked, self.check)
 
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AbstractContextManager[Iterator[Any]]:
         """The statement's rows through a server-side cursor, 500 to a round trip; it has to be a SELECT.
@@ -164,31 +116,32 @@ class Transaction:
         """A savepoint: an exception undoes the block alone, and its callbacks with it."""
         if isolation or read_only:
             raise StorageError("a nested transaction is a savepoint and keeps the isolation of the outer one")
-        nested = False
-
-        def nest() -> None:
-            nonlocal nested
-            self.check()
-            self._nested = nested = True
-
-        try:
-            with savepoint(self, self.name, nest) as inner:
-                yield inner
-        finally:
-            self._nested = self._nested and not nested
+        with self.savepoint(self.name) as inner:
+            yield inner
         self.callbacks += inner.callbacks if inner.committed else ()
 
+    def savepoint(self, name: str) -> AbstractContextManager[Transaction]:
+        """A savepoint; nothing else runs here while it is open."""
+        inner = Transaction(self.executor, name)
+        inner.label = f"the savepoint in {name}"
+        mark = b"agent_storage_%d" % next(_savepoints)
+
+        def nest() -> None:
+            self.check()
+            self._nested = inner
+
+        undo = b"ROLLBACK TO %s; RELEASE %s" % (mark, mark)
+        return inner.block(b"SAVEPOINT " + mark, b"RELEASE " + mark, undo, nest)
+
     @contextmanager
-    def block(
-        self, begin: bytes, keep: bytes, undo: bytes, check: Callable[[], None] | None = None
-    ) -> Generator[Transaction, None]:
+    def block(self, begin: bytes, keep: bytes, undo: bytes, check: Callable[[], None]) -> Generator[Transaction, None]:
         """Run `begin`, the block, and `keep`; `undo` when an exception leaves it. psycopg's `Rollback` goes no further.
 
         Raises `OutcomeUnknown` when the connection breaks under COMMIT.
         """
         started = time.perf_counter()
-        self.executor.command(begin, check or self.check, name=self.label)
-        sent = False
+        self.executor.command(begin, check, name=self.label)
+        self.ended = sent = False
         try:
             yield self
             sent = True
@@ -222,14 +175,6 @@ class Transaction:
 _LEVELS = {"read committed": "READ COMMITTED", "repeatable read": "REPEATABLE READ", "serializable": "SERIALIZABLE"}
 
 
-def savepoint(outer: Transaction, name: str, check: Callable[[], None]) -> AbstractContextManager[Transaction]:
-    """A savepoint on the connection of `outer`, which has a transaction open."""
-    inner = Transaction(outer.connection, outer.executor, outer.codec, name)
-    inner.label = f"the savepoint in {name}"
-    mark = b"agent_storage_%d" % next(_savepoints)
-    return inner.block(b"SAVEPOINT " + mark, b"RELEASE " + mark, b"ROLLBACK TO %s; RELEASE %s" % (mark, mark), check)
-
-
 @contextmanager
 def outermost(
     transaction: Transaction, isolation: Isolation | None, *, read_only: bool
@@ -239,7 +184,7 @@ def outermost(
     begin = f"BEGIN{level}{' READ ONLY' if read_only else ''}".encode()
     before = current.get()
     try:
-        with transaction.block(begin, b"COMMIT", b"ROLLBACK"):
+        with transaction.block(begin, b"COMMIT", b"ROLLBACK", lambda: None):
             current.set(transaction)
             yield transaction
     finally:
@@ -254,10 +199,7 @@ class Attached(Transaction):
     """
 
     def __init__(self, connection: psycopg.Connection[Any], codec: Codec | None = None) -> None:
-        codec = codec or Codec()
-        super().__init__(
-            connection, executor_of(connection, codec, Generation()), codec, "on a connection of the caller's"
-        )
+        super().__init__(executor_of(connection, codec or Codec(), Generation()), "on a connection of the caller's")
 
     def check(self) -> None:
         """Raises `StorageError` in another process or event loop."""
@@ -276,10 +218,7 @@ class Attached(Transaction):
     def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a chunked statement, all or nothing."""
         self._begin_unless_autocommit()
-        if self._status() != TransactionStatus.IDLE or statement.encode_chunks(arguments, self.codec) is None:
-            return super().run_chunked(statement, arguments)
-        with self.begin(name=statement.name) as transaction:
-            return transaction.run_chunked(statement, arguments)
+        return super().run_chunked(statement, arguments)
 
     @contextmanager
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Generator[Iterator[Any], None]:
@@ -298,11 +237,11 @@ class Attached(Transaction):
         self.check()
         name = name or "unnamed"
         if self._status() == TransactionStatus.IDLE:
-            transaction = Transaction(self.connection, self.executor, self.codec, name)
+            transaction = Transaction(self.executor, name)
             with outermost(transaction, isolation, read_only=read_only):
                 yield transaction
         else:
-            with savepoint(self, name, self.check) as transaction:
+            with self.savepoint(name) as transaction:
                 yield transaction
         transaction.call_back()
 
@@ -327,8 +266,7 @@ def executor_of(connection: psycopg.Connection[Any], codec: Codec, generation: G
             raise StorageError(
                 f"text travels as UTF-8: set the connection's client_encoding (it is {connection.info.encoding})"
             )
-        keep = getattr(connection, "keeps_statements", False)
-        found = Executor(connection, codec, generation, keep=keep)
+        found = Executor(connection, codec, generation, keep=getattr(connection, "keeps_statements", False))
         setattr(connection, _EXECUTOR, found)
     return found
 

@@ -38,14 +38,6 @@ def _anybody() -> None:
     pass
 
 
-def _allows(check: Check) -> bool:
-    try:
-        check()
-    except StorageError:
-        return False
-    return True
-
-
 class Executor:
     """Runs statements on one connection, one at a time, in the order in which they take its lock.
 
@@ -55,15 +47,10 @@ class Executor:
     """
 
     def __init__(
-        self,
-        connection: psycopg.Connection[Any],
-        codec: Codec,
-        generation: Generation,
-        *,
-        keep: bool,
+        self, connection: psycopg.Connection[Any], codec: Codec, generation: Generation, *, keep: bool
     ) -> None:
-        self._connection = connection
-        self._codec = codec
+        self.connection = connection
+        self.codec = codec
         self._pgconn = connection.pgconn
         self._lock = connection.lock
         self._statements = PreparedStatements(connection, generation, keep=keep)
@@ -76,7 +63,7 @@ class Executor:
         check()
         if self._stream is not None:
             raise StorageError("a stream is open on this connection: leave its block first")
-        if self._connection.closed:
+        if self.connection.closed:
             raise ConnectionLost("the connection to PostgreSQL is closed; nothing was sent")
         if self._pgconn.pipeline_status != PipelineStatus.OFF:
             raise StorageError("the connection is in pipeline mode: leave its pipeline(), or use storage.batch()")
@@ -87,29 +74,18 @@ class Executor:
             self._ready(check)
             prepared = self._statements.get(statement) or (self._prepare([statement]))[0]
             parameters = prepared.encode(statement, values)
-            commits = self._commits
+            idle = self._idle
             try:
                 prepared.send(self._pgconn, parameters)
                 answer = checked(self._answers())
             except psycopg.Error as error:
-                raise self._fault(error, statement, prepared, commits=commits) from error
-            prepared.used = True
-            return prepared.result(statement, answer, values, self._codec)
+                raise self._statements.fault(error, statement, prepared, commits=idle) from error
+            return prepared.result(statement, answer, values, self.codec, kept=idle and not statement.repeatable)
 
     @property
-    def _commits(self) -> bool:
-        """Whether a statement is a transaction of its own, so that its effect is unknown when its answer is lost."""
+    def _idle(self) -> bool:
+        """Whether no transaction is open, so that a statement commits by itself."""
         return self._pgconn.transaction_status == TransactionStatus.IDLE
-
-    def _fault(
-        self, error: psycopg.Error, statement: Statement[Any], prepared: Prepared | None, *, commits: bool = False
-    ) -> StorageError:
-        """The package's error. Raises `StaleStatement` where it means that."""
-        if prepared is not None:
-            self._statements.check_stale(statement, prepared, error)
-        return translate(
-            error, statement=statement.name, table=statement.table, writes=commits and not statement.repeatable
-        )
 
     @contextmanager
     def _using(self, statement: Statement[Any], prepared: Prepared) -> Generator[None]:
@@ -117,60 +93,64 @@ class Executor:
         try:
             yield
         except psycopg.Error as error:
-            raise self._fault(error, statement, prepared) from error
-        prepared.used = True
+            raise self._statements.fault(error, statement, prepared) from error
 
-    def run_all(
-        self,
-        asked: Sequence[tuple[Statement[Any], Sequence[Any]]],
-        *,
-        begin: bool = False,
-        check: Check = _anybody,
-    ) -> list[Any]:
+    @contextmanager
+    def _whole(self, name: str, *, begun: bool) -> Generator[None, None]:
+        """COMMIT at the end of the block, or ROLLBACK, when it has `begun` a transaction."""
+        try:
+            yield
+        except BaseException:
+            if begun:
+                self._undo(b"ROLLBACK", name)
+            raise
+        if begun:
+            self._told(b"COMMIT", name)
+
+    def run_all(self, asked: Sequence[tuple[Statement[Any], Sequence[Any]]], check: Check = _anybody) -> list[Any]:
         """The results of several statements in one round trip, and one more for those that are not prepared yet.
 
-        All or nothing: outside a transaction they are one of their own, which `begin` leaves open. A result that
-        cannot be made is the `StorageError` that says so. When the answers were lost, the error names the first
-        statement that may have written.
+        Outside a transaction they are one, all or nothing; when an answer can be refused, COMMIT takes one more round
+        trip. Where that is so the first error is raised, elsewhere a result that cannot be made is the `StorageError`
+        that says so. When the answers were lost, the error names the first statement that may have written.
         """
         with self._lock:
             self._ready(check)
             prepared = self._prepare([statement for statement, _ in asked])
             parameters = [one.encode(*given) for one, given in zip(prepared, asked, strict=True)]
-            commits = self._commits and not begin
-            try:
-                self._pgconn.enter_pipeline_mode()
-                if begin:
-                    self._pgconn.send_query_params(b"BEGIN", None)
-                for one, given in zip(prepared, parameters, strict=True):
-                    one.send(self._pgconn, given)
-                answers = (self._end_pipeline())[1 if begin else 0 :]
-            except psycopg.Error as error:
-                statement = next((one for one, _ in asked if not one.repeatable), asked[0][0])
-                raise self._fault(error, statement, None, commits=commits) from error
-            if fault := fault_in(answers, len(asked)):
-                place = min(fault[0], len(asked) - 1)  # the commit comes last, and may fail too
-                for one in prepared:
-                    one.used = one.used or one is not prepared[place]
-                raise self._fault(fault[1], asked[place][0], prepared[place], commits=commits) from fault[1]
+            idle = self._idle
+            begin = idle and not all(statement.certain for statement, _ in asked)
+            commits = idle and not begin
             results: list[Any] = []
-            for one, answer, (statement, values) in zip(prepared, answers, asked, strict=False):
-                one.used = True
+            with self._whole("batch", begun=begin):
                 try:
-                    results.append(one.result(statement, answer, values, self._codec))
-                except StorageError as error:
-                    results.append(error)
+                    self._pgconn.enter_pipeline_mode()
+                    if begin:
+                        self._pgconn.send_query_params(b"BEGIN", None)
+                    for one, given in zip(prepared, parameters, strict=True):
+                        one.send(self._pgconn, given)
+                    answers = (self._end_pipeline())[1 if begin else 0 :]
+                except psycopg.Error as error:
+                    statement = next((one for one, _ in asked if not one.repeatable), asked[0][0])
+                    raise self._statements.fault(error, statement, None, commits=commits) from error
+                if fault := fault_in(answers, len(asked)):
+                    place = min(fault[0], len(asked) - 1)  # the commit comes last, and may fail too
+                    raise self._statements.fault(
+                        fault[1], asked[place][0], prepared[place], commits=commits
+                    ) from fault[1]
+                for one, answer, (statement, values) in zip(prepared, answers, asked, strict=False):
+                    try:
+                        results.append(one.result(statement, answer, values, self.codec, kept=commits))
+                    except StorageError as error:
+                        if begin:
+                            raise
+                        results.append(error)
             return results
 
     def run_chunks(
-        self,
-        statement: Statement[list[T]],
-        chunks: Iterable[Sequence[Any]],
-        *,
-        begin: bool = False,
-        check: Check = _anybody,
+        self, statement: Statement[list[T]], chunks: Iterable[Sequence[Any]], check: Check = _anybody
     ) -> list[T]:
-        """What a statement gives for each chunk's values, together; inside a transaction, which `begin` opens.
+        """What a statement gives for each chunk's values, together. Outside a transaction they are one.
 
         Two chunks are under way at a time: while the server works on one, this process loads what came of the one
         before and encodes the next. An error of the server aborts the transaction, any other undoes the chunks.
@@ -180,33 +160,35 @@ class Executor:
         with self._lock:
             self._ready(check)
             (prepared,) = self._prepare([statement])
+            begin = self._idle
             under_way: list[Sequence[Any]] = [()]
-            self._pgconn.enter_pipeline_mode()
-            try:
-                with self._using(statement, prepared):
-                    self._pgconn.send_query_params(b"BEGIN" if begin else b"SAVEPOINT " + mark, None)
-                    for values in chunks:
-                        prepared.send(self._pgconn, prepared.encode(statement, values))
-                        self._pgconn.send_flush_request()
-                        self._pgconn.flush()
-                        under_way.append(values)
-                        while len(under_way) > 2:
+            with self._whole(statement.name, begun=begin):
+                self._pgconn.enter_pipeline_mode()
+                try:
+                    with self._using(statement, prepared):
+                        self._pgconn.send_query_params(b"BEGIN" if begin else b"SAVEPOINT " + mark, None)
+                        for values in chunks:
+                            prepared.send(self._pgconn, prepared.encode(statement, values))
+                            self._pgconn.send_flush_request()
+                            self._pgconn.flush()
+                            under_way.append(values)
+                            while len(under_way) > 2:
+                                self._take(statement, prepared, under_way, made)
+                        while under_way:
                             self._take(statement, prepared, under_way, made)
-                    while under_way:
-                        self._take(statement, prepared, under_way, made)
-            except BaseException as error:
-                with suppress(psycopg.Error):  # the first error says more than that the connection is gone, too
-                    if isinstance(error, StorageError):
-                        self._end_pipeline()  # where the server has refused a chunk, it skips what is left
-                    else:
-                        self._abandon(1, ended=False)
-                    if not begin and self._pgconn.transaction_status == TransactionStatus.INTRANS:
-                        self._command(b"ROLLBACK TO " + mark)
-                raise
-            with self._using(statement, prepared):
-                if not begin:
-                    self._pgconn.send_query_params(b"RELEASE " + mark, None)
-                checked(self._end_pipeline())
+                except BaseException as error:
+                    with suppress(psycopg.Error):  # the first error says more than that the connection is gone, too
+                        if isinstance(error, StorageError):
+                            self._end_pipeline()  # where the server has refused a chunk, it skips what is left
+                        else:
+                            self._abandon(1, ended=False)
+                        if not begin and self._pgconn.transaction_status == TransactionStatus.INTRANS:
+                            self._command(b"ROLLBACK TO " + mark)
+                    raise
+                with self._using(statement, prepared):
+                    if not begin:
+                        self._pgconn.send_query_params(b"RELEASE " + mark, None)
+                    checked(self._end_pipeline())
         return made
 
     def _take(
@@ -215,7 +197,7 @@ class Executor:
         """Read what came of the oldest that is under way. No values are those of what begins the chunks."""
         answer = checked(self._read(0))
         if values := under_way.pop(0):
-            made += prepared.result(statement, answer, values, self._codec)
+            made += prepared.result(statement, answer, values, self.codec, kept=False)
 
     @contextmanager
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Generator[Iterator[Any], None]:
@@ -245,7 +227,7 @@ class Executor:
         self, stream: object, statement: Statement[Any], prepared: Prepared, answer: PGresult | None
     ) -> Generator[Any, None]:
         while answer is not None:
-            for row in prepared.made(statement, answer, self._codec):
+            for row in prepared.made(statement, answer, self.codec):
                 yield row
             with self._lock:
                 if self._stream is not stream:
@@ -286,8 +268,11 @@ class Executor:
         finally:
             ended = True
             with self._lock:
-                if self._pgconn.transaction_status == TransactionStatus.INTRANS and _allows(check):
-                    with self._using(statement, prepared):
+                with suppress(
+                    StorageError, psycopg.Error
+                ):  # the transaction has ended, or says so at its next statement
+                    check()
+                    if self._pgconn.transaction_status == TransactionStatus.INTRANS:
                         self._command(b"CLOSE " + name)
 
     def _fetched(
@@ -300,7 +285,7 @@ class Executor:
                 with self._using(statement, prepared):
                     prepared.fetch(self._pgconn, cursor, _FETCH)
                     answer = checked(self._answers())
-                rows = prepared.made(statement, answer, self._codec)
+                rows = prepared.made(statement, answer, self.codec)
             more = len(rows) == _FETCH
             for row in rows:
                 yield row
@@ -314,11 +299,14 @@ class Executor:
     def undo(self, text: bytes, *, name: str) -> None:
         """Roll back with `text` if a transaction is open. An error is only logged: the pool closes that connection."""
         with self._lock:  # a statement that is under way ends first
-            if self._pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-                try:
-                    self._told(text, name)
-                except StorageError as error:
-                    logger.warning("%s could not be rolled back: %s", name, error)
+            self._undo(text, name)
+
+    def _undo(self, text: bytes, name: str) -> None:
+        if self._pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            try:
+                self._told(text, name)
+            except StorageError as error:
+                logger.warning("%s could not be rolled back: %s", name, error)
 
     def _told(self, text: bytes, name: str) -> None:
         try:
@@ -341,13 +329,13 @@ class Executor:
                 names = [self._statements.ask(one) for one in missing]
                 answers = (self._end_pipeline())[skip:]
             except psycopg.Error as error:
-                raise self._fault(error, missing[0], None) from error
+                raise self._statements.fault(error, missing[0], None) from error
             fault = fault_in(answers)
             done = len(missing) if fault is None else fault[0] // 2
             for place, one in enumerate(missing[:done]):
                 found[one.query] = self._statements.add(one, names[place], answers[2 * place + 1])
             if fault is not None:
-                raise self._fault(fault[1], missing[min(done, len(missing) - 1)], None) from fault[1]
+                raise self._statements.fault(fault[1], missing[min(done, len(missing) - 1)], None) from fault[1]
         return [prepared for one in statements if (prepared := found[one.query]) is not None]
 
     def _end_pipeline(self) -> list[PGresult]:
@@ -417,7 +405,7 @@ class Executor:
         try:
             if not ended:
                 self._pgconn.pipeline_sync()
-            self._connection.cancel_safe(timeout=_CANCEL)
+            self.connection.cancel_safe(timeout=_CANCEL)
             self._read(syncs, _CANCEL)
             if syncs:
                 self._pgconn.exit_pipeline_mode()
