@@ -417,8 +417,8 @@ class Proxy:
         self._lock = threading.Lock()
         self._armed: tuple[str, int, bool] | None = None
         self.cuts = 0
-        #: Connections that are not cut.
-        self.alive = 0
+        #: Connections that were cut, on which the server is not at its end yet.
+        self.ending = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def arm(self, direction: str, number: int, *, deliver: bool) -> None:
@@ -442,9 +442,8 @@ class Proxy:
             while True:
                 client, _ = self._listening.accept()
                 server = self._connect()
-                with self._lock:
-                    self.alive += 1
-                for one_way in (("request", client, server), ("answer", server, client)):
+                cut = threading.Event()
+                for one_way in (("request", client, server, cut), ("answer", server, client, cut)):
                     threading.Thread(target=self._pass_on, args=one_way, daemon=True).start()
 
     def _connect(self) -> socket.socket:
@@ -455,33 +454,40 @@ class Proxy:
         server.connect(f"{host}/.s.PGSQL.{port}")
         return server
 
-    def _pass_on(self, direction: str, source: socket.socket, sink: socket.socket) -> None:
-        try:
+    def _pass_on(self, direction: str, source: socket.socket, sink: socket.socket, cut: threading.Event) -> None:
+        client, server = (source, sink) if direction == "request" else (sink, source)
+        with suppress(OSError):
             while data := source.recv(65536):
-                cut, deliver = self._cuts(direction)
-                if not cut or deliver:
+                deliver = self._delivers(direction, cut)
+                if deliver:
                     sink.sendall(data)
-                if cut:
+                if cut.is_set():
                     break
-        except OSError:
-            pass
-        for end in (source, sink):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_WR)
         if direction == "answer":
+            with suppress(OSError):
+                while server.recv(65536):  # what it still runs comes to its end
+                    pass
             with self._lock:
-                self.alive -= 1
+                self.ending -= cut.is_set()
             source.close()
             sink.close()
 
-    def _cuts(self, direction: str) -> tuple[bool, bool]:
+    def _delivers(self, direction: str, cut: threading.Event) -> bool:
         with self._lock:
-            if self._armed is None or self._armed[0] != direction:
-                return False, False
+            if cut.is_set() or self._armed is None or self._armed[0] != direction:
+                return not cut.is_set()
             _, number, deliver = self._armed
             self._armed = (direction, number - 1, deliver) if number else None
-            self.cuts += not number
-            return not number, deliver
+            if number:
+                return True
+            self.cuts += 1
+            self.ending += 1
+            cut.set()
+            return deliver
 
 
 @pytest.fixture
@@ -562,7 +568,7 @@ async def test_a_cut_at_any_packet_executes_nothing_twice_and_the_error_is_true(
                 except StorageError as caught:
                     error = caught
                 over = proxy.disarm()
-                await until(lambda: one(admin, f"SELECT count(*) FROM pg_stat_activity WHERE {OURS}") <= proxy.alive)
+                await until(lambda: not proxy.ending)
                 check_truth(error, kept(admin, account), whole)
                 assert attempts(admin) - before <= whole
                 unknown += error is not None and error.outcome == "unknown"
