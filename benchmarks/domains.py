@@ -11,7 +11,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from agent_storage.seeding import seed_demo
+from agent_storage.demo import seed_demo
 from agent_storage.sync import Storage
 
 from .approvals import approvals

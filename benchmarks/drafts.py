@@ -16,10 +16,10 @@ import psycopg
 from tests.migrations.test_catalog_changes import CHANGES, Change
 from tests.migrations.test_catalog_schema import load
 
-from agent_storage.migrations.catalog import compare, snapshot
-from agent_storage.migrations.draft import Draft, between
+from agent_storage.catalog import compare, snapshot
+from agent_storage.migrations.commands.draft import Draft, between
 from agent_storage.migrations.errors import InvalidRequest
-from agent_storage.migrations.shadow import ShadowServer
+from agent_storage.migrations.verify.shadow import ShadowServer
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import psycopg
 
-from agent_storage.migrations import lock
-from agent_storage.migrations.manager import Migrator
-from agent_storage.migrations.shadow import ShadowServer
+from agent_storage.migrations.migrator import Migrator
+from agent_storage.migrations.run import lock
+from agent_storage.migrations.verify.shadow import ShadowServer
 
 ENDINGS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None)
 TABLES = ("a", "b", "c", "d", "e")

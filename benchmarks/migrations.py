@@ -32,8 +32,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from tests.migrations.test_catalog_schema import ROLES
 
-from agent_storage.connection.embedded import EmbeddedServer
-from agent_storage.migrations.shadow import ShadowServer
+from agent_storage.embedded import EmbeddedServer
+from agent_storage.migrations.verify.shadow import ShadowServer
 
 from .drafts import Drafted, drafts, show_drafts
 from .kills import Killed, kills, show_kills

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psycopg
 
-from agent_storage.connection.embedded import EmbeddedServer
-from agent_storage.migrations.manager import Migrator
+from agent_storage.embedded import EmbeddedServer
+from agent_storage.migrations.migrator import Migrator
 
 
 @contextmanager

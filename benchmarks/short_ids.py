@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 
-from agent_storage.ids import prefix_range
-from agent_storage.tables.conversations.repository import Conversations
+from agent_storage.statements.ids import prefix_range
+from agent_storage.tables.chat.conversations.repository import Conversations
 
 from .figures import Figure
 

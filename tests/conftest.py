@@ -26,8 +26,8 @@ from pytest_postgresql import factories
 
 import agent_storage
 from agent_storage import sync
-from agent_storage.connection.embedded import EmbeddedServer
-from agent_storage.migrations.manager import Migrator
+from agent_storage.embedded import EmbeddedServer
+from agent_storage.migrations.migrator import Migrator
 
 SECRET_KEY = base64.b64encode(bytes(range(32))).decode()
 #: `STORAGE_TEST_PATH=unprepared` runs the suite without prepared statements, `=pool` without shared connections.

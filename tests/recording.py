@@ -9,7 +9,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from agent_storage import sync
-from agent_storage.statement import Statement
+from agent_storage.statements.statement import Statement
 
 
 class Recording:

@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from agent_storage import sync
-from agent_storage.records import Column, columns, nullable
+from agent_storage.statements.records import Column, columns, nullable
 from agent_storage.sync.tables import REPOSITORIES
 
 #: Which table a reference leads to; every other `…_id` is text or nothing.

@@ -10,8 +10,8 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from agent_storage.check import check
-from agent_storage.records import Input, Jsonb, JsonObject, Record
+from agent_storage.maintenance.check import check
+from agent_storage.statements.records import Input, Jsonb, JsonObject, Record
 from agent_storage.sync.repository import Repository, sql
 
 

@@ -19,9 +19,9 @@ from psycopg.conninfo import make_conninfo
 
 from agent_storage import sync
 from agent_storage.cli.context import plain
+from agent_storage.demo import ANCHOR, seed_demo
 from agent_storage.errors import Conflict, InvalidValue
-from agent_storage.migrations.manager import Migrator
-from agent_storage.seeding import ANCHOR, seed_demo
+from agent_storage.migrations.migrator import Migrator
 from agent_storage.tables import REPOSITORIES
 from agent_storage.types import NewConversation, NewMessage, NewSession
 

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_storage import StorageError, sync
-from agent_storage.migrations.manager import Migrator
-from agent_storage.records import Column, bare, columns
+from agent_storage.migrations.migrator import Migrator
+from agent_storage.statements.records import Column, bare, columns
 from agent_storage.sync.tables import REPOSITORIES
 from agent_storage.types import NewBoard
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from agent_storage import sync
-from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.migrator import Migrator
 
 from .conftest import fresh_database
 from .recording import Recorded, nodes

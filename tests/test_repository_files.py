@@ -88,7 +88,7 @@ def test_a_wheel_works_in_an_empty_environment_outside_the_checkout(tmp_path: Pa
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", source)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("py.typed", "tables/_shared.sql", "tables/messages/schema.sql", "cli/conversation.json",
+    for wanted in ("py.typed", "tables/_shared.sql", "tables/chat/messages/schema.sql", "cli/conversation.json",
                    "migrations/versions/20261120090000_chat.sql", "sync/storage.py"):  # fmt: skip
         assert f"agent_storage/{wanted}" in names
     assert not [name for name in names if name.startswith("tests")]

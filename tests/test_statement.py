@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from agent_storage import SchemaMismatch
-from agent_storage.records import Input, Jsonb, JsonObject, Key, Record
+from agent_storage.statements.records import Input, Jsonb, JsonObject, Key, Record
 from agent_storage.sync import Repository, Stream, sql
 
 

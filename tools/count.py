@@ -32,7 +32,7 @@ def lines(path: Path) -> int:
 def main() -> None:
     """Print the table."""
     print(f"{'table':<24}{'schema':>8}{'record':>8}{'repository':>12}{'total':>8}")
-    for folder in sorted(path.parent for path in TABLES.glob("*/schema.sql")):
+    for folder in sorted(path.parent for path in TABLES.glob("*/*/schema.sql")):
         counts = [lines(folder / name) for name in FILES]
         print(f"{folder.name:<24}{counts[0]:>8}{counts[1]:>8}{counts[2]:>12}{sum(counts):>8}")
 

@@ -36,8 +36,8 @@ REPLACEMENTS = {
     "psycopg_pool.AsyncConnectionPool": "psycopg_pool.ConnectionPool",
     "asyncio.Lock": "threading.Lock",
     "contextlib.AbstractAsyncContextManager": "contextlib.AbstractContextManager",
-    "agent_storage.connection.forks.LoopHome": "agent_storage.connection.forks.ProcessHome",
-    "agent_storage.connection.listener.AsyncSignal": "agent_storage.connection.listener.Signal",
+    "agent_storage.database.forks.LoopHome": "agent_storage.database.forks.ProcessHome",
+    "agent_storage.database.listener.AsyncSignal": "agent_storage.database.listener.Signal",
     "agent_storage.database.calls.insistent": "contextlib.nullcontext",
     "agent_storage.database.calls.uncut": "agent_storage.database.calls.returned",
     "agent_storage.database.calls.run_at_once": "agent_storage.database.calls.call",
@@ -92,21 +92,27 @@ def _write(path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _tables() -> list[str]:
-    """The tables in reading order: that in which the migrations create them, new ones last."""
-    folders = {path.parent.name for path in PACKAGE.glob("tables/*/repository.py")}
-    created = list(_domains())
-    return sorted(folders, key=lambda name: (created.index(name) if name in created else len(created), name))
+def _tables() -> dict[str, str]:
+    """Each table with its folder below tables/, in the order in which the migrations create them, new ones last.
 
-
-def _domains() -> dict[str, str]:
-    """The tables that the migrations create, in order, each with the name of its migration: its domain."""
-    found: dict[str, str] = {}
+    Domains stand together, in the order of their first tables.
+    """
+    folders = {path.parent.name: f"{path.parent.parent.name}/{path.parent.name}" for path in _repositories()}
+    created: dict[str, None] = {}
     for path in sorted((PACKAGE / "migrations" / "versions").glob("*.sql")):
         if not path.name.endswith(".rollback.sql"):
-            domain = path.stem.partition("_")[2].replace("_", " ")
-            found |= dict.fromkeys(_CREATE.findall(path.read_text(encoding="utf-8")), domain)
-    return found
+            created |= dict.fromkeys(_CREATE.findall(path.read_text(encoding="utf-8")))
+    named = [*(name for name in created if name in folders), *sorted(set(folders) - set(created))]
+    domains = list(dict.fromkeys(_domain(folders[name]) for name in named))
+    return {name: folders[name] for name in sorted(named, key=lambda name: domains.index(_domain(folders[name])))}
+
+
+def _repositories() -> list[Path]:
+    return list(PACKAGE.glob("tables/*/*/repository.py"))
+
+
+def _domain(folder: str) -> str:
+    return folder.partition("/")[0]
 
 
 def _classes(path: Path) -> list[ast.ClassDef]:
@@ -117,36 +123,44 @@ def _bases(node: ast.ClassDef) -> list[str]:
     return [ast.unparse(base).split("[")[0] for base in node.bases]
 
 
-def _repository(table: str) -> tuple[str, str]:
+def _repository(folder: str) -> tuple[str, str]:
     """The repository's class in a table's folder, and the first line of its docstring."""
-    found = [node for node in _classes(PACKAGE / "tables" / table / "repository.py") if "Repository" in _bases(node)]
+    found = [node for node in _classes(PACKAGE / "tables" / folder / "repository.py") if "Repository" in _bases(node)]
     if len(found) != 1:
-        raise SystemExit(f"tables/{table}/repository.py must have one Repository class, it has {len(found)}")
+        raise SystemExit(f"tables/{folder}/repository.py must have one Repository class, it has {len(found)}")
     return found[0].name, (ast.get_docstring(found[0]) or "").splitlines()[0]
 
 
-def _registry(tables: list[str]) -> str:
-    entries = {table: _repository(table) for table in tables}
-    imports = "\n".join(f"from .{table}.repository import {name}" for table, (name, _) in sorted(entries.items()))
-    domains, attributes, last = _domains(), "", ""
+def _registry(tables: dict[str, str]) -> str:
+    entries = {table: _repository(folder) for table, folder in tables.items()}
+    imports = "\n".join(
+        f"from agent_storage.tables.{tables[table].replace('/', '.')}.repository import {name}"
+        for table, (name, _) in sorted(entries.items())
+    )
+    attributes, last = "", ""
     for table, (name, doc) in entries.items():
-        if (domain := domains.get(table, "new")) != last:
+        if (domain := _domain(tables[table])) != last:
             attributes += f"\n    # ---- {domain} ----\n\n"
             last = domain
         attributes += f'    {table}: {name}\n    """{doc}"""\n'
     classes = "\n".join(f'    "{table}": {name},' for table, (name, _) in entries.items())
+    domains = "\n".join(f'    "{table}": "{_domain(folder)}",' for table, folder in tables.items())
     text = f'''{NOTE}"""Every table's repository, one attribute for each table, in reading order."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..repository import Repository, Runner
-
+from agent_storage.repository import Repository, Runner
 {imports}
 
 REPOSITORIES: dict[str, type[Repository[Any, Any]]] = {{
 {classes}
+}}
+
+#: The domain of each table: the folder that it lies in.
+DOMAINS: dict[str, str] = {{
+{domains}
 }}
 
 
@@ -171,11 +185,11 @@ class Tables:
     return _formatted(text)
 
 
-def _types(tables: list[str]) -> str:
+def _types(tables: dict[str, str]) -> str:
     lines: list[str] = []
     names: list[str] = []
-    for table in tables:
-        nodes = ast.parse((PACKAGE / "tables" / table / "record.py").read_text(encoding="utf-8")).body
+    for folder in tables.values():
+        nodes = ast.parse((PACKAGE / "tables" / folder / "record.py").read_text(encoding="utf-8")).body
         found = [node.name for node in nodes if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
         found += [
             target.id
@@ -184,24 +198,25 @@ def _types(tables: list[str]) -> str:
             for target in node.targets
             if isinstance(target, ast.Name) and target.id[0].isupper() and not target.id.isupper()
         ]
-        lines.append(f"from .tables.{table}.record import {', '.join(sorted(found))}")
+        lines.append(f"from agent_storage.tables.{folder.replace('/', '.')}.record import {', '.join(sorted(found))}")
         names += found
     listed = ", ".join(f'"{name}"' for name in sorted(names))
     body = "\n".join(lines)
     return _formatted(f'{NOTE}"""Every record, and the `New…` that makes it."""\n\n{body}\n\n__all__ = [{listed}]\n')
 
 
-def _sync(tables: list[str], registry: str) -> dict[Path, str]:
+def _sync(tables: dict[str, str], registry: str) -> dict[Path, str]:
     """The sync face, made in a temporary folder by unasyncd and finished here."""
     target = PACKAGE / "sync"
-    mirrored = [*MIRRORED, *(f"tables/{table}/repository.py" for table in tables)]
+    mirrored = [*MIRRORED, *(f"tables/{folder}/repository.py" for folder in tables.values())]
     result = {target / name: text for name, text in _unasynced(mirrored).items()}
-    result[target / "tables" / "__init__.py"] = registry
-    for folder in ("database", "database/fastpath", *(f"tables/{table}" for table in tables)):
-        result[target / folder / "__init__.py"] = ""
+    result[target / "tables" / "__init__.py"] = _synced(registry, mirrored)
+    for folder in sorted({str(parent) for name in mirrored for parent in Path(name).parents if parent != Path()}):
+        result.setdefault(target / folder / "__init__.py", "")
     result[target / "__init__.py"] = _formatted(
         f'{NOTE}"""The sync face: the same names, without `await`."""\n\n'
-        "from .repository import Repository, Stream, sql\nfrom .storage import Storage, StorageTransaction\n\n"
+        "from agent_storage.sync.repository import Repository, Stream, sql\n"
+        "from agent_storage.sync.storage import Storage, StorageTransaction\n\n"
         '__all__ = ["Repository", "Storage", "StorageTransaction", "Stream", "sql"]\n'
     )
     return result
@@ -211,15 +226,20 @@ def _unasynced(names: list[str]) -> dict[str, str]:
     from unasyncd.transformers import TreeTransformer  # pyright: ignore[reportMissingTypeStubs]
 
     transform = TreeTransformer(exclude=[], transform_docstrings=True, extra_name_replacements=REPLACEMENTS)
+    return {name: _formatted(NOTE + _finished(transform((PACKAGE / name).read_text("utf-8")), names)) for name in names}
+
+
+def _synced(text: str, names: list[str]) -> str:
+    """The text with the sync twins of the modules `names` imported."""
     twice = "|".join(re.escape(name.removesuffix(".py").replace("/", ".")) for name in names) + "|tables"
-    return {name: _formatted(NOTE + _finished(transform((PACKAGE / name).read_text("utf-8")), twice)) for name in names}
-
-
-def _finished(text: str, twice: str) -> str:
-    """What the sync face needs beside unasyncd's work: its own modules, and `asyncio.to_thread(f, x)` is `f(x)`."""
-    text = re.sub(
+    return re.sub(
         rf"^from agent_storage\.({twice}) import", r"from agent_storage.sync.\1 import", text, flags=re.MULTILINE
     )
+
+
+def _finished(text: str, names: list[str]) -> str:
+    """What the sync face needs beside unasyncd's work: its own modules, and `asyncio.to_thread(f, x)` is `f(x)`."""
+    text = _synced(text, names)
     return re.sub(r"asyncio\.to_thread\(([\w.]+)(?:, |(?=\)))", r"\1(", text)
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import agent_storage
 from agent_storage import Repository, sql, sync
-from agent_storage.records import Input, Jsonb, JsonObject, Record
+from agent_storage.statements.records import Input, Jsonb, JsonObject, Record
 from agent_storage.sync.repository import Repository as SyncRepository
 from agent_storage.sync.repository import sql as sync_sql
 

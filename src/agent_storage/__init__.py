@@ -10,7 +10,7 @@ The same without `await` is `agent_storage.sync.Storage`; every record is in `ag
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
+from agent_storage.errors import (
     AmbiguousId,
     BudgetExceeded,
     Conflict,
@@ -38,12 +38,12 @@ from .errors import (
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .pages import Page
-    from .repository import Repository, Stream, sql
-    from .storage import Storage, StorageTransaction
+    from agent_storage.repository import Repository, Stream, sql
+    from agent_storage.statements.pagination import Page
+    from agent_storage.storage import Storage, StorageTransaction
 
 _LAZY = {
-    "Page": "pages",
+    "Page": "statements.pagination",
     "Repository": "repository",
     "Stream": "repository",
     "sql": "repository",

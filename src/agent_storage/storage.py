@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from agent_storage.connection.settings import Settings
 from agent_storage.database.batch import Batch, Later
 from agent_storage.database.multiplexed import MultiplexedDatabase
 from agent_storage.database.pool import Database
+from agent_storage.database.settings import Settings
 from agent_storage.database.transaction import Isolation, Transaction
 from agent_storage.errors import Retryable
 from agent_storage.tables import Tables

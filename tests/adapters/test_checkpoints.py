@@ -12,7 +12,7 @@ import pytest
 
 from agent_storage import Conflict, InvalidSettings, InvalidValue, Storage, StorageError, Unavailable
 from agent_storage.adapters.checkpoints import CheckpointProvider, CheckpointProviders, PostgresCheckpoints
-from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.migrator import Migrator
 from agent_storage.types import NewCheckpoint
 
 NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)

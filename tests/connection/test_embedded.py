@@ -22,10 +22,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from agent_storage.connection import embedded
-from agent_storage.connection.embedded import EmbeddedServer, binaries, folders, locks, server_status, shared_server
-from agent_storage.connection.embedded.account import Account, server_account
-from agent_storage.connection.embedded.identity import server_process
+from agent_storage import embedded
+from agent_storage.embedded import EmbeddedServer, binaries, folders, locks, server_status, shared_server
+from agent_storage.embedded.account import Account, server_account
+from agent_storage.embedded.identity import server_process
 from agent_storage.errors import InvalidSettings, Unavailable
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the embedded server runs on Linux and macOS")
@@ -112,7 +112,7 @@ def ask(server: EmbeddedServer, query: str, dbname: str = "postgres") -> object:
 USER = """
 import sys
 from pathlib import Path
-from agent_storage.connection.embedded import EmbeddedServer, server_status
+from agent_storage.embedded import EmbeddedServer, server_status
 server = EmbeddedServer(Path(sys.argv[1]), settings={"fsync": "off"})
 server.conninfo()
 print(server_status(server.data_dir).pid, flush=True)
@@ -227,7 +227,7 @@ class TestWhatItIs:
         assert stopped.size > 10_000_000
 
     def test_importing_it_imports_no_driver(self) -> None:
-        code = "import sys, agent_storage.connection.embedded; print({'psycopg', 'psutil'} & set(sys.modules))"
+        code = "import sys, agent_storage.embedded; print({'psycopg', 'psutil'} & set(sys.modules))"
         assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
     @pytest.mark.parametrize("name", ["with spaces, commas & 'quotes' \"too\"", "größe-数据-🐘", "long-" * 12])

@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from agent_storage import InvalidSettings, Storage
-from agent_storage.connection.settings import Settings
+from agent_storage.database.settings import Settings
 
 URL = "postgresql://u:pa55@h:5433/db"
 

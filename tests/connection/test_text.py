@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_storage import InvalidValue
-from agent_storage.connection.text import MAX_NESTING, decode_json, encode_json, escape, unescape
+from agent_storage.statements.text import MAX_NESTING, decode_json, encode_json, escape, unescape
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
 LIMIT = 1_000_000

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from agent_storage import AmbiguousId, Conflict, InvalidValue, MissingReference, NotFound, StorageError
-from agent_storage.ids import uuid7
+from agent_storage.statements.ids import uuid7
 from agent_storage.types import NewConversation, NewModel, NewProvider
 
 

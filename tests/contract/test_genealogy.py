@@ -12,15 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_storage import AmbiguousId, Conflict, InvalidValue, NotFound, Retryable, sync
-from agent_storage.types import (
-    BoardData,
-    NewBoard,
-    NewRepo,
-    NewSession,
-    NewTask,
-    SessionData,
-    TaskData,
-)
+from agent_storage.types import BoardData, NewBoard, NewRepo, NewSession, NewTask, SessionData, TaskData
 
 
 async def session(face: Any, **fields: Any) -> Any:

@@ -10,14 +10,7 @@ from uuid import uuid4
 import pytest
 
 from agent_storage import Conflict, InvalidValue, MissingReference, NotFound, Retryable
-from agent_storage.types import (
-    NewConversation,
-    NewProject,
-    NewProjectFile,
-    NewTicket,
-    NewTicketComment,
-    NewTicketTask,
-)
+from agent_storage.types import NewConversation, NewProject, NewProjectFile, NewTicket, NewTicketComment, NewTicketTask
 
 
 async def project(face: Any, path: str = "/srv/app") -> Any:

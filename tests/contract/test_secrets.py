@@ -13,8 +13,8 @@ import pytest
 from pydantic import SecretStr
 
 from agent_storage import InvalidValue, SecretUnavailable, Storage
-from agent_storage.rotation import rotate
-from agent_storage.secrets import Keyring
+from agent_storage.maintenance.rotation import rotate
+from agent_storage.statements.encryption import Keyring
 from agent_storage.types import NewProvider, NewToolConfig
 
 PLANTED = os.urandom(12).hex()

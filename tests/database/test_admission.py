@@ -16,7 +16,7 @@ import agent_storage
 from agent_storage import PoolTimeout, StorageError, sync
 from agent_storage.database import multiplexed
 from agent_storage.database.fastpath.multiplexer import DEPTH, LIMIT
-from agent_storage.records import Input, Record
+from agent_storage.statements.records import Input, Record
 
 from .test_whole_or_nothing import PATHS, Waited, opened, own_database, plain
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from agent_storage import Conflict, ConnectionLost, InvalidValue, Storage, StorageError, sync
-from agent_storage.statement import CHUNK, UNDIVIDED
+from agent_storage.statements.statement import CHUNK, UNDIVIDED
 from agent_storage.tables import REPOSITORIES, Providers
 from agent_storage.types import NewCheckpoint, NewConversation, NewProvider, Provider
 

@@ -24,11 +24,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
-from agent_storage import Page, Repository, Storage, StorageError, statement, sync
-from agent_storage.check import check
+from agent_storage import Page, Repository, Storage, StorageError, sync
 from agent_storage.database.pool import Database
-from agent_storage.pages import Found
-from agent_storage.records import Input, Json, Jsonb, JsonObject, Record, Timestamp, columns
+from agent_storage.maintenance.check import check
+from agent_storage.statements import statement
+from agent_storage.statements.pagination import Found
+from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Record, Timestamp, columns
 from tests.database.test_storm import done, entered
 
 COLUMNS = """

@@ -28,7 +28,7 @@ from agent_storage import (
 )
 from agent_storage.database.fastpath import prepared
 from agent_storage.errors import StatementTimeout
-from agent_storage.statement import Shape, Statement
+from agent_storage.statements.statement import Shape, Statement
 from agent_storage.types import NewConversation, NewProvider
 
 SLEEP: Statement[Any] = Statement("test.sleep", "SELECT pg_sleep($1)::text", Shape("one", str), table="test")

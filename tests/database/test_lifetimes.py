@@ -24,8 +24,8 @@ import pytest
 
 import agent_storage
 from agent_storage import OutsideTransaction, Retryable, Storage, StorageError, sync
-from agent_storage.connection import listener as listener_module
-from agent_storage.migrations.manager import Migrator
+from agent_storage.database import listener as listener_module
+from agent_storage.migrations.migrator import Migrator
 from agent_storage.tables import Conversations
 from agent_storage.types import Conversation, NewConversation
 

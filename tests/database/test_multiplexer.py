@@ -17,7 +17,7 @@ from agent_storage.database import multiplexed
 from agent_storage.database.fastpath import multiplexer
 from agent_storage.database.fastpath.multiplexer import DEPTH, LIMIT
 from agent_storage.database.multiplexed import MultiplexedDatabase
-from agent_storage.statement import Shape, Statement
+from agent_storage.statements.statement import Shape, Statement
 from agent_storage.types import Conversation, NewConversation, NewMessage, NewProvider
 
 from .test_executor import OURS, ask, terminate, until_one_waits

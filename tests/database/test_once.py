@@ -25,11 +25,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import agent_storage
 from agent_storage import ConnectionLost, OutcomeUnknown, PoolTimeout, StorageError, sync
-from agent_storage.connection.embedded import EmbeddedServer
 from agent_storage.database import multiplexed
 from agent_storage.database.fastpath.multiplexer import DEPTH
 from agent_storage.database.fastpath.prepared import Prepared, PreparedStatements
-from agent_storage.records import Input, Record
+from agent_storage.embedded import EmbeddedServer
+from agent_storage.statements.records import Input, Record
 from agent_storage.sync.database.fastpath.executor import Executor
 
 from ..conftest import UNSAFE_BUT_FAST

@@ -21,9 +21,9 @@ from psycopg.rows import dict_row
 import agent_storage
 from agent_storage import Conflict, ConnectionLost, StorageError, Unreadable, sync
 from agent_storage.database.pool import PooledConnection
-from agent_storage.migrations.manager import Migrator
-from agent_storage.records import Input, Jsonb, JsonObject, Record
-from agent_storage.sync.tables.conversations.repository import Conversations
+from agent_storage.migrations.migrator import Migrator
+from agent_storage.statements.records import Input, Jsonb, JsonObject, Record
+from agent_storage.sync.tables.chat.conversations.repository import Conversations
 from agent_storage.types import NewConversation, NewMessage, NewStreamEvent
 
 from ..conftest import fresh_database

@@ -14,7 +14,7 @@ import agent_storage
 from agent_storage import Conflict, Retryable, StorageError, sync
 from agent_storage.database.fastpath import prepared
 from agent_storage.database.fastpath.prepared import StaleStatement
-from agent_storage.records import Input, Record
+from agent_storage.statements.records import Input, Record
 
 from .test_whole_or_nothing import PATHS, Waited, opened, own_database, plain
 

@@ -48,7 +48,7 @@ from agent_storage import (
     sync,
 )
 from agent_storage.database.pool import Database
-from agent_storage.records import Input, Jsonb, JsonObject, Record
+from agent_storage.statements.records import Input, Jsonb, JsonObject, Record
 from agent_storage.types import NewProvider
 
 # Read when the module is loaded: tests themselves see no setting of the shell.

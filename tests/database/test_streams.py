@@ -16,7 +16,7 @@ import pytest
 
 from agent_storage import ConnectionLost, Storage, StorageError, Unreadable, sync
 from agent_storage.errors import StatementTimeout
-from agent_storage.statement import Shape, Statement
+from agent_storage.statements.statement import Shape, Statement
 from agent_storage.tables import Conversations
 from agent_storage.types import NewConversation, NewProvider
 

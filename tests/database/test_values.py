@@ -20,9 +20,9 @@ from psycopg.pq import Format
 from pydantic import BaseModel
 
 from agent_storage import InvalidValue, Storage, StorageError, sync
-from agent_storage.connection.text import JsonText, encode_json, escape_all
 from agent_storage.database import multiplexed
-from agent_storage.statement import Shape, Statement
+from agent_storage.statements.statement import Shape, Statement
+from agent_storage.statements.text import JsonText, encode_json, escape_all
 from agent_storage.statements.types import TYPES, Unusual, encoding, to_json, to_text
 from agent_storage.types import NewConversation
 

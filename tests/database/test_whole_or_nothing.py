@@ -25,9 +25,9 @@ from pydantic import Field
 
 import agent_storage
 from agent_storage import Conflict, InvalidValue, NotFound, OutsideTransaction, StorageError, Unreadable, sync
-from agent_storage.check import check
 from agent_storage.database.fastpath import prepared
-from agent_storage.records import Document, Input, Json, Jsonb, JsonObject, Record
+from agent_storage.maintenance.check import check
+from agent_storage.statements.records import Document, Input, Json, Jsonb, JsonObject, Record
 
 from ..conftest import fresh_database
 

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 
 from agent_storage.migrations.errors import DriftFound, StatementFailed
-from agent_storage.migrations.files import read_folder
-from agent_storage.migrations.manager import Migrator
-from agent_storage.migrations.schema import load_schema
-from agent_storage.migrations.shadow import leftovers
+from agent_storage.migrations.files.file import read_folder
+from agent_storage.migrations.migrator import Migrator
+from agent_storage.migrations.verify.declared import load_schema
+from agent_storage.migrations.verify.shadow import leftovers
 
 from .conftest import Command, Folder, tables
 
@@ -211,8 +211,8 @@ def test_a_squash_on_half_a_history_is_refused(migrate: Command, agreeing: Folde
 
 
 def test_a_squash_that_would_change_anything_is_refused(database: str, folder: Folder, server_conninfo: str) -> None:
-    from agent_storage.migrations.rearrange import squash
-    from agent_storage.migrations.shadow import ShadowServer
+    from agent_storage.migrations.commands.rearrange import squash
+    from agent_storage.migrations.verify.shadow import ShadowServer
 
     folder.write(A, "CREATE TABLE a (); SET search_path = pg_temp;", "DROP TABLE a;")
     folder.write(B, "CREATE TABLE b ();", "DROP TABLE b;")

@@ -8,10 +8,10 @@ import signal
 import psycopg
 import pytest
 
-from agent_storage.migrations.batch import batches
 from agent_storage.migrations.errors import LockNotObtained, StatementFailed
-from agent_storage.migrations.manager import Migrator
-from agent_storage.migrations.splitter import split
+from agent_storage.migrations.files.splitter import split
+from agent_storage.migrations.migrator import Migrator
+from agent_storage.migrations.run.batch import batches
 
 from .conftest import Command, Folder, tables, until
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
-from agent_storage.migrations.catalog import Catalog, Entry, Finding, Property, compare, snapshot
+from agent_storage.catalog import Catalog, Entry, Finding, Property, compare, snapshot
 
 from .test_catalog_schema import fresh, load, roles  # noqa: F401
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from agent_storage.migrations.catalog import Catalog, Finding, compare, snapshot
+from agent_storage.catalog import Catalog, Finding, compare, snapshot
 
 from .test_catalog_schema import fresh, load, roles  # noqa: F401
 

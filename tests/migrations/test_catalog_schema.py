@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from agent_storage.migrations.catalog import Catalog, compare, snapshot
+from agent_storage.catalog import Catalog, compare, snapshot
 
 ROLES = ("catalog_reader", "catalog_writer")
 

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from agent_storage.migrations import lock
-from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.migrator import Migrator
+from agent_storage.migrations.run import lock
 
 from .conftest import Command, Folder, tables, until
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from agent_storage.migrations.draft import draft
+from agent_storage.migrations.commands.draft import draft
 from agent_storage.migrations.errors import InvalidRequest
-from agent_storage.migrations.manager import Migrator
-from agent_storage.migrations.shadow import ShadowServer
+from agent_storage.migrations.migrator import Migrator
+from agent_storage.migrations.verify.shadow import ShadowServer
 
 from .conftest import Command, Folder
 

@@ -19,8 +19,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from typer.testing import CliRunner
 
 from agent_storage.cli.migrate import app
+from agent_storage.migrations import Migrator
 from agent_storage.migrations.errors import InvalidRequest
-from agent_storage.migrations.manager import Migrator
 
 from .conftest import Command, Folder, tables, until
 
@@ -175,7 +175,7 @@ def test_twenty_thousand_statements_in_one_file(database: str, folder: Folder, c
     inserts = "".join(f"INSERT INTO a VALUES ({n}, 'row {n}');\n" for n in range(19_999))
     folder.write(A, f"CREATE TABLE a (id int, t text);\n{inserts}", "DROP TABLE a;")
     script = (
-        "import sys, resource; from pathlib import Path; from agent_storage.migrations.manager import Migrator\n"
+        "import sys, resource; from pathlib import Path; from agent_storage.migrations import Migrator\n"
         "Migrator(sys.argv[1], Path(sys.argv[2])).up()\n"
         "status = Path('/proc/self/status')\n"  # Linux counts what the process was before exec, this one, into maxrss
         "lines = status.read_text().splitlines() if status.exists() else []\n"
@@ -193,7 +193,7 @@ def test_twenty_thousand_statements_in_one_file(database: str, folder: Folder, c
 
 
 def test_importing_the_command_line_loads_neither_yoyo_nor_the_manager() -> None:
-    names = ("yoyo", "agent_storage.migrations.session", "agent_storage.migrations.manager")
+    names = ("yoyo", "agent_storage.migrations.run.session", "agent_storage.migrations.run.migrations")
     script = f"import sys; import agent_storage.cli.migrate; print([name for name in {names!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_storage.migrations import lockfile
 from agent_storage.migrations.errors import InvalidRequest
-from agent_storage.migrations.files import SqlText, duration_ms, read_folder
-from agent_storage.migrations.splitter import split, tokens
+from agent_storage.migrations.files import lockfile
+from agent_storage.migrations.files.file import SqlText, duration_ms, read_folder
+from agent_storage.migrations.files.splitter import split, tokens
 
 from .conftest import Folder
 

@@ -9,8 +9,8 @@ import psycopg
 import typer
 
 from agent_storage.cli.migrate import app
-from agent_storage.migrations.files import DIRECTIVES
-from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.files.file import DIRECTIVES
+from agent_storage.migrations.migrator import Migrator
 
 from .conftest import Folder, tables
 

@@ -15,7 +15,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.migrations import Migration, MigrationList, default_migration_table, get_migration_hash, topological_sort
 
 from agent_storage.migrations.errors import LockNotObtained
-from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.migrator import Migrator
 
 from .conftest import Command, Folder, tables
 

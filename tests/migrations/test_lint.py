@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from agent_storage.cli.migrate import app
-from agent_storage.migrations import lockfile, squawk
-from agent_storage.migrations.files import VERSIONS, read_folder
-from agent_storage.migrations.lint import lint_file, lint_folder
+from agent_storage.migrations.files import lockfile
+from agent_storage.migrations.files.file import VERSIONS, read_folder
+from agent_storage.migrations.files.lint import lint_file, lint_folder
+from agent_storage.migrations.verify import squawk
 
 from .conftest import Command, Folder
 

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from agent_storage.migrations import lock
 from agent_storage.migrations.errors import LockNotObtained
-from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.migrator import Migrator
 from agent_storage.migrations.results import Event
+from agent_storage.migrations.run import lock
 
 from .conftest import Command, Folder, tables, until
 
@@ -94,7 +94,7 @@ def test_a_blocked_statement_is_rolled_back_retried_and_succeeds_when_the_blocke
             assert tables(connection) == {"busy"}, "what was done before is rolled back while we wait"
             blocker.close()
 
-    done = Migrator(database, folder.path, on_event=on_event, lock_timeout=0.2).up().done
+    done = Migrator(database, folder.path, on_event=on_event, lock_timeout=1).up().done
     assert done[0].attempts == 2
     assert any(event.kind == "blocked" and "(long report)" in event.message for event in events)
     assert tables(connection) == {"busy", "before"}

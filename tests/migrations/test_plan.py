@@ -7,7 +7,7 @@ import json
 import psycopg
 import pytest
 
-from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.migrator import Migrator
 
 from .conftest import Command, Folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.migrator import Migrator
 
 BEFORE, PROJECTS = "20261121091000_orchestration", "20261121092000_projects"
 

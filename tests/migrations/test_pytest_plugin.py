@@ -13,7 +13,7 @@ from .conftest import Folder
 
 CONFTEST = """
 import pathlib, pytest
-pytest_plugins = ["agent_storage.pytest_plugin"]
+pytest_plugins = ["agent_storage.testing"]
 
 @pytest.fixture(scope="session")
 def storage_migrations_folder():
@@ -25,7 +25,7 @@ def storage_tables_folder():
 """
 TESTS = """
 import psycopg, pytest
-from agent_storage.pytest_plugin import (
+from agent_storage.testing import (
     test_every_migration_comes_back,
     test_migrations_are_one_timeline,
     test_migrations_make_the_declared_schema,

@@ -7,15 +7,15 @@ import json
 import psycopg
 import pytest
 
-from agent_storage.migrations import lockfile
-from agent_storage.migrations.amend import repair
+from agent_storage.migrations.commands.amend import repair
+from agent_storage.migrations.commands.rearrange import rebase
+from agent_storage.migrations.commands.seed import seed, seed_files
+from agent_storage.migrations.commands.show import show
+from agent_storage.migrations.commands.sync import sync
 from agent_storage.migrations.errors import InvalidRequest, LintFailed, Pending
-from agent_storage.migrations.files import read_folder
-from agent_storage.migrations.manager import Migrator
-from agent_storage.migrations.rearrange import rebase
-from agent_storage.migrations.seed import seed, seed_files
-from agent_storage.migrations.show import show
-from agent_storage.migrations.sync import sync
+from agent_storage.migrations.files import lockfile
+from agent_storage.migrations.files.file import read_folder
+from agent_storage.migrations.migrator import Migrator
 
 from .conftest import Command, Folder, tables
 

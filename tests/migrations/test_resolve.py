@@ -5,9 +5,9 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from agent_storage.migrations.amend import resolve
+from agent_storage.migrations.commands.amend import resolve
 from agent_storage.migrations.errors import HistoryProblem, InvalidRequest, StatementFailed
-from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.migrator import Migrator
 
 from .conftest import Command, Folder, tables, until
 

@@ -20,7 +20,7 @@ from agent_storage.migrations.errors import (
     Pending,
     StatementFailed,
 )
-from agent_storage.migrations.manager import Migrator
+from agent_storage.migrations.migrator import Migrator
 from agent_storage.migrations.results import Event
 
 from .conftest import Command, Folder, tables

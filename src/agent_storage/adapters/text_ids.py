@@ -14,8 +14,8 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from agent_storage.errors import InvalidValue
-from agent_storage.ids import uuid7
-from agent_storage.records import JsonObject, Record
+from agent_storage.statements.ids import uuid7
+from agent_storage.statements.records import JsonObject, Record
 
 R = TypeVar("R", bound=Record)
 

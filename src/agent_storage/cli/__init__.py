@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from .context import Group, no_such_command
+from agent_storage.cli.context import Group, no_such_command
 
 #: The commands in the order in which --help lists them: name, module, what it is for.
 _COMMANDS = {
@@ -68,7 +68,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:  # Typer's callbacks are called so
     if value:
-        from .. import __version__
+        from agent_storage import __version__
 
         typer.echo(f"agent-storage {__version__}")
         raise typer.Exit

@@ -1,5 +1,5 @@
 """`python -m agent_storage.cli` equals `storage`."""
 
-from . import main
+from agent_storage.cli import main
 
 main()

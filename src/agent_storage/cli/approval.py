@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .context import AsJson, Db, Group, Limit, opened
-from .show import emit, line, listing, short_ids, state, when
+from agent_storage.cli.context import AsJson, Db, Group, Limit, opened
+from agent_storage.cli.show import emit, line, listing, short_ids, state, when
 
 if TYPE_CHECKING:
-    from ..types import ApprovalRequest
+    from agent_storage.types import ApprovalRequest
 
 app = typer.Typer(
     name="approval",

@@ -12,13 +12,13 @@ from uuid import UUID
 
 import typer
 
-from .context import AsJson, Db, Group, Limit, opened
-from .show import branches, cell, emit, line, listing, short_ids, state
+from agent_storage.cli.context import AsJson, Db, Group, Limit, opened
+from agent_storage.cli.show import branches, cell, emit, line, listing, short_ids, state
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from ..types import BudgetPool
+    from agent_storage.types import BudgetPool
 
 app = typer.Typer(
     name="budget", cls=Group, no_args_is_help=True, add_completion=False, help="What is spent, and what is left."
@@ -46,7 +46,7 @@ def tree(
 
     Examples: `storage budget tree`, `… tree 019f7a3e`
     """
-    from .queries import PoolForest
+    from agent_storage.cli.queries import PoolForest
 
     where: dict[str, object] = {"parent_pool_id": None, **({"status": status} if status else {})}
     with opened(db) as storage:

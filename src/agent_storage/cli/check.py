@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from .context import AsJson, Db, errors, to_json
+from agent_storage.cli.context import AsJson, Db, errors, to_json
 
 app = typer.Typer()
 
@@ -18,11 +18,11 @@ def check(as_json: AsJson = False, db: Db = None) -> None:
     """
     import psycopg
 
-    from ..check import check as compare
-    from ..migrations.drift import diff, line
-    from ..migrations.manager import Migrator
-    from ..migrations.shadow import shadow_server
-    from .migrate.terminal import migration_conninfo
+    from agent_storage.cli.migrate.terminal import migration_conninfo
+    from agent_storage.maintenance.check import check as compare
+    from agent_storage.migrations.migrator import Migrator
+    from agent_storage.migrations.verify.drift import diff, line
+    from agent_storage.migrations.verify.shadow import shadow_server
 
     with errors():
         conninfo = migration_conninfo(db)

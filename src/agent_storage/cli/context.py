@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from ..sync import Storage
+    from agent_storage.sync import Storage
 
 Db = Annotated[str | None, typer.Option("--db", metavar="URL", help="The database; default: as set, else embedded.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -45,7 +45,7 @@ def no_such_command(ctx: Any, name: str, known: Iterable[str]) -> None:
 @contextmanager
 def errors() -> Generator[None]:
     """Errors of the package become `error: …` on stderr and exit code 1; 2 for settings, 8 for an absent database."""
-    from ..errors import InvalidSettings, StorageError, Unavailable
+    from agent_storage.errors import InvalidSettings, StorageError, Unavailable
 
     try:
         yield
@@ -63,7 +63,7 @@ def errors() -> Generator[None]:
 @contextmanager
 def opened(db: str | None) -> Generator[Storage]:
     """The storage a command works on."""
-    from ..sync import Storage
+    from agent_storage.sync import Storage
 
     with errors(), Storage.open(db) as storage:
         yield storage
@@ -82,7 +82,7 @@ def to_json(value: Any) -> str:
 
 def require_schema(storage: Storage) -> None:
     """Raise, with what to do, when a migration is pending."""
-    from ..migrations.manager import Migrator
+    from agent_storage.migrations.migrator import Migrator
 
     Migrator(storage.database.conninfo).require_current()
 

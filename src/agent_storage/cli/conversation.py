@@ -10,11 +10,11 @@ from uuid import UUID
 
 import typer
 
-from .context import AsJson, Db, Group, Limit, opened
-from .show import emit, facts, line, listing, make_console, short_ids, transcript, when
+from agent_storage.cli.context import AsJson, Db, Group, Limit, opened
+from agent_storage.cli.show import emit, facts, line, listing, make_console, short_ids, transcript, when
 
 if TYPE_CHECKING:
-    from ..types import Conversation, Model, Usage
+    from agent_storage.types import Conversation, Model, Usage
 
 app = typer.Typer(name="conversation", cls=Group, no_args_is_help=True, add_completion=False, help="Conversations.")
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .context import AsJson, Db, opened, plain, require_schema, to_json
+from agent_storage.cli.context import AsJson, Db, opened, plain, require_schema, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..sync import Storage
-    from ..types import Conversation, Message, Model, ToolStats, Usage
+    from agent_storage.sync import Storage
+    from agent_storage.types import Conversation, Message, Model, ToolStats, Usage
 
 app = typer.Typer()
 
@@ -67,7 +67,7 @@ def _read(file: Path | None) -> dict[str, Any]:
 
 def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]:
     """Everything in one transaction: a demo that is interrupted leaves nothing behind."""
-    from ..types import NewConversation, NewMessage, NewModel, NewProvider, NewToolConfig, ToolCallPart
+    from agent_storage.types import NewConversation, NewMessage, NewModel, NewProvider, NewToolConfig, ToolCallPart
 
     with storage.transaction() as tx:
         provider = tx.providers.upsert(NewProvider(**talk["provider"]))
@@ -93,7 +93,7 @@ def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]
 
 
 def _answer(messages: list[Message], call_id: str) -> Any:
-    from ..types import ToolResultPart
+    from agent_storage.types import ToolResultPart
 
     for message in messages:
         for part in message.content if isinstance(message.content, list) else []:
@@ -107,7 +107,7 @@ def _show(
 ) -> None:
     from rich.text import Text
 
-    from .show import make_console, transcript
+    from agent_storage.cli.show import make_console, transcript
 
     console = make_console()
     console.rule(Text(plain(conversation.title or "untitled"), style="bold"))
@@ -132,7 +132,7 @@ def _totals(console: Console, model: Model, usage: Usage, tools: list[ToolStats]
 def _where(storage: Storage, conversation: Conversation) -> None:
     settings = storage.database.settings
     if settings.embedded:
-        from ..connection.embedded import default_data_dir
+        from agent_storage.embedded import default_data_dir
 
         typer.echo(f"stored in the embedded PostgreSQL, data in {settings.data_dir or default_data_dir()}")
     else:

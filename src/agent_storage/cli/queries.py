@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from ..sync.repository import sql
-from ..sync.tables.budget_pools.repository import BudgetPools
-from ..sync.tables.sessions.repository import Sessions
-from ..sync.tables.workflows.repository import Workflows
-from ..types import BudgetPool, RunStatus, Session, Workflow
+from agent_storage.sync.repository import sql
+from agent_storage.sync.tables.coding.sessions.repository import Sessions
+from agent_storage.sync.tables.workflows.budget_pools.repository import BudgetPools
+from agent_storage.sync.tables.workflows.workflows.repository import Workflows
+from agent_storage.types import BudgetPool, RunStatus, Session, Workflow
 
 
 class WorkflowSummary(Workflow):

@@ -7,7 +7,7 @@ import os
 
 import typer
 
-from .context import AsJson, Db, opened, to_json
+from agent_storage.cli.context import AsJson, Db, opened, to_json
 
 app = typer.Typer(no_args_is_help=True, help="Make a key; rotate the keys of encrypted columns.")
 
@@ -25,7 +25,7 @@ def rotate(as_json: AsJson = False, db: Db = None) -> None:
     Set STORAGE_SECRET_KEY to `NEW,OLD`, run this, then set it to `NEW`. Runs while the application works; a second run
     does what a first one that was interrupted has left.
     """
-    from ..rotation import rotate as rewrap
+    from agent_storage.maintenance.rotation import rotate as rewrap
 
     with opened(db) as storage, storage.database.connection() as connection:
         done = rewrap(connection, storage.database.codec.keyring)

@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-from .context import AsJson, Db, Group, opened, require_schema
-from .show import emit, line, listing
+from agent_storage.cli.context import AsJson, Db, Group, opened, require_schema
+from agent_storage.cli.show import emit, line, listing
 
 app = typer.Typer(
     name="seed",
@@ -49,7 +49,7 @@ def demo(
     One transaction: interrupted, it leaves nothing behind. Examples: `storage seed demo`,
     `storage seed demo --scale 100 --seed 7`
     """
-    from ..seeding import ANCHOR, seed_demo
+    from agent_storage.demo import ANCHOR, seed_demo
 
     begun = time.perf_counter()
     with opened(db) as storage, _bar(scale) as progress:
@@ -63,7 +63,7 @@ def demo(
 
 
 def _report(counts: dict[str, int], seconds: float) -> None:
-    from ..tables import REPOSITORIES
+    from agent_storage.tables import REPOSITORIES
 
     listing({"TABLE": "", "ROWS": "right", "": "wide"}, [(name, f"{counts[name]:,}", "") for name in REPOSITORIES])
     line(f"{sum(counts.values()):,} rows in {len(counts)} tables, {seconds:.1f} s")

@@ -11,11 +11,11 @@ from uuid import UUID
 
 import typer
 
-from .context import AsJson, Db, Group, Limit, opened
-from .show import branches, cell, emit, facts, line, listing, short_ids, state, when
+from agent_storage.cli.context import AsJson, Db, Group, Limit, opened
+from agent_storage.cli.show import branches, cell, emit, facts, line, listing, short_ids, state, when
 
 if TYPE_CHECKING:
-    from ..types import Session, Task
+    from agent_storage.types import Session, Task
 
 app = typer.Typer(
     name="session", cls=Group, no_args_is_help=True, add_completion=False, help="Coding agents' sessions."
@@ -121,7 +121,7 @@ def tree(
 
     Examples: `storage session tree`, `storage session tree 019f7a3e`
     """
-    from .queries import SessionForest
+    from agent_storage.cli.queries import SessionForest
 
     with opened(db) as storage:
         roots = [storage.sessions.resolve(id)] if id else storage.sessions.roots(limit)

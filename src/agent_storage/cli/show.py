@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .context import plain, to_json
+from agent_storage.cli.context import plain, to_json
 
 if TYPE_CHECKING:
-    from ..types import Message
+    from agent_storage.types import Message
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ def when(moment: datetime | None) -> str:
 
 def short_ids(ids: Iterable[UUID | None]) -> dict[UUID, str]:
     """The shortest prefix of each id, of at least 8 digits, that none of the others shares."""
-    from ..ids import shortest_prefix
+    from agent_storage.statements.ids import shortest_prefix
 
     known = sorted({item for item in ids if item is not None})
     around = [None, *known, None]

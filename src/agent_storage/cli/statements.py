@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .context import AsJson, Db, errors, opened, to_json
+from agent_storage.cli.context import AsJson, Db, errors, opened, to_json
 
 app = typer.Typer()
 
@@ -41,8 +41,8 @@ def sql(
 
 
 def _find(name: str | None) -> dict[str, Any]:
-    from ..errors import NotFound
-    from ..tables import REPOSITORIES
+    from agent_storage.errors import NotFound
+    from agent_storage.tables import REPOSITORIES
 
     known = {item.name: item for repository in REPOSITORIES.values() for item in repository.statements().values()}
     found = {key: item for key, item in known.items() if name in (None, key, item.table)}

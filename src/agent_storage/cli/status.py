@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from .context import AsJson, Db, opened, to_json
+from agent_storage.cli.context import AsJson, Db, opened, to_json
 
 app = typer.Typer()
 
@@ -14,7 +14,7 @@ app = typer.Typer()
 @app.command()
 def status(as_json: AsJson = False, db: Db = None) -> None:
     """Where the database is, its version and size, and whether its schema is current."""
-    from ..migrations.manager import Migrator
+    from agent_storage.migrations.migrator import Migrator
 
     with opened(db) as storage:
         with storage.database.connection() as connection:

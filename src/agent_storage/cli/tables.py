@@ -10,24 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .context import AsJson, Db, opened, require_schema
-from .show import cell, emit, line, listing
+from agent_storage.cli.context import AsJson, Db, opened, require_schema
+from agent_storage.cli.show import cell, emit, line, listing
 
 if TYPE_CHECKING:
-    from ..sync import Storage
+    from agent_storage.sync import Storage
 
 app = typer.Typer()
 
 #: From how many rows on the planner's estimate is shown.
 _COUNTED = 100_000
-#: The tables with which a group begins, in reading order.
-_GROUPS = {
-    "providers": "conversations",
-    "checkpoints": "agents",
-    "projects": "projects",
-    "workflows": "workflows",
-    "event_streams": "events",
-}
 _SIZES = """
     SELECT name, greatest(c.reltuples, 0)::bigint, pg_table_size(c.oid), pg_indexes_size(c.oid),
            (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid)
@@ -60,7 +52,7 @@ def _measure(storage: Storage) -> list[dict[str, Any]]:
     """Two queries: sizes and estimates, then counts of what is not large."""
     import psycopg
 
-    from ..tables import REPOSITORIES
+    from agent_storage.tables import REPOSITORIES
 
     with storage.database.connection() as connection:
         sizes = {row[0]: row for row in psycopg.RawCursor(connection).execute(_SIZES, [list(REPOSITORIES)])}
@@ -73,9 +65,12 @@ def _measure(storage: Storage) -> list[dict[str, Any]]:
 
 
 def _entry(name: str, sizes: Any, counted: int | None, repository: type[Any]) -> dict[str, Any]:
+    from agent_storage.tables import DOMAINS
+
     exact = counted is not None and counted < _COUNTED
     return {
         "table": name,
+        "domain": DOMAINS[name],
         "rows": counted if exact else max(sizes[1], _COUNTED),
         "estimated": not exact,
         "size_bytes": sizes[2],
@@ -87,10 +82,12 @@ def _entry(name: str, sizes: Any, counted: int | None, repository: type[Any]) ->
 
 def _rows(found: list[dict[str, Any]]) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
+    last = ""
     for item in found:
-        if group := _GROUPS.get(item["table"]):
+        if item["domain"] != last:
+            last = item["domain"]
             rows += [("",) * 5] if rows else []
-            rows.append((cell(group.upper(), "bold"), "", "", "", ""))
+            rows.append((cell(last.upper(), "bold"), "", "", "", ""))
         count = f"{'~' if item['estimated'] else ''}{item['rows']:,}"
         size = _human(item["size_bytes"] + item["index_bytes"])
         rows.append((item["table"], count, size, item["indexes"], item["purpose"]))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from .context import AsJson, Db, Group, Limit, opened
-from .show import cell, emit, facts, line, listing, short_ids, state, when
+from agent_storage.cli.context import AsJson, Db, Group, Limit, opened
+from agent_storage.cli.show import cell, emit, facts, line, listing, short_ids, state, when
 
 if TYPE_CHECKING:
-    from ..sync import Storage
-    from ..types import (
+    from agent_storage.sync import Storage
+    from agent_storage.types import (
         ApprovalRequest,
         ExecutionStateWithNodes,
         ModelUsage,
@@ -41,7 +41,7 @@ def list_(
 
     Examples: `storage workflow list`, `storage workflow list --status failed`
     """
-    from .queries import WorkflowSummaries
+    from agent_storage.cli.queries import WorkflowSummaries
 
     with opened(db) as storage:
         found = WorkflowSummaries(storage.database).summaries(name, cast(Any, status), limit)
@@ -73,7 +73,7 @@ def show(
 
     Example: `storage workflow show 019f7a3e`
     """
-    from ..errors import NotFound
+    from agent_storage.errors import NotFound
 
     with opened(db) as storage:
         try:
@@ -90,7 +90,7 @@ def show(
 
 
 def _run(storage: Storage, id_: str) -> WorkflowSession:
-    from ..errors import NotFound
+    from agent_storage.errors import NotFound
 
     try:
         return storage.workflow_sessions.resolve(id_)

@@ -14,7 +14,7 @@ from agent_storage.database.calls import run_at_once
 from agent_storage.database.pool import Database
 from agent_storage.database.transaction import Transaction
 from agent_storage.errors import StorageError
-from agent_storage.statement import Statement
+from agent_storage.statements.statement import Statement
 
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import types
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
@@ -28,16 +29,23 @@ def _resumed(coroutine: Coroutine[Any, Any, T], future: Any) -> Generator[Any, A
             return end.value
 
 
-async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that is not cut short, however often the task is cancelled; that is raised at its end.
-
-    A coroutine that has nothing to wait for costs no task.
-    """
+def _started(coroutine: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+    """A coroutine that runs at once; where it has nothing to wait for, it costs no turn of the event loop."""
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
     try:
         future = coroutine.send(None)
     except StopIteration as end:
-        return end.value
-    task = asyncio.ensure_future(_resumed(coroutine, future))
+        done = loop.create_future()
+        done.set_result(end.value)
+        return done
+    return asyncio.ensure_future(_resumed(coroutine, future))
+
+
+async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that is not cut short, however often the task is cancelled; that is raised at last."""
+    task = _started(coroutine)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from ..connection import pool as pools
-from ..errors import ConnectionLost
-from ..statement import Statement
-from .fastpath.multiplexer import LIMIT, Multiplexer, NotShared
-from .fastpath.prepared import StaleStatement
-from .pool import Database, PooledConnection, configure
+from agent_storage.database import connections as pools
+from agent_storage.database.fastpath.multiplexer import LIMIT, Multiplexer, NotShared
+from agent_storage.database.fastpath.prepared import StaleStatement
+from agent_storage.database.pool import Database, PooledConnection, configure
+from agent_storage.errors import ConnectionLost
+from agent_storage.statements.statement import Statement
 
 T = TypeVar("T")
 

@@ -13,13 +13,13 @@ from typing import Any, Literal, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from agent_storage.connection.forks import LoopHome
-from agent_storage.connection.listener import AsyncSignal
-from agent_storage.connection.rows import Codec
 from agent_storage.database.fastpath.executor import Executor
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
+from agent_storage.database.forks import LoopHome
+from agent_storage.database.listener import AsyncSignal
 from agent_storage.errors import StorageError, translate
-from agent_storage.statement import Statement
+from agent_storage.statements.codec import Codec
+from agent_storage.statements.statement import Statement
 
 T = TypeVar("T")
 #: A statement and the values that it is sent with.

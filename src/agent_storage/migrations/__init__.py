@@ -1,4 +1,26 @@
 """The migration manager: plain SQL files, yoyo's tables, and what it takes to trust them at three in the morning.
 
-Start with `agent_storage.migrations.manager.Migrator`; `storage migrate` is the same thing in a terminal.
+    from agent_storage.migrations import Migrator
+
+`storage migrate` is the same thing in a terminal.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent_storage.migrations.errors import MigrationFailure
+    from agent_storage.migrations.migrator import Migrator
+    from agent_storage.migrations.results import RunResult, Status
+
+_LAZY = {"MigrationFailure": "errors", "Migrator": "migrator", "RunResult": "results", "Status": "results"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import when first used: reading a migration file needs no driver."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+__all__ = ["MigrationFailure", "Migrator", "RunResult", "Status"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import MigrationError
+from agent_storage.errors import MigrationError
 
 __all__ = [
     "BadMigrationFile",

@@ -1,1 +1,1 @@
-"""What is known of a statement before anything is sent."""
+"""What is known before anything is sent: records, types, declared statements, filters, pages. No I/O."""

@@ -26,7 +26,7 @@ from psycopg.types.numeric import FloatLoader
 from psycopg.types.string import ByteaBinaryLoader
 from pydantic import SecretStr
 
-from ..connection.text import (
+from agent_storage.statements.text import (
     SUBSTITUTE,
     JsonLoader,
     JsonText,

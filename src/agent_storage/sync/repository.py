@@ -29,18 +29,18 @@ from uuid import UUID
 import psycopg
 import psycopg_pool
 
-from agent_storage import composed
-from agent_storage.connection.rows import check, encode
 from agent_storage.errors import AmbiguousId, Conflict, InvalidValue, NotFound, SecretUnavailable, StorageError
-from agent_storage.ids import prefix_range, shortest_prefix
-from agent_storage.pages import Found, Page, check_limit, read_cursor
-from agent_storage.query import Condition, Fields, Order, Where
-from agent_storage.records import Input, JsonObject, Record, columns
-from agent_storage.statement import Statement
+from agent_storage.statements import dynamic as composed
+from agent_storage.statements.codec import check, encode
+from agent_storage.statements.declaration import Owner, Template
+from agent_storage.statements.filters import Condition, Fields, Order, Where
+from agent_storage.statements.ids import prefix_range, shortest_prefix
+from agent_storage.statements.pagination import Found, Page, check_limit, read_cursor
+from agent_storage.statements.records import Input, JsonObject, Record, columns
+from agent_storage.statements.statement import Statement
 from agent_storage.sync.database.batch import Batch
 from agent_storage.sync.database.pool import Database
 from agent_storage.sync.database.transaction import Attached, Isolation, Transaction
-from agent_storage.template import Owner, Template
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=Record)

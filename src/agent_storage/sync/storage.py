@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from agent_storage.connection.settings import Settings
+from agent_storage.database.settings import Settings
 from agent_storage.errors import Retryable
 from agent_storage.sync.database.batch import Batch, Later
 from agent_storage.sync.database.pool import Database

@@ -11,7 +11,7 @@ from agent_storage import Repository, Storage, StorageTransaction
 from agent_storage.adapters.text_ids import replaced, row_id
 from agent_storage.adapters.workflow.records import Item
 from agent_storage.errors import NotFound, StorageError
-from agent_storage.records import JsonObject
+from agent_storage.statements.records import JsonObject
 
 I = TypeVar("I", bound=Item)  # noqa: E741  # an item
 

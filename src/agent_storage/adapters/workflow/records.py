@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agent_storage.adapters.text_ids import from_row, in_order, to_row
 from agent_storage.errors import InvalidValue
-from agent_storage.ids import uuid7
-from agent_storage.records import Document, Input, Json, JsonObject, Record, Timestamp
+from agent_storage.statements.ids import uuid7
+from agent_storage.statements.records import Document, Input, Json, JsonObject, Record, Timestamp
 from agent_storage.types import (
     ApprovalStatus,
     ApprovalType,

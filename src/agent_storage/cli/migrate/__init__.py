@@ -21,6 +21,6 @@ Exit codes: 0 done or nothing to do, 1 SQL failed, 2 usage or configuration, 3 p
 )
 
 # Each module adds its commands to `app`, in the order in which --help lists them.
-from . import run, inspect, amend  # noqa: E402, I001
+from agent_storage.cli.migrate import run, inspect, amend  # noqa: E402, I001
 
 __all__ = ["amend", "app", "inspect", "run"]

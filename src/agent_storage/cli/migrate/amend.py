@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from . import app
-from .terminal import Db, Folder, Json, Quiet, ShadowUrl, Yes, shadowing, terminal
+from agent_storage.cli.migrate import app
+from agent_storage.cli.migrate.terminal import Db, Folder, Json, Quiet, ShadowUrl, Yes, shadowing, terminal
 
 To = Annotated[str, typer.Option("--to", metavar="ID", help="As far as this one.")]
 
@@ -29,7 +29,7 @@ def baseline(
     Example: `storage migrate baseline --to 20261120090000_chat`
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
-        from ...migrations.amend import baseline as enter
+        from agent_storage.migrations.commands.amend import baseline as enter
 
         migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
@@ -53,8 +53,8 @@ def resolve(
     Example: `storage migrate resolve add_index --resume`
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
-        from ...migrations.amend import resolve as settle
-        from ...migrations.errors import InvalidRequest
+        from agent_storage.migrations.commands.amend import resolve as settle
+        from agent_storage.migrations.errors import InvalidRequest
 
         migrator = shown.migrator(db, folder)
         if [resume, applied, not_applied].count(True) != 1:
@@ -71,8 +71,8 @@ def repair(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json
     Example: `storage migrate repair`
     """
     with terminal(as_json=as_json) as shown:
-        from ...migrations.amend import repair as accept
-        from ...migrations.amend import to_repair
+        from agent_storage.migrations.commands.amend import repair as accept
+        from agent_storage.migrations.commands.amend import to_repair
 
         migrator = shown.migrator(db, folder)
         for change in to_repair(migrator):
@@ -89,7 +89,7 @@ def rebase(db: Db = None, folder: Folder = None, as_json: Json = False) -> None:
     Example: after merging main into your branch, `storage migrate rebase`
     """
     with terminal(as_json=as_json) as shown:
-        from ...migrations.rearrange import rebase as rename
+        from agent_storage.migrations.commands.rearrange import rebase as rename
 
         migrator = shown.migrator(db, folder)
         done = rename(migrator)
@@ -113,7 +113,7 @@ def squash(
     Example: `storage migrate squash --to 20261120090000_chat`
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
-        from ...migrations.rearrange import squash as join
+        from agent_storage.migrations.commands.rearrange import squash as join
 
         migrator = shown.migrator(db, folder)
         shown.confirm(f"replace the files up to {to} by one?", yes=yes)

@@ -10,16 +10,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import app
-from .planned import plan_lines, plan_up
-from .terminal import Db, Folder, Json, Quiet, ShadowUrl, Tables, end, shadowing, table, terminal
+from agent_storage.cli.migrate import app
+from agent_storage.cli.migrate.planned import plan_lines, plan_up
+from agent_storage.cli.migrate.terminal import (
+    Db,
+    Folder,
+    Json,
+    Quiet,
+    ShadowUrl,
+    Tables,
+    end,
+    shadowing,
+    table,
+    terminal,
+)
 
 if TYPE_CHECKING:
-    from ...migrations.doctor import Locks
-    from ...migrations.drift import Comparison
-    from ...migrations.lint import LintFinding
-    from ...migrations.manager import Migrator
-    from ...migrations.plan import Plan
+    from agent_storage.migrations.commands.doctor import Locks
+    from agent_storage.migrations.files.lint import LintFinding
+    from agent_storage.migrations.migrator import Migrator
+    from agent_storage.migrations.verify.drift import Comparison
+    from agent_storage.migrations.verify.plan import Plan
 
 
 @app.command()
@@ -42,10 +53,10 @@ def plan(
 
 
 def _plan_with_locks(migrator: Migrator, shadow_url: str | None) -> Plan:
-    from ...migrations import plan
-    from ...migrations.ledger import Ledger
-    from ...migrations.shadow import open_shadow
-    from ...migrations.sources import as_applied
+    from agent_storage.migrations.history.tracking import Ledger
+    from agent_storage.migrations.verify import plan
+    from agent_storage.migrations.verify.shadow import open_shadow
+    from agent_storage.migrations.verify.sources import as_applied
 
     with (
         migrator.session() as session,
@@ -74,8 +85,8 @@ def check(
     Example: `storage migrate check` on a database at head, or `storage migrate check --no-db` for the files alone
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
-        from ...migrations.checkup import check as run
-        from ...migrations.schema import TABLES
+        from agent_storage.migrations.verify.check import check as run
+        from agent_storage.migrations.verify.declared import TABLES
 
         migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
@@ -131,9 +142,9 @@ def diff(
     Example: `storage migrate diff migrations schema`
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
-        from ...migrations.drift import diff as compare
-        from ...migrations.schema import TABLES
-        from ...migrations.sources import source as named
+        from agent_storage.migrations.verify.declared import TABLES
+        from agent_storage.migrations.verify.drift import diff as compare
+        from agent_storage.migrations.verify.sources import source as named
 
         migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
@@ -143,7 +154,7 @@ def diff(
 
 
 def _comparison_lines(found: Comparison, agreed: str) -> Iterator[str]:
-    from ...migrations.drift import line
+    from agent_storage.migrations.verify.drift import line
 
     if not found.drift:
         yield agreed
@@ -168,8 +179,9 @@ def lint(
     Example: `storage migrate lint --strict`
     """
     with terminal(as_json=as_json) as shown:
-        from ...migrations import lint, lockfile, squawk
-        from ...migrations.files import VERSIONS, read_folder
+        from agent_storage.migrations.files import lint, lockfile
+        from agent_storage.migrations.files.file import VERSIONS, read_folder
+        from agent_storage.migrations.verify import squawk
 
         place = (folder or VERSIONS).resolve()
         files = read_folder(place)
@@ -201,7 +213,7 @@ def try_out(
     Example: `storage migrate test`
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
-        from ...migrations.trial import up_down_up
+        from agent_storage.migrations.verify.trial import up_down_up
 
         migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
@@ -231,7 +243,7 @@ def show(
     Example: `storage migrate show add_orders_note --down`
     """
     with terminal(as_json=as_json) as shown:
-        from ...migrations.show import show as find
+        from agent_storage.migrations.commands.show import show as find
 
         migrator = shown.migrator(db, folder)
         found = find(migrator, id)
@@ -246,7 +258,7 @@ def locks(db: Db = None, folder: Folder = None, as_json: Json = False) -> None:
     Example: `storage migrate locks`
     """
     with terminal(as_json=as_json) as shown:
-        from ...migrations.doctor import locks as find
+        from agent_storage.migrations.commands.doctor import locks as find
 
         migrator = shown.migrator(db, folder)
         found = find(migrator)
@@ -270,7 +282,7 @@ def doctor(db: Db = None, folder: Folder = None, as_json: Json = False) -> None:
     Example: `storage migrate doctor`
     """
     with terminal(as_json=as_json) as shown:
-        from ...migrations.doctor import examine
+        from agent_storage.migrations.commands.doctor import examine
 
         migrator = shown.migrator(db, folder)
         found = examine(migrator)

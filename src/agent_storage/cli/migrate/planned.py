@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ...migrations.manager import Migrator
-    from ...migrations.plan import LockTaken, Plan
+    from agent_storage.migrations.migrator import Migrator
+    from agent_storage.migrations.verify.plan import LockTaken, Plan
 
 
 def plan_up(
     migrator: Migrator, count: int | None = None, to: str | None = None, *, allow_out_of_order: bool = False
 ) -> Plan:
     """What `up` would run, from the files alone; where `up` would refuse, so does this."""
-    from ...migrations import plan
-    from ...migrations.selection import to_apply
+    from agent_storage.migrations.history.selection import to_apply
+    from agent_storage.migrations.verify import plan
 
     with migrator.session() as session:
         timeline = migrator.runnable(session, allow_out_of_order=allow_out_of_order)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import app
-from .planned import plan_lines, plan_up
-from .terminal import (
+from agent_storage.cli.migrate import app
+from agent_storage.cli.migrate.planned import plan_lines, plan_up
+from agent_storage.cli.migrate.terminal import (
     Db,
     Folder,
     Json,
@@ -34,8 +34,8 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
-    from ...migrations.draft import Draft
-    from ...migrations.results import RunResult, Status
+    from agent_storage.migrations.commands.draft import Draft
+    from agent_storage.migrations.results import RunResult, Status
 
 
 @app.command()
@@ -55,8 +55,8 @@ def new(
     that something in the files is left for you to decide.
     """
     with terminal(as_json=as_json) as shown:
-        from ...migrations import author
-        from ...migrations.files import VERSIONS
+        from agent_storage.migrations.files import author
+        from agent_storage.migrations.files.file import VERSIONS
 
         place = (folder or VERSIONS).resolve()
         if not draft:
@@ -74,8 +74,8 @@ def new(
 def _drafted(
     shown: Terminal, db: str | None, folder: Path | None, tables: Path | None, shadow_url: str | None
 ) -> Draft:
-    from ...migrations.draft import draft
-    from ...migrations.schema import TABLES
+    from agent_storage.migrations.commands.draft import draft
+    from agent_storage.migrations.verify.declared import TABLES
 
     migrator = shown.migrator(db, folder)
     with shadowing(migrator, shadow_url) as server:
@@ -166,7 +166,7 @@ def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json =
     Example: `git switch main && storage migrate sync`
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
-        from ...migrations import sync as command
+        from agent_storage.migrations.commands import sync as command
 
         migrator = shown.migrator(db, folder)
         back = command.to_take_back(migrator)
@@ -192,7 +192,7 @@ def seed(
     Example: `storage migrate seed seeds/demo.sql`
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
-        from ...migrations import seed as command
+        from agent_storage.migrations.commands import seed as command
 
         migrator = shown.migrator(db, folder)
         result = command.seed(migrator, command.seed_files(path or migrator.folder.parent / "seeds"))

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ...errors import StorageError
-    from ...migrations.errors import MigrationFailure
-    from ...migrations.manager import Migrator
-    from ...migrations.results import Event
-    from ...migrations.shadow import ShadowServer
+    from agent_storage.errors import StorageError
+    from agent_storage.migrations.errors import MigrationFailure
+    from agent_storage.migrations.migrator import Migrator
+    from agent_storage.migrations.results import Event
+    from agent_storage.migrations.verify.shadow import ShadowServer
 
 Db = Annotated[str | None, typer.Option("--db", metavar="URL", help="The database; default: as set, else embedded.")]
 Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="The migrations; default: those of the package.")]
@@ -45,8 +45,8 @@ _EVERY = 2.0
 
 def migration_conninfo(db: str | None) -> str:
     """The connection string for migrations: `--db`, else the settings' migrate_url or url, else the embedded server."""
-    from ...connection.pool import locate
-    from ...connection.settings import Settings
+    from agent_storage.database.connections import locate
+    from agent_storage.database.settings import Settings
 
     settings = Settings.load(url=db)
     if settings.migrate_url and not db:
@@ -73,8 +73,8 @@ class Terminal:
         retries: int = 10,
     ) -> Migrator:
         """A `Migrator` that shows here what it does."""
-        from ...migrations.files import duration_ms
-        from ...migrations.manager import Migrator
+        from agent_storage.migrations.files.file import duration_ms
+        from agent_storage.migrations.migrator import Migrator
 
         return Migrator(
             migration_conninfo(db),
@@ -122,7 +122,7 @@ class Terminal:
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask, unless told not to; without a terminal to ask on, refuse."""
-        from ...migrations.errors import InvalidRequest
+        from agent_storage.migrations.errors import InvalidRequest
 
         if yes:
             return
@@ -147,8 +147,8 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 @contextmanager
 def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> Generator[Terminal]:
     """Run a command: errors become one line and an exit code, SIGINT and SIGTERM cancel, roll back and exit 130."""
-    from ...errors import StorageError
-    from ...migrations.errors import Interrupted, MigrationFailure
+    from agent_storage.errors import StorageError
+    from agent_storage.migrations.errors import Interrupted, MigrationFailure
 
     # What psycopg could not tidy up after a signal is no news here: the server rolls back when the connection goes.
     logging.getLogger("psycopg").addHandler(logging.NullHandler())
@@ -175,8 +175,8 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
 
 def _failure(error: StorageError) -> MigrationFailure:
     """An error of the settings or the embedded server, with the exit code that it has here."""
-    from ...errors import InvalidSettings, Unavailable
-    from ...migrations.errors import CannotConnect, InvalidRequest, MigrationFailure
+    from agent_storage.errors import InvalidSettings, Unavailable
+    from agent_storage.migrations.errors import CannotConnect, InvalidRequest, MigrationFailure
 
     kinds = {InvalidSettings: InvalidRequest, Unavailable: CannotConnect}
     kind = next((ours for theirs, ours in kinds.items() if isinstance(error, theirs)), MigrationFailure)
@@ -199,7 +199,7 @@ def end(code: int) -> None:
 @contextmanager
 def shadowing(migrator: Migrator, url: str | None) -> Generator[ShadowServer]:
     """Where the command may make shadow databases."""
-    from ...migrations.shadow import shadow_server
+    from agent_storage.migrations.verify.shadow import shadow_server
 
     with shadow_server(migrator.conninfo, shadow_url=url, notify=migrator.notify) as server:
         yield server

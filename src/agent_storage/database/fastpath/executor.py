@@ -12,12 +12,12 @@ import psycopg
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from agent_storage.connection.rows import Codec
 from agent_storage.database.calls import uncut
 from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements, checked, fault_in
 from agent_storage.database.fastpath.waiting import AsyncWaiter
 from agent_storage.errors import ConnectionLost, StorageError, translate
-from agent_storage.statement import Statement
+from agent_storage.statements.codec import Codec
+from agent_storage.statements.statement import Statement
 
 T = TypeVar("T")
 #: Raises where the caller may not use the connection any more. It is called under the connection's lock.

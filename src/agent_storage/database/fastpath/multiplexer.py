@@ -21,12 +21,12 @@ import psycopg
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
-from ...connection.pool import is_dead
-from ...connection.rows import Codec
-from ...errors import PoolTimeout, StatementTimeout, StorageError
-from ...statement import Statement
-from ..calls import uncut
-from .prepared import Generation, Prepared, PreparedStatements, fault_in
+from agent_storage.database.calls import uncut
+from agent_storage.database.connections import is_dead
+from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements, fault_in
+from agent_storage.errors import PoolTimeout, StatementTimeout, StorageError
+from agent_storage.statements.codec import Codec
+from agent_storage.statements.statement import Statement
 
 T = TypeVar("T")
 

@@ -19,11 +19,11 @@ from psycopg.errors import error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
 
-from ...connection.rows import Codec
-from ...connection.text import encode_text
-from ...errors import InvalidValue, Retryable, StorageError, Unreadable, translate
-from ...statement import Statement
-from ...statements.types import FINISH, LOADERS, Row, Unusual, encoding, loads_binary, to_text
+from agent_storage.errors import InvalidValue, Retryable, StorageError, Unreadable, translate
+from agent_storage.statements.codec import Codec
+from agent_storage.statements.statement import Statement
+from agent_storage.statements.text import encode_text
+from agent_storage.statements.types import FINISH, LOADERS, Row, Unusual, encoding, loads_binary, to_text
 
 T = TypeVar("T")
 Parameters = tuple[list[bytes | None], list[Format]]

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from agent_storage.database.calls import call
 from agent_storage.errors import StorageError
-from agent_storage.statement import Statement
+from agent_storage.statements.statement import Statement
 from agent_storage.sync.database.pool import Database
 from agent_storage.sync.database.transaction import Transaction
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import threading
@@ -14,25 +15,18 @@ import psycopg
 import psycopg_pool
 from psycopg.pq import PipelineStatus, TransactionStatus
 
-from agent_storage.connection import pool as pools
-from agent_storage.connection.forks import ProcessHome
-from agent_storage.connection.listener import Listener, Signal
-from agent_storage.connection.rows import Codec
-from agent_storage.connection.settings import Settings
+from agent_storage.database import connections as pools
 from agent_storage.database.calls import returned
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
+from agent_storage.database.forks import ProcessHome
+from agent_storage.database.listener import Listener, Signal
+from agent_storage.database.settings import Settings
 from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError
-from agent_storage.secrets import Keyring
-from agent_storage.statement import Statement
+from agent_storage.statements.codec import Codec
+from agent_storage.statements.encryption import Keyring
+from agent_storage.statements.statement import Statement
 from agent_storage.sync.database.fastpath.executor import Executor
-from agent_storage.sync.database.transaction import (
-    Asked,
-    Isolation,
-    Transaction,
-    current,
-    executor_of,
-    outermost,
-)
+from agent_storage.sync.database.transaction import Asked, Isolation, Transaction, current, executor_of, outermost
 
 T = TypeVar("T")
 
@@ -153,8 +147,9 @@ class Database:
         except psycopg_pool.PoolClosed as error:
             raise StorageError("the storage is closed") from error
         except RuntimeError as error:
-            # asyncio.Condition.wait() of Python 3.11 hides a cancellation behind "Lock is not acquired".
-            raise error.__context__ or error from None
+            if "Lock is not acquired" not in str(error):
+                raise
+            raise asyncio.CancelledError from error  # cancelled twice, asyncio.Condition of Python 3.11 raises that
 
     def _give_back(self, pool: psycopg_pool.ConnectionPool[Any], connection: psycopg.Connection[Any]) -> None:
         if self._home is not None and self._home.forked:

@@ -14,12 +14,12 @@ from typing import Any, Literal, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from agent_storage.connection.forks import ProcessHome
-from agent_storage.connection.listener import Signal
-from agent_storage.connection.rows import Codec
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
+from agent_storage.database.forks import ProcessHome
+from agent_storage.database.listener import Signal
 from agent_storage.errors import StorageError, translate
-from agent_storage.statement import Statement
+from agent_storage.statements.codec import Codec
+from agent_storage.statements.statement import Statement
 from agent_storage.sync.database.fastpath.executor import Executor
 
 T = TypeVar("T")

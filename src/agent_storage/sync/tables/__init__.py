@@ -5,33 +5,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..repository import Repository, Runner
-from .approval_requests.repository import ApprovalRequests
-from .boards.repository import Boards
-from .budget_pools.repository import BudgetPools
-from .checkpoints.repository import Checkpoints
-from .conversations.repository import Conversations
-from .event_streams.repository import EventStreams
-from .execution_states.repository import ExecutionStates
-from .llm_executions.repository import LlmExecutions
-from .messages.repository import Messages
-from .models.repository import Models
-from .node_execution_states.repository import NodeExecutionStates
-from .project_files.repository import ProjectFiles
-from .projects.repository import Projects
-from .providers.repository import Providers
-from .repos.repository import Repos
-from .sessions.repository import Sessions
-from .stream_events.repository import StreamEvents
-from .tasks.repository import Tasks
-from .ticket_comments.repository import TicketComments
-from .ticket_tasks.repository import TicketTasks
-from .tickets.repository import Tickets
-from .tool_call_logs.repository import ToolCallLogs
-from .tool_configs.repository import ToolConfigs
-from .tool_results.repository import ToolResults
-from .workflow_sessions.repository import WorkflowSessions
-from .workflows.repository import Workflows
+from agent_storage.sync.repository import Repository, Runner
+from agent_storage.sync.tables.chat.conversations.repository import Conversations
+from agent_storage.sync.tables.chat.messages.repository import Messages
+from agent_storage.sync.tables.chat.models.repository import Models
+from agent_storage.sync.tables.chat.providers.repository import Providers
+from agent_storage.sync.tables.chat.tool_configs.repository import ToolConfigs
+from agent_storage.sync.tables.chat.tool_results.repository import ToolResults
+from agent_storage.sync.tables.checkpoints.checkpoints.repository import Checkpoints
+from agent_storage.sync.tables.coding.boards.repository import Boards
+from agent_storage.sync.tables.coding.repos.repository import Repos
+from agent_storage.sync.tables.coding.sessions.repository import Sessions
+from agent_storage.sync.tables.coding.tasks.repository import Tasks
+from agent_storage.sync.tables.projects.project_files.repository import ProjectFiles
+from agent_storage.sync.tables.projects.projects.repository import Projects
+from agent_storage.sync.tables.projects.ticket_comments.repository import TicketComments
+from agent_storage.sync.tables.projects.ticket_tasks.repository import TicketTasks
+from agent_storage.sync.tables.projects.tickets.repository import Tickets
+from agent_storage.sync.tables.workflows.approval_requests.repository import ApprovalRequests
+from agent_storage.sync.tables.workflows.budget_pools.repository import BudgetPools
+from agent_storage.sync.tables.workflows.event_streams.repository import EventStreams
+from agent_storage.sync.tables.workflows.execution_states.repository import ExecutionStates
+from agent_storage.sync.tables.workflows.llm_executions.repository import LlmExecutions
+from agent_storage.sync.tables.workflows.node_execution_states.repository import NodeExecutionStates
+from agent_storage.sync.tables.workflows.stream_events.repository import StreamEvents
+from agent_storage.sync.tables.workflows.tool_call_logs.repository import ToolCallLogs
+from agent_storage.sync.tables.workflows.workflow_sessions.repository import WorkflowSessions
+from agent_storage.sync.tables.workflows.workflows.repository import Workflows
 
 REPOSITORIES: dict[str, type[Repository[Any, Any]]] = {
     "providers": Providers,
@@ -62,6 +62,36 @@ REPOSITORIES: dict[str, type[Repository[Any, Any]]] = {
     "stream_events": StreamEvents,
 }
 
+#: The domain of each table: the folder that it lies in.
+DOMAINS: dict[str, str] = {
+    "providers": "chat",
+    "models": "chat",
+    "conversations": "chat",
+    "messages": "chat",
+    "tool_configs": "chat",
+    "tool_results": "chat",
+    "checkpoints": "checkpoints",
+    "boards": "coding",
+    "repos": "coding",
+    "sessions": "coding",
+    "tasks": "coding",
+    "projects": "projects",
+    "project_files": "projects",
+    "tickets": "projects",
+    "ticket_tasks": "projects",
+    "ticket_comments": "projects",
+    "workflows": "workflows",
+    "workflow_sessions": "workflows",
+    "budget_pools": "workflows",
+    "execution_states": "workflows",
+    "node_execution_states": "workflows",
+    "llm_executions": "workflows",
+    "tool_call_logs": "workflows",
+    "approval_requests": "workflows",
+    "event_streams": "workflows",
+    "stream_events": "workflows",
+}
+
 
 class Tables:
     """A repository for each table, all bound to the same runner; each is made when it is first used."""
@@ -86,7 +116,7 @@ class Tables:
     checkpoints: Checkpoints
     """What an agent knew at a moment, to go on from there."""
 
-    # ---- orchestration ----
+    # ---- coding ----
 
     boards: Boards
     """Where sessions are laid out side by side."""

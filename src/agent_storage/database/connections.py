@@ -1,0 +1,103 @@
+"""What the pools of both faces share: where to connect, what each new connection gets, and when an idle one is dead."""
+
+from __future__ import annotations
+
+import logging
+import select
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg.pq import ConnStatus
+from psycopg.pq.abc import PGconn
+
+from agent_storage.database.settings import Settings
+from agent_storage.errors import StorageError, Unavailable
+from agent_storage.statements.text import adapters
+
+logger = logging.getLogger("agent_storage")
+
+#: How long the pool keeps trying to replace a lost connection before its back-off grows no further, in seconds.
+#: psycopg_pool's own default keeps a pool down for many seconds after an outage has ended.
+RECONNECT_TIMEOUT = 5.0
+
+
+def locate(settings: Settings, progress: Callable[[str], None] | None = None) -> str:
+    """The libpq connection string of the database. Without a URL this starts or joins the embedded server, which ends
+    with the process; `progress` is told when that takes a while.
+    """
+    if not settings.embedded:
+        return settings.conninfo()
+    from agent_storage.embedded import shared_server
+
+    logger.warning("no database is set (STORAGE_DATABASE_URL): using the embedded PostgreSQL")
+    return settings.conninfo(shared_server(settings.data_dir, progress).conninfo())
+
+
+def connection_arguments(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments for each connection of a pool: autocommit, our adapters for SQL of the caller's own."""
+    return {
+        "autocommit": True,
+        "context": _Context(adapters()),
+        # A cursor that has prepared a statement deallocates all of them after a rollback, ours included.
+        "prepare_threshold": None,
+    }
+
+
+def pool_arguments(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments for the pool itself."""
+    return {
+        "min_size": min(settings.pool_min, settings.pool_max),
+        "max_size": settings.pool_max,
+        "timeout": settings.pool_timeout,
+        "reconnect_timeout": RECONNECT_TIMEOUT,
+        "name": settings.application_name,
+        "open": False,
+    }
+
+
+class _Context:
+    """An `AdaptContext` that carries adapters only."""
+
+    def __init__(self, adapters_: Any) -> None:
+        self.adapters = adapters_
+        self.connection = None
+
+
+def is_dead(pgconn: PGconn) -> bool:
+    """Whether an idle connection was closed by the other side. No round trip: an idle socket has nothing to read.
+
+    A readable one carries a notification, or the server's last words: the end may be a moment behind them, so anything
+    but a notification counts as the end. At worst a healthy connection is replaced.
+    """
+    if pgconn.status != ConnStatus.OK:
+        return True
+    poll = select.poll()
+    poll.register(pgconn.socket, select.POLLIN)
+    if not poll.poll(0):
+        return False
+    try:
+        pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return pgconn.status != ConnStatus.OK or pgconn.notifies() is None
+
+
+def unreachable(error: Exception, conninfo: str) -> StorageError:
+    """One sentence for a database that cannot be reached, with the server's reason and no password."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    parts = conninfo_to_dict(conninfo)
+    host = parts.get("host") or parts.get("hostaddr") or "the local socket"
+    where = f"{host}:{parts['port']}" if parts.get("port") else f"{host}"
+    reason = _reason(error, parts.get("password"))
+    message = f"cannot reach PostgreSQL at {where}, database {parts.get('dbname') or 'default'}: {reason}"
+    if "unsupported startup parameter" in reason:
+        message += "; this looks like PgBouncer: set STORAGE_POOLER=1"
+    return Unavailable(message)
+
+
+def _reason(error: Exception, password: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0].removeprefix("connection failed: ") if lines else type(error).__name__
+    return reason.replace(str(password), "***") if password else reason

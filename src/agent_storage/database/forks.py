@@ -1,0 +1,61 @@
+"""Where a connection may be used: in the process, and on the event loop, that opened it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from agent_storage.errors import StorageError
+
+#: How often this process was made by fork(). A counter, since asking for the process's id is a system call.
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+class ProcessHome:
+    """The process in which it was made."""
+
+    def __init__(self) -> None:
+        self._forks = _forks
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is another process. What its parent opened must not be used, nor closed, here."""
+        return self._forks != _forks
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody can close what was opened there."""
+        return self.forked
+
+    def check(self) -> None:
+        """Raises `StorageError` anywhere else."""
+        if self._forks != _forks:
+            raise StorageError("the storage was opened before fork(): open another one in the child process")
+
+
+class LoopHome(ProcessHome):
+    """The process and the event loop in which it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody can close what was opened there."""
+        return self.forked or self._loop.is_closed()
+
+    def check(self) -> None:
+        """Raises `StorageError` anywhere else."""
+        super().check()
+        if asyncio.get_running_loop() is not self._loop:
+            raise StorageError("the storage was opened in another event loop: open another one in this loop")

@@ -1,0 +1,1 @@
+"""The commands of `storage migrate` that are more than up, down and status."""

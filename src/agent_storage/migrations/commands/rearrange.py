@@ -1,0 +1,136 @@
+"""Commands that rearrange migration files: rebase gives late ones a new date, squash makes one of many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent_storage.migrations.errors import DriftFound, InvalidRequest
+from agent_storage.migrations.files import lockfile
+from agent_storage.migrations.files.author import next_time
+from agent_storage.migrations.files.file import ROLLBACK_SUFFIX, MigrationFile, SqlText, find_id, read_folder
+from agent_storage.migrations.files.splitter import Statement, tokens
+from agent_storage.migrations.history.yoyo import in_order
+from agent_storage.migrations.run.migrations import Migrations
+from agent_storage.migrations.verify.drift import differences
+from agent_storage.migrations.verify.shadow import ShadowServer
+from agent_storage.migrations.verify.sources import of_migrations
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """A migration that was given a new id."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Squashed:
+    """Many migrations made one."""
+
+    id: str
+    replaces: list[str]
+    statements: int
+
+
+def rebase(migrator: Migrations) -> list[Renamed]:
+    """Give pending migrations that are older than what is applied a date after everything else."""
+    with migrator.session() as session:
+        timeline = migrator.timeline(session)
+    newest = max(timeline.applied, default="")
+    late = [file for file in timeline.pending if file.id < newest and not file.out_of_order]
+    ids = [file.id for file in timeline.files]
+    renamed: list[Renamed] = []
+    for file in late:
+        new = f"{next_time(ids)}_{re.sub(r'^[0-9]+_', '', file.id)}"
+        ids.append(new)
+        renamed.append(Renamed(file.id, new))
+    _rename(migrator.folder, timeline.files, renamed)
+    lockfile.refresh(migrator.folder, read_folder(migrator.folder))
+    return renamed
+
+
+def _rename(folder: Path, files: Sequence[MigrationFile], renamed: Sequence[Renamed]) -> None:
+    for one in renamed:
+        for suffix in (".sql", ROLLBACK_SUFFIX):
+            path = folder / f"{one.old}{suffix}"
+            if path.is_file():
+                path.rename(folder / f"{one.new}{suffix}")
+    new = {one.old: one.new for one in renamed}
+    for file in files:
+        if set(file.depends) & new.keys():
+            path = folder / f"{new.get(file.id, file.id)}.sql"
+            path.write_text(_depends_on(file.up.text, new), "utf-8", newline="\n")
+
+
+def _depends_on(text: str, new: dict[str, str]) -> str:
+    """The text with new ids in its `-- depends:` lines."""
+
+    def replace(line: re.Match[str]) -> str:
+        return re.sub(r"[\w.-]+", lambda word: new.get(word[0], word[0]), line[0])
+
+    return re.sub(r"^--\s*depends\s*:.*$", replace, text, flags=re.MULTILINE)
+
+
+def squash(migrator: Migrations, server: ShadowServer, to: str) -> Squashed:
+    """Make one migration of all up to `to`, after proof that it makes, and takes back, the same.
+
+    Databases that have them all take the new one for applied; those that have none run it.
+    """
+    files = in_order(migrator.files())
+    last = find_id(to, [file.id for file in files])
+    parts = files[: [file.id for file in files].index(last) + 1]
+    if len(parts) < 2:
+        raise InvalidRequest(f"up to {last} there is only one migration", hint="give a later id")
+    made = _squashed(migrator.folder, parts)
+    _prove(server, parts, made)
+    for part in parts:
+        part.path.unlink()
+        part.rollback_path.unlink(missing_ok=True)
+    made.path.write_text(made.up.text, "utf-8", newline="\n")
+    if made.down is not None:
+        made.rollback_path.write_text(made.down.text, "utf-8", newline="\n")
+    lockfile.refresh(migrator.folder, read_folder(migrator.folder))
+    return Squashed(made.id, made.replaces, len(made.up.statements))
+
+
+def _squashed(folder: Path, parts: Sequence[MigrationFile]) -> MigrationFile:
+    id_ = f"{parts[-1].id.partition('_')[0]}_squashed"
+    replaces = [old for part in parts for old in [*part.replaces, part.id]]
+    reasons = [part.irreversible for part in parts if part.irreversible is not None]
+    header = [f"-- replaces: {name}" for name in replaces]
+    header += ["-- data-loss: ok"] if any(part.data_loss for part in parts) else []
+    header += [f"-- irreversible: {'; '.join(reasons)}"] if reasons else []
+    up = "\n".join([*header, "", *(_section(part.id, part.up) for part in parts)])
+    down = "\n".join(_section(part.id, part.down) for part in reversed(parts) if part.down is not None)
+    path = folder / f"{id_}.sql"
+    return MigrationFile(id_, path, SqlText(up), None if reasons else SqlText(down))
+
+
+def _section(id_: str, text: SqlText) -> str:
+    return "\n".join([f"-- {id_}", *(f"{_plain(statement)};" for statement in text.statements), ""])
+
+
+def _plain(statement: Statement) -> str:
+    """The statement without CONCURRENTLY: on the empty database that it will run in there is nobody to disturb."""
+    if "CONCURRENTLY" not in statement.words:
+        return statement.text
+    text = statement.text
+    for token in reversed(list(tokens(text))):
+        if token.kind == "word" and token.text.upper() == "CONCURRENTLY":
+            text = text[: token.start] + text[token.start + len(token.text) :].lstrip()
+    return text
+
+
+def _prove(server: ShadowServer, parts: Sequence[MigrationFile], made: MigrationFile) -> None:
+    found = differences(of_migrations(server, parts), of_migrations(server, [made]))
+    if found:
+        raise DriftFound("the squashed migration does not make the same schema", lines=found)
+    if made.down is not None:
+        down = MigrationFile("down", made.rollback_path, made.down)
+        left = differences(of_migrations(server, []), of_migrations(server, [made, down]))
+        if left:
+            raise DriftFound("the squashed rollback does not take everything back", lines=left)

@@ -1,0 +1,1 @@
+"""Migration files: names, directives, tokens, checksums, rules. Nothing here talks to a database."""

@@ -1,0 +1,59 @@
+"""Which migrations a command means: the next, the last, as far as an id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent_storage.migrations.errors import HistoryProblem, InvalidRequest, NotReversible
+from agent_storage.migrations.files.file import MigrationFile, find_id
+from agent_storage.migrations.history.timeline import Timeline
+from agent_storage.migrations.history.tracking import Ledger
+
+
+def to_apply(timeline: Timeline, count: int | None, to: str | None) -> list[MigrationFile]:
+    """The pending migrations that `up` was asked for, in order."""
+    files = timeline.pending
+    if to is not None:
+        last = find_id(to, [file.id for file in timeline.files])
+        ids = [file.id for file in files]
+        return files[: ids.index(last) + 1] if last in ids else []
+    if count is not None and count < 1:
+        raise InvalidRequest(f"{count} migrations cannot be applied", hint="give a number from 1")
+    return files[:count]
+
+
+def last_applied(timeline: Timeline, count: int, to: str | None, *, everything: bool) -> list[str]:
+    """The applied migrations that `down` was asked for, the last applied first."""
+    applied = list(timeline.applied)[::-1]
+    if everything:
+        return applied
+    if to is not None:
+        return applied[: applied.index(find_id(to, applied))]
+    if count < 1:
+        raise InvalidRequest(f"{count} migrations cannot be rolled back", hint="give a number from 1")
+    return applied[:count]
+
+
+def to_roll_back(ledger: Ledger, timeline: Timeline, ids: Sequence[str]) -> list[MigrationFile]:
+    """Each id with the SQL that takes it back: the file's, or the database's copy if the file is gone or edited."""
+    files = {file.id: file for file in timeline.files}
+    chosen: list[MigrationFile] = []
+    for id_ in ids:
+        file = files.get(id_)
+        if file is None or file.down is None or timeline.applied[id_].checksum not in {None, file.checksum}:
+            file = ledger.stored(id_) or file
+        chosen.append(_reversible(id_, file))
+    return chosen
+
+
+def _reversible(id_: str, file: MigrationFile | None) -> MigrationFile:
+    if file is None:
+        hint = "stock yoyo applied it and kept no SQL; put its files back into the folder"
+        raise HistoryProblem(f"{id_} cannot be rolled back: its file is missing", hint=hint)
+    if file.irreversible is not None:
+        hint = "write a new migration that changes what is to be changed"
+        raise NotReversible(f"{id_} is irreversible: {file.irreversible}", hint=hint)
+    if file.down is None or not file.down.statements:
+        hint = f"write {file.rollback_path.name}"
+        raise HistoryProblem(f"{id_} cannot be rolled back: it has no rollback file", hint=hint)
+    return file

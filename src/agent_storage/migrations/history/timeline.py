@@ -1,0 +1,165 @@
+"""The folder against the database: what is applied, what is pending, and what contradicts what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
+
+from agent_storage.migrations.errors import HistoryProblem
+from agent_storage.migrations.files.file import MigrationFile
+from agent_storage.migrations.history.tracking import Entry
+from agent_storage.migrations.history.yoyo import in_order
+from agent_storage.migrations.results import MigrationStatus, Problem
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """One reading of both sides: `entries` in the order in which they were applied, `files` in that of the folder."""
+
+    files: list[MigrationFile]
+    entries: list[Entry]
+
+    @property
+    def applied(self) -> dict[str, Entry]:
+        """Applied migrations by id, the oldest first."""
+        return {entry.id: entry for entry in self.entries if entry.applied}
+
+    @property
+    def pending(self) -> list[MigrationFile]:
+        """Files that are not applied, in the order in which they would run."""
+        done = self._done()
+        return [file for file in self.files if file.id not in done]
+
+    def squashed(self) -> list[MigrationFile]:
+        """Squashed files whose parts are all applied: they need no run, only their name in the books."""
+        applied = self.applied
+        return [
+            file
+            for file in self.files
+            if file.replaces and file.id not in applied and all(part in applied for part in file.replaces)
+        ]
+
+    def _done(self) -> set[str]:
+        return self.applied.keys() | {file.id for file in self.squashed()}
+
+    def to_adopt(self) -> list[MigrationFile]:
+        """Files that stock yoyo applied, in its order: their checksum and texts are not kept yet."""
+        files = {file.id: file for file in self.files}
+        return [files[id_] for id_, entry in self.applied.items() if id_ in files and entry.checksum is None]
+
+    def problems(self, *, allow_out_of_order: bool = False, allow_ahead: bool = False) -> list[Problem]:
+        """Everything that forbids to apply more. `allow_ahead`: a newer version of the code may have been here."""
+        found = [*self._unfinished(), *self._edited(), *self._gone(allow_ahead=allow_ahead), *self._half_squashed()]
+        return found if allow_out_of_order else [*found, *self._out_of_order()]
+
+    def at_head(self) -> bool:
+        """Whether everything is applied, nothing contradicts, and the books are complete."""
+        return not self.pending and not self.problems() and not self.to_adopt() and not self.squashed()
+
+    def _unfinished(self) -> list[Problem]:
+        return [
+            Problem(
+                entry.id,
+                "running" if entry.state == "running" else "failed",
+                f"{entry.id} stopped {'on its way down ' if entry.direction == 'down' else ''}after statement"
+                f" {entry.done_statements} of {entry.total_statements}"
+                + (f": {entry.error}" if entry.error else ": its migrator went away"),
+                f"put right what it left, then `storage migrate resolve {entry.id} --resume`",
+            )
+            for entry in self.entries
+            if entry.unfinished
+        ]
+
+    def _edited(self) -> list[Problem]:
+        applied = self.applied
+        return [
+            Problem(
+                file.id,
+                "edited",
+                f"{file.path.name} was changed after it was applied",
+                "undo the edit and write a new migration; if the change is right as it is: `storage migrate repair`",
+            )
+            for file in self.files
+            if file.id in applied and applied[file.id].checksum not in {None, file.checksum}
+        ]
+
+    def _gone(self, *, allow_ahead: bool) -> list[Problem]:
+        known = {file.id for file in self.files} | {part for file in self.files for part in file.replaces}
+        newest = max((file.id for file in self.files), default="")
+        missing = [id_ for id_ in self.applied if id_ not in known and not (allow_ahead and id_ > newest)]
+        return [self._missing(id_) for id_ in missing]
+
+    def _missing(self, id_: str) -> Problem:
+        twin = self.twin(id_)
+        if twin is not None:
+            hint = f"give it back the name {id_}.sql, or accept the new one with `storage migrate repair`"
+            return Problem(id_, "renamed", f"{id_} is applied, but its file is now called {twin.path.name}", hint)
+        hint = "is it on another branch? `storage migrate sync` takes it back, `storage migrate show` prints its SQL"
+        return Problem(id_, "missing", f"{id_} is applied, but its file is missing from the folder", hint)
+
+    def twin(self, id_: str) -> MigrationFile | None:
+        """The pending file that holds what was applied as `id_`: it was renamed."""
+        return next((file for file in self.pending if file.checksum == self.applied[id_].checksum), None)
+
+    def _half_squashed(self) -> list[Problem]:
+        applied = self.applied
+        found: list[Problem] = []
+        for file in self.files:
+            parts = [part for part in file.replaces if part in applied]
+            if parts and file.id not in applied and len(parts) < len(file.replaces):
+                message = f"{file.id} replaces {len(file.replaces)} migrations, of which only {len(parts)} are applied"
+                hint = "apply the rest with the files from before the squash, then come back"
+                found.append(Problem(file.id, "missing", message, hint))
+        return found
+
+    def _out_of_order(self) -> list[Problem]:
+        newest = max(self.applied, default="")
+        return [
+            Problem(
+                file.id,
+                "out-of-order",
+                f"{file.id} is older than {newest}, which is already applied",
+                "`storage migrate rebase` gives it a new date; `-- out-of-order: ok` in the file lets it be",
+            )
+            for file in self.pending
+            if file.id < newest and not file.out_of_order
+        ]
+
+    def statuses(self, problems: Sequence[Problem]) -> list[MigrationStatus]:
+        """Every migration that either side knows, in order, with what is wrong about it."""
+        messages = {problem.id: problem.message for problem in problems}
+        files = {file.id: file for file in self.files}
+        entries = {entry.id: entry for entry in self.entries}
+        done = self._done()
+        parts = {part for file in self.files for part in file.replaces}
+        gone = [id_ for id_ in entries if id_ not in files and id_ not in parts]
+        return [
+            _status(id_, entries.get(id_), files.get(id_), id_ in done, messages.get(id_))
+            for id_ in [*gone, *(file.id for file in self.files)]
+        ]
+
+
+def read_timeline(files: Sequence[MigrationFile], entries: Sequence[Entry]) -> Timeline:
+    """Put both sides together; the files in the order of their dependencies."""
+    return Timeline(in_order(files), list(entries))
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raise if there is any problem; the first is the message, the others are its lines."""
+    if problems:
+        first, *others = problems
+        raise HistoryProblem(first.message, hint=first.hint, lines=[problem.message for problem in others])
+
+
+def _status(
+    id_: str, entry: Entry | None, file: MigrationFile | None, done: bool, problem: str | None
+) -> MigrationStatus:
+    reversible = file is None or (file.irreversible is None and file.down is not None)
+    if entry is None:
+        return MigrationStatus(id_, "applied" if done else "pending", reversible=reversible, problem=problem)
+    state = "missing" if file is None else "applied"
+    if entry.unfinished:
+        state = "running" if entry.state == "running" else "failed"
+    at = entry.applied_at.replace(tzinfo=UTC) if entry.applied_at else None
+    return MigrationStatus(id_, state, at, entry.applied_by, entry.duration_ms, reversible, problem)

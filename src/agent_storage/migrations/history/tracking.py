@@ -1,0 +1,286 @@
+"""What the database knows: yoyo's tables and, beside them, `_storage_migration`.
+
+yoyo's table says *whether* a migration is applied, and is always right: stock yoyo may have worked on it. Our own says
+*what* was applied (checksum, both texts) and how far a run without a transaction has come. A row of ours counts only
+if its `applied_at` is yoyo's, so whatever stock yoyo did in between makes it stale and not wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row, scalar_row
+
+from agent_storage import __version__
+from agent_storage.migrations.errors import InvalidRequest
+from agent_storage.migrations.files.file import MigrationFile, SqlText
+from agent_storage.migrations.history.provenance import git_commit, user_name
+from agent_storage.migrations.history.yoyo import TABLES, Backend
+from agent_storage.migrations.results import Direction, HistoryEntry
+
+TABLE = "_storage_migration"
+ALL_TABLES = (*TABLES, TABLE)
+
+_CREATE = """
+CREATE TABLE IF NOT EXISTS {table} (
+    migration_id     text PRIMARY KEY,
+    position         bigint GENERATED ALWAYS AS IDENTITY,
+    state            text NOT NULL CHECK (state IN ('applied', 'running', 'failed')),
+    direction        text NOT NULL CHECK (direction IN ('up', 'down')),
+    origin           text NOT NULL CHECK (origin IN ('run', 'adopted', 'baseline', 'resolved', 'squash')),
+    checksum         text NOT NULL,
+    up_sql           text NOT NULL,
+    down_sql         text,
+    done_statements  integer NOT NULL,
+    total_statements integer NOT NULL,
+    duration_ms      bigint,
+    error            text,
+    applied_at       timestamp,
+    changed_at       timestamptz NOT NULL DEFAULT now(),
+    applied_by       text,
+    tool_version     text,
+    git_commit       text
+)
+"""
+_COMMENT = "COMMENT ON TABLE {table} IS 'Written by storage migrate: what was applied, and how to roll it back'"
+
+_STATE = """
+SELECT coalesce(y.migration_id, l.migration_id) AS id, y.applied_at_utc IS NOT NULL AS applied,
+       y.applied_at_utc AS applied_at, l.checksum, l.state, l.direction, l.done_statements, l.total_statements,
+       l.duration_ms, l.error, l.applied_by, l.origin
+  FROM {yoyo} y
+  FULL JOIN {table} l ON l.migration_id = y.migration_id AND l.applied_at = y.applied_at_utc
+ WHERE y.migration_id IS NOT NULL OR l.state <> 'applied'
+ ORDER BY l.position NULLS FIRST, y.applied_at_utc, id
+"""
+_STATE_OF_STOCK_YOYO = """
+SELECT migration_id AS id, TRUE AS applied, applied_at_utc AS applied_at, NULL AS checksum, NULL AS state,
+       NULL AS direction, 0 AS done_statements, 0 AS total_statements, NULL AS duration_ms, NULL AS error,
+       NULL AS applied_by, NULL AS origin
+  FROM {yoyo}
+ ORDER BY applied_at_utc, migration_id
+"""
+
+_RECORD = """
+INSERT INTO {table} (migration_id, state, direction, origin, checksum, up_sql, down_sql, done_statements,
+                     total_statements, duration_ms, error, applied_at, applied_by, tool_version, git_commit)
+VALUES (%(id)s, %(state)s, %(direction)s, %(origin)s, %(checksum)s, %(up_sql)s, %(down_sql)s, %(done)s,
+        %(total)s, %(duration_ms)s, NULL, (SELECT applied_at_utc FROM {yoyo} WHERE migration_id = %(id)s),
+        %(user)s, %(version)s, %(commit)s)
+    ON CONFLICT (migration_id) DO UPDATE
+   SET state = excluded.state, direction = excluded.direction, origin = excluded.origin, error = NULL,
+       checksum = excluded.checksum, up_sql = excluded.up_sql, down_sql = excluded.down_sql,
+       done_statements = excluded.done_statements, total_statements = excluded.total_statements,
+       duration_ms = excluded.duration_ms, applied_at = excluded.applied_at, changed_at = now(),
+       applied_by = excluded.applied_by, tool_version = excluded.tool_version, git_commit = excluded.git_commit
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the database knows of one migration. `checksum` is None where stock yoyo applied it."""
+
+    id: str
+    applied: bool
+    applied_at: datetime | None
+    checksum: str | None
+    state: str | None
+    direction: Direction | None
+    done_statements: int | None
+    total_statements: int | None
+    duration_ms: int | None
+    error: str | None
+    applied_by: str | None
+    origin: str | None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run without a transaction stopped inside."""
+        return self.state in {"running", "failed"}
+
+
+class Ledger:
+    """The tracking tables of one database, read and written on one connection.
+
+    They are looked for in every schema, so that a changed `search_path` does not make the history disappear.
+    """
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+        self.schema, self._present = _locate(connection)
+        self._backend = Backend(connection, self.schema)
+
+    @property
+    def exists(self) -> bool:
+        """Whether all the tables are there."""
+        return self._present >= set(ALL_TABLES)
+
+    def _sql(self, text: str) -> sql.Composed:
+        names = {"yoyo": TABLES[0], "log": "_yoyo_log", "lock": "yoyo_lock", "table": TABLE}
+        # The texts are this module's constants.
+        template = sql.SQL(text)  # pyright: ignore[reportArgumentType]
+        return template.format(**{key: sql.Identifier(self.schema, name) for key, name in names.items()})
+
+    def create(self) -> None:
+        """Create the tables that are missing; call it with the migration lock held."""
+        if self.exists:
+            return
+        with self._connection.transaction():
+            self._backend.create_tables()
+            self._connection.execute(self._sql(_CREATE))
+            self._connection.execute(self._sql(_COMMENT))
+        self._present = set(ALL_TABLES)
+
+    def entries(self) -> list[Entry]:
+        """Everything applied or unfinished, in the order in which it was applied."""
+        if TABLES[0] not in self._present:
+            return []
+        query = _STATE if TABLE in self._present else _STATE_OF_STOCK_YOYO
+        with self._connection.cursor(row_factory=class_row(Entry)) as cursor:
+            return cursor.execute(self._sql(query)).fetchall()
+
+    def is_applied(self, migration_id: str) -> bool:
+        """Whether the id is recorded as applied, by anybody, now."""
+        query = self._sql("SELECT EXISTS (SELECT FROM {yoyo} WHERE migration_id = %s)")
+        with self._connection.cursor(row_factory=scalar_row) as cursor:
+            return bool(cursor.execute(query, (migration_id,)).fetchone())
+
+    def stored(self, migration_id: str) -> MigrationFile | None:
+        """The migration as it was applied, from the texts that the database keeps."""
+        if TABLE not in self._present:
+            return None
+        query = self._sql("SELECT up_sql, down_sql FROM {table} WHERE migration_id = %s")
+        row = self._connection.execute(query, (migration_id,)).fetchone()
+        if row is None:
+            return None
+        down = SqlText(row[1]) if row[1] is not None else None
+        return MigrationFile(migration_id, Path(f"{migration_id}.sql"), SqlText(row[0]), down)
+
+    def record_applied(
+        self, file: MigrationFile, *, duration_ms: int | None = None, origin: str = "run", operation: str = "apply"
+    ) -> None:
+        """Mark as applied in yoyo's table, its log and ours; part of the caller's transaction."""
+        self._backend.mark(file.id, operation)
+        self._record(file, "applied", "up", origin, len(file.up.statements), duration_ms)
+
+    def record_rolled_back(self, migration_id: str, operation: str = "rollback") -> None:
+        """Mark as not applied; part of the caller's transaction."""
+        self._backend.unmark(migration_id, operation)
+        self.forget(migration_id)
+
+    def adopt(self, file: MigrationFile) -> None:
+        """Keep checksum and texts of a migration that stock yoyo applied, or accept them anew."""
+        self._record(file, "applied", "up", "adopted", len(file.up.statements), None)
+
+    def rename(self, old: str, file: MigrationFile) -> None:
+        """Give an applied migration the name that its file has now; when it was applied stays."""
+        query = self._sql("UPDATE {yoyo} SET migration_id = %s, migration_hash = %s WHERE migration_id = %s")
+        self._backend.log(old, "unmark")
+        self._connection.execute(query, (file.id, self._backend.hash(file.id), old))
+        self._backend.log(file.id, "mark")
+        # Our row keeps its position, which is the order for `down`.
+        query = self._sql("UPDATE {table} SET migration_id = %s WHERE migration_id = %s")
+        self._connection.execute(query, (file.id, old))
+        self.adopt(file)
+
+    def begin(self, file: MigrationFile, direction: Direction, done: int) -> None:
+        """Say that a run without a transaction is under way."""
+        self._record(file, "running", direction, "run", done, None)
+
+    def advance(self, migration_id: str, done: int) -> None:
+        """Count a finished statement of a run without a transaction."""
+        query = self._sql("UPDATE {table} SET done_statements = %s, changed_at = now() WHERE migration_id = %s")
+        self._connection.execute(query, (done, migration_id))
+
+    def fail(self, migration_id: str, error: str) -> None:
+        """Say that a run without a transaction stopped, and why."""
+        query = self._sql("UPDATE {table} SET state = 'failed', error = %s, changed_at = now() WHERE migration_id = %s")
+        self._connection.execute(query, (error, migration_id))
+
+    def forget(self, migration_id: str) -> None:
+        """Remove our row; yoyo's stays as it is."""
+        self._connection.execute(self._sql("DELETE FROM {table} WHERE migration_id = %s"), (migration_id,))
+
+    def forget_stale(self) -> int:
+        """Remove rows of ours that yoyo's table contradicts; how many."""
+        query = self._sql(
+            "DELETE FROM {table} l WHERE l.state = 'applied' AND NOT EXISTS"
+            " (SELECT FROM {yoyo} y WHERE y.migration_id = l.migration_id AND y.applied_at_utc = l.applied_at)"
+        )
+        return self._connection.execute(query).rowcount
+
+    def stock_lock(self) -> tuple[int, datetime] | None:
+        """The process that stock yoyo says is working, and since when; it may be long gone."""
+        if "yoyo_lock" not in self._present:
+            return None
+        row = self._connection.execute(self._sql("SELECT pid, ctime FROM {lock}")).fetchone()
+        return (row[0], row[1].replace(tzinfo=UTC)) if row else None
+
+    def break_stock_lock(self) -> None:
+        """Remove stock yoyo's lock row."""
+        self._connection.execute(self._sql("DELETE FROM {lock}"))
+
+    def history(self, limit: int | None = None) -> list[HistoryEntry]:
+        """yoyo's log, the newest first."""
+        if "_yoyo_log" not in self._present:
+            return []
+        query = self._sql(
+            "SELECT created_at_utc AT TIME ZONE 'UTC', operation, migration_id, username, hostname, comment"
+            " FROM {log} ORDER BY created_at_utc DESC, id LIMIT %s"
+        )
+        return [HistoryEntry(*row) for row in self._connection.execute(query, (limit,))]
+
+    def _record(
+        self, file: MigrationFile, state: str, direction: Direction, origin: str, done: int, duration_ms: int | None
+    ) -> None:
+        text = file.up if direction == "up" else file.down
+        values: dict[str, Any] = {
+            "id": file.id,
+            "state": state,
+            "direction": direction,
+            "origin": origin,
+            "checksum": file.checksum,
+            "up_sql": file.up.text,
+            "down_sql": file.down.text if file.down else None,
+            "done": done,
+            "total": len(text.statements) if text else 0,
+            "duration_ms": duration_ms,
+            "user": user_name(),
+            "version": __version__,
+            "commit": git_commit(file.path.parent) if file.path.is_absolute() else None,
+        }
+        self._connection.execute(self._sql(_RECORD), values)
+
+
+_LOCATE = """
+SELECT current_schema(), found.schema, found.name
+  FROM (VALUES (1)) AS always (row)
+  LEFT JOIN (
+           SELECT n.nspname AS schema, c.relname AS name
+             FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relname = ANY(%s) AND c.relkind IN ('r', 'p') AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
+       ) AS found ON TRUE
+"""
+
+
+def _locate(connection: psycopg.Connection) -> tuple[str, set[str]]:
+    """The schema that holds the tables, and which of them are there."""
+    rows = connection.execute(_LOCATE, (list(ALL_TABLES),)).fetchall()
+    current = rows[0][0]
+    schemas = sorted({schema for _, schema, name in rows if name == TABLES[0]})
+    if current in schemas or not schemas:
+        if current is None:
+            raise InvalidRequest("no schema of the search_path exists", hint="create it, or set another search_path")
+        chosen = current
+    elif len(schemas) == 1:
+        chosen = schemas[0]
+    else:
+        hint = f"put one of {', '.join(schemas)} first in the role's search_path"
+        raise InvalidRequest("migrations are recorded in several schemas of this database", hint=hint)
+    return chosen, {name for _, schema, name in rows if schema == chosen}

@@ -1,0 +1,33 @@
+"""`Migrator`: the migration manager as a library. It returns typed results, raises `MigrationError`, prints nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent_storage.migrations.run.migrations import Migrations
+from agent_storage.migrations.verify.check import CheckReport, check
+from agent_storage.migrations.verify.declared import TABLES
+from agent_storage.migrations.verify.drift import Comparison, drift
+from agent_storage.migrations.verify.shadow import shadow_server
+
+
+class Migrator(Migrations):
+    """Applies, rolls back, inspects and proves the migrations of one folder in one database.
+
+        migrator = Migrator("postgresql://owner@localhost/app")
+        migrator.up()
+
+    `folder` defaults to the migrations that the package ships. `on_event` is told what happens while it does, from
+    another thread too. Times are in seconds: `wait` for the migration lock, `lock_timeout` for a lock that a statement
+    needs; when that runs out, the migration is rolled back and tried again, `retries` times.
+    """
+
+    def drift(self, *, shadow_url: str | None = None) -> Comparison:
+        """How the live database differs from what its applied migrations make; it is only read."""
+        with shadow_server(self.conninfo, shadow_url=shadow_url, notify=self.notify) as server:
+            return drift(self, server)
+
+    def check(self, *, tables: Path | None = TABLES, live: bool = True, shadow_url: str | None = None) -> CheckReport:
+        """Everything that CI wants to know: lint, history, up-down-up, declared schema, drift."""
+        with shadow_server(self.conninfo, shadow_url=shadow_url, notify=self.notify) as server:
+            return check(self, server, tables=tables, live=live)

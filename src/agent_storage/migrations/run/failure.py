@@ -1,0 +1,45 @@
+"""What was and what was not done, for the error that ended a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+
+from agent_storage.migrations.errors import MigrationFailure
+from agent_storage.migrations.files.file import MigrationFile
+from agent_storage.migrations.history.tracking import Ledger
+from agent_storage.migrations.results import Direction, Done
+from agent_storage.migrations.run.session import open_session
+
+
+def describe(
+    conninfo: str,
+    done: Sequence[Done],
+    current: MigrationFile | None,
+    files: Sequence[MigrationFile],
+    direction: Direction,
+) -> list[str]:
+    """Lines about the migration that was under way (`current`), those before it and those after it."""
+    verb = "applied" if direction == "up" else "rolled back"
+    rest = [file.id for file in files[len(done) :]]
+    lines: list[str] = []
+    if current is not None and current.transactional:
+        kept = _was_kept(conninfo, current.id, direction)
+        rest = [id_ for id_ in rest if not (kept and id_ == current.id)]
+        fate = {True: f"was committed and is {verb}", False: "was undone completely", None: "is unknown: see status"}
+        lines.append(f"{current.id} {fate[kept]}")
+    if done:
+        lines.append(f"{verb} in this run: {', '.join(result.id for result in done)}")
+    if rest:
+        lines.append(f"not {verb}: {', '.join(rest)}")
+    return lines
+
+
+def _was_kept(conninfo: str, id_: str, direction: Direction) -> bool | None:
+    """Whether the transaction that was cut short had been committed, asked on a fresh connection."""
+    try:
+        with open_session(conninfo) as session:
+            return Ledger(session.connection).is_applied(id_) == (direction == "up")
+    except (MigrationFailure, psycopg.Error):
+        return None

@@ -1,0 +1,127 @@
+"""The migration lock: a PostgreSQL advisory lock on the connection that runs the migrations.
+
+It goes with the connection, so a killed migrator leaves nothing to break. It is polled and never waited for inside
+PostgreSQL: a waiter in `pg_advisory_lock` holds a snapshot, for which CREATE INDEX CONCURRENTLY waits: a dead-lock.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+from psycopg.rows import class_row, scalar_row
+
+from agent_storage.migrations.errors import LockNotObtained
+
+KEY = 0x53544F52_4D494752
+
+_HOLDER = """
+SELECT a.pid, a.application_name AS application, a.usename AS role, a.client_addr::text AS client, a.state,
+       left(a.query, 200) AS query, coalesce(a.xact_start, a.query_start, a.backend_start) AS since
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+   AND l.classid::bigint = %s::bigint >> 32 AND l.objid::bigint = %s::bigint & 4294967295
+"""
+_BLOCKERS = """
+SELECT a.pid, a.application_name AS application, a.usename AS role, a.client_addr::text AS client, a.state,
+       left(a.query, 200) AS query, coalesce(a.xact_start, a.query_start, a.backend_start) AS since
+  FROM unnest(pg_catalog.pg_blocking_pids(%s)) AS blocker (pid)
+  JOIN pg_catalog.pg_stat_activity a ON a.pid = blocker.pid
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A session that holds what somebody else waits for."""
+
+    pid: int
+    application: str | None
+    role: str | None
+    client: str | None
+    state: str | None
+    query: str | None
+    since: datetime | None
+
+    def __str__(self) -> str:
+        name = f" ({self.application})" if self.application else ""
+        role = f" as {self.role}" if self.role else ""
+        client = f" from {self.client}" if self.client else ""
+        since = f", since {self.since:%Y-%m-%d %H:%M:%S %Z}" if self.since else ""
+        query = f": {' '.join(self.query.split())}" if self.query else ""
+        return f"pid {self.pid}{name}{role}{client}, {self.state or 'state hidden'}{since}{query}"
+
+
+def holders(connection: psycopg.Connection) -> list[Holder]:
+    """Who holds the migration lock."""
+    with connection.cursor(row_factory=class_row(Holder)) as cursor:
+        return cursor.execute(_HOLDER, (KEY, KEY)).fetchall()
+
+
+def blockers(connection: psycopg.Connection, pid: int) -> list[Holder]:
+    """Who holds the lock that the backend `pid` is waiting for."""
+    with connection.cursor(row_factory=class_row(Holder)) as cursor:
+        return cursor.execute(_BLOCKERS, (pid,)).fetchall()
+
+
+def pauses(limit: float) -> Iterator[float]:
+    """Pauses between two tries, 250 ms to 2 s with jitter, until `limit` seconds have gone by."""
+    end, pause = time.monotonic() + limit, 0.25
+    while (left := end - time.monotonic()) > 0:
+        yield min(left, pause * random.uniform(0.75, 1.25))  # noqa: S311
+        pause = min(2.0, pause * 1.5)
+
+
+def try_lock(connection: psycopg.Connection, *, transaction: bool = False) -> bool:
+    """Take the lock if it is free, for the session or for the current transaction."""
+    query = "SELECT pg_try_advisory_xact_lock(%s)" if transaction else "SELECT pg_try_advisory_lock(%s)"
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return bool(cursor.execute(query, (KEY,)).fetchone())
+
+
+@contextmanager
+def migration_lock(
+    connection: psycopg.Connection,
+    *,
+    wait: float,
+    waiting: Callable[[list[Holder]], None],
+    needless: Callable[[], bool],
+) -> Generator[bool]:
+    """Hold the lock inside the block. Gives False, without the lock, when `needless` says so while waiting."""
+    for pause in tries(wait):
+        if try_lock(connection):
+            break
+        if needless():
+            yield False
+            return
+        if pause is None:
+            raise not_obtained(holders(connection), wait)
+        waiting(holders(connection))
+        time.sleep(pause)
+    try:
+        yield True
+    finally:
+        # Closing the connection, which follows, frees the lock as well; this only does it at once.
+        with suppress(psycopg.Error):
+            connection.execute("SELECT pg_advisory_unlock(%s)", (KEY,))
+
+
+def tries(wait: float) -> Iterator[float | None]:
+    """The pause that follows each try; None after the last."""
+    yield from pauses(wait)
+    yield None
+
+
+def not_obtained(found: list[Holder], wait: float) -> LockNotObtained:
+    """The error that names who is in the way."""
+    return LockNotObtained(
+        f"another migrator holds the migration lock; waited {wait:g} s",
+        lines=[f"held by {holder}" for holder in found] or ["its holder went away at that moment"],
+        hint="wait longer with --wait, or look at `storage migrate locks`",
+    )

@@ -1,0 +1,276 @@
+"""Runs one migration, up or down: statements one by one, and the bookkeeping in the same transaction."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.rows import scalar_row
+
+from agent_storage.migrations.errors import HistoryProblem, InvalidRequest, LockNotObtained, MigrationFailure
+from agent_storage.migrations.files.file import MigrationFile, SqlText
+from agent_storage.migrations.files.lint import sets_for_session
+from agent_storage.migrations.files.report import statement_failed
+from agent_storage.migrations.files.splitter import Statement
+from agent_storage.migrations.history.tracking import Ledger
+from agent_storage.migrations.results import Direction, Done, Event
+from agent_storage.migrations.run import lock
+from agent_storage.migrations.run.batch import batches, send
+from agent_storage.migrations.run.session import Session, explain, is_lost
+from agent_storage.migrations.run.watch import Watch
+
+#: Lock time-out, dead-lock, serialization failure: the whole migration is rolled back and may run again.
+RETRYABLE = {"55P03", "40P01", "40001"}
+
+_INVALID_INDEXES = """
+SELECT format('%I.%I', n.nspname, c.relname)
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE NOT i.indisvalid AND c.relkind = 'i' AND n.nspname <> 'pg_toast'
+ ORDER BY 1
+"""
+
+_BEGIN = """
+SELECT pg_backend_pid(), set_config('lock_timeout', %s, %s), set_config('statement_timeout', %s, %s)
+"""
+
+
+@dataclass
+class Work:
+    """A migration in one direction, and how far it has come: `at` a statement, or `ending` with books and COMMIT."""
+
+    file: MigrationFile
+    direction: Direction
+    sql: SqlText
+    at: Statement | None = None
+    origin: int = 0
+    ending: bool = False
+    pid: int = 0
+
+    def move(self, statement: Statement, origin: int) -> None:
+        """Say which statement is under way, and where in the file the server's positions count from."""
+        self.at, self.origin = statement, origin
+
+    @property
+    def total(self) -> int:
+        """How many statements there are."""
+        return len(self.sql.statements)
+
+
+class Runner:
+    """Runs migrations on one session, which holds the migration lock unless it is pooled."""
+
+    def __init__(
+        self,
+        session: Session,
+        ledger: Ledger,
+        watch: Watch,
+        notify: Callable[[Event], None],
+        *,
+        wait: float,
+        retries: int,
+        lock_timeout_ms: int,
+    ) -> None:
+        self._session = session
+        self._connection = session.connection
+        self._ledger = ledger
+        self._watch = watch
+        self._notify = notify
+        self._wait = wait
+        self._retries = retries
+        self._lock_timeout_ms = lock_timeout_ms
+
+    def refuse_pooled(self, files: Sequence[MigrationFile]) -> None:
+        """Refuse, before the first statement, what cannot run behind a transaction pooler."""
+        for file in files if self._session.pooled else ():
+            what = "runs without a transaction" if not file.transactional else ""
+            if any(sets_for_session(statement) for statement in file.up.statements):
+                what = "uses SET without LOCAL"
+            if what:
+                hint = "set STORAGE_MIGRATE_URL to the server itself"
+                raise InvalidRequest(f"{file.id} {what}, which no transaction pooler can do safely", hint=hint)
+
+    def up(self, file: MigrationFile) -> Done | None:
+        """Apply a migration; None if somebody else did in the meantime."""
+        return self._run(Work(file, "up", file.up))
+
+    def down(self, file: MigrationFile) -> Done | None:
+        """Roll a migration back; None if somebody else did in the meantime."""
+        return self._run(Work(file, "down", file.down or SqlText("")))
+
+    def resume(self, file: MigrationFile, direction: Direction, done: int) -> Done:
+        """Go on with a run without a transaction after `done` statements."""
+        text = file.up if direction == "up" else file.down or SqlText("")
+        return self._run_bare(Work(file, direction, text), done)
+
+    def _run(self, work: Work) -> Done | None:
+        verb = "applying" if work.direction == "up" else "rolling back"
+        self._watch.blocked_by = []
+        self._tell(work, "start", f"{verb} {work.file.id} ({work.total} statement{'s' * (work.total != 1)})")
+        done = self._run_in_transaction(work) if work.file.transactional else self._run_bare(work, 0)
+        if done is None:
+            self._tell(work, "skipped", f"{work.file.id}: somebody else was faster")
+        else:
+            verb = "applied" if work.direction == "up" else "rolled back"
+            self._tell(work, "done", f"{verb} {work.file.id} in {done.duration_ms} ms")
+        return done
+
+    def _run_in_transaction(self, work: Work) -> Done | None:
+        started = time.monotonic()
+        for attempt in range(1, self._retries + 2):
+            try:
+                self._session.reset()
+                if not self._attempt(work, started):
+                    return None
+                return Done(work.file.id, work.direction, work.total, _milliseconds(started), attempt)
+            except psycopg.Error as error:
+                if error.sqlstate not in RETRYABLE or attempt > self._retries:
+                    raise self._failure(error, work, attempt) from error
+                self._back_off(error, work, attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _attempt(self, work: Work, started: float) -> bool:
+        """One transaction; False, with nothing done, if the work is done already."""
+        work.at, work.ending = None, False
+        for pause in lock.tries(self._wait):
+            with self._connection.transaction():
+                if lock.try_lock(self._connection, transaction=True):
+                    if self._ledger.is_applied(work.file.id) == (work.direction == "up"):
+                        return False
+                    self._execute_all(work)
+                    self._record(work, started)
+                    return True
+            if pause is None:
+                break
+            time.sleep(pause)
+        raise lock.not_obtained(lock.holders(self._connection), self._wait)
+
+    def _execute_all(self, work: Work) -> None:
+        self._begin(work, work.sql.timeout("lock-timeout", self._lock_timeout_ms), local=True)
+        for batch in batches(work.sql.statements):
+            self._execute(work, batch)
+            if self._connection.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
+                raise InvalidRequest(f"{work.file.id}: statement {batch[0].number} ended the manager's transaction")
+        work.at, work.ending = None, True
+
+    def _execute(self, work: Work, batch: Sequence[Statement]) -> None:
+        work.move(batch[0], batch[0].offset)
+        first, last = batch[0].number, batch[-1].number
+        which = f"statement {first}" if first == last else f"statements {first} to {last}"
+        event = Event("statement", f"{work.file.id}: {which} of {work.total}", work.file.id, first, work.total)
+        self._notify(event)
+        with self._watch.over(work.pid, event):
+            if len(batch) == 1:
+                self._connection.execute(batch[0].text.encode())
+            else:
+                send(self._connection, work.sql.text, batch, work.move)
+
+    def _record(self, work: Work, started: float) -> None:
+        if any(statement.starts_with("SET") for statement in work.sql.statements):
+            self._connection.execute("RESET SESSION AUTHORIZATION; RESET ROLE")
+        if work.direction == "up":
+            self._ledger.record_applied(work.file, duration_ms=_milliseconds(started))
+        else:
+            self._ledger.record_rolled_back(work.file.id)
+
+    def _run_bare(self, work: Work, done: int) -> Done:
+        """Run without a transaction: each statement counts as soon as it is through."""
+        started = time.monotonic()
+        self._session.reset()
+        invalid = invalid_indexes(self._connection)
+        try:
+            self._ledger.begin(work.file, work.direction, done)
+            for statement in work.sql.statements[done:]:
+                # A concurrent build waits for old transactions, which is not the queue that lock_timeout is against.
+                default = 0 if "CONCURRENTLY" in statement.words else self._lock_timeout_ms
+                self._begin(work, work.sql.timeout("lock-timeout", default), local=False)
+                self._execute(work, [statement])
+                self._ledger.advance(work.file.id, statement.number)
+            self._session.reset()
+            self._refuse_invalid(work, invalid)
+            work.at, work.ending = None, True
+            with self._connection.transaction():
+                self._record(work, started)
+        except psycopg.Error as error:
+            raise self._stopped(self._failure(error, work, 1), work, invalid) from error
+        except KeyboardInterrupt:
+            self._note_failure(work, "interrupted")
+            raise
+        return Done(work.file.id, work.direction, work.total, _milliseconds(started))
+
+    def _refuse_invalid(self, work: Work, before: set[str]) -> None:
+        left = sorted(invalid_indexes(self._connection) - before)
+        if left:
+            self._note_failure(work, f"left INVALID indexes: {', '.join(left)}")
+            lines = [f"DROP INDEX CONCURRENTLY {name};" for name in left]
+            message = f"{work.file.id} has left INVALID indexes"
+            raise HistoryProblem(message, lines=lines, hint=_resume_hint(work))
+
+    def _stopped(self, failure: MigrationFailure, work: Work, before: set[str]) -> MigrationFailure:
+        """The failure of a run without a transaction, noted in the database and with what it left behind."""
+        self._note_failure(work, failure.message)
+        done = work.at.number - 1 if work.at else work.total
+        failure.lines.append(f"statements 1 to {done} of {work.file.id} stay done" if done else "nothing was done")
+        if not self._connection.broken and not self._connection.closed:
+            for name in sorted(invalid_indexes(self._connection) - before):
+                failure.lines.append(f"left behind, to be dropped by hand: DROP INDEX CONCURRENTLY {name};")
+        failure.hint = _resume_hint(work)
+        return failure
+
+    def _note_failure(self, work: Work, error: str) -> None:
+        try:
+            self._session.reset()
+            self._ledger.fail(work.file.id, error)
+        except psycopg.Error:
+            return  # the connection is gone; `running` without a lock says as much
+
+    def _failure(self, error: psycopg.Error, work: Work, attempts: int) -> MigrationFailure:
+        if is_lost(error) or (work.at is None and not work.ending):
+            return explain(error)
+        path = work.file.path if work.direction == "up" else work.file.rollback_path
+        failed = statement_failed(error, path, work.sql, work.at, work.origin)
+        if error.sqlstate != "55P03":
+            return failed
+        found = self._watch.blocked_by
+        lines = [f"held by {holder}" for holder in found] or ["the session that held the lock has not been seen"]
+        tried = f"gave up after {attempts} attempt{'s' * (attempts != 1)}"
+        return LockNotObtained(
+            f"{failed.message}; {tried}",
+            lines=[*failed.lines, *lines],
+            hint="end that session or wait for it; --retries, --lock-timeout and `-- lock-timeout: 5s` give more time",
+            sqlstate=error.sqlstate,
+        )
+
+    def _back_off(self, error: psycopg.Error, work: Work, attempt: int) -> None:
+        pause = min(10.0, 0.25 * 2 ** min(attempt, 6)) * random.uniform(0.5, 1.0)  # noqa: S311
+        reason = error.diag.message_primary or "conflict"
+        message = f"{work.file.id}: {reason}; rolled back, attempt {attempt + 1} in {pause:.1f} s"
+        self._tell(work, "retry", message)
+        time.sleep(pause)
+
+    def _begin(self, work: Work, lock_timeout_ms: int, *, local: bool) -> None:
+        """Set the time-outs, for the transaction or the session, and note which backend works: one round trip."""
+        values = (f"{lock_timeout_ms}ms", local, f"{work.sql.timeout('statement-timeout', 0)}ms", local)
+        row = self._connection.execute(_BEGIN, values).fetchone()
+        work.pid = row[0] if row else 0
+
+    def _tell(self, work: Work, kind: str, message: str) -> None:
+        self._notify(Event(kind, message, work.file.id, None, work.total))
+
+
+def _resume_hint(work: Work) -> str:
+    return f"put it right, then `storage migrate resolve {work.file.id} --resume`"
+
+
+def _milliseconds(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
+
+
+def invalid_indexes(connection: psycopg.Connection) -> set[str]:
+    """The indexes that a failed or interrupted CREATE INDEX CONCURRENTLY has left."""
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return set(cursor.execute(_INVALID_INDEXES).fetchall())

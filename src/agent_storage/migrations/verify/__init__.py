@@ -1,0 +1,1 @@
+"""Proofs in shadow databases: drift, the declared schema, up-down-up."""

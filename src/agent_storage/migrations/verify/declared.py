@@ -1,0 +1,80 @@
+"""Loads the declared schema, the `schema.sql` of every table's folder, into an empty database.
+
+The files are independent of each other's order: a statement that needs what another file brings waits until it is
+there. So folders can be read by name, and a new table need not be listed anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from agent_storage.migrations.errors import InvalidRequest
+from agent_storage.migrations.files.file import SqlText
+from agent_storage.migrations.files.report import statement_failed
+from agent_storage.migrations.files.splitter import Statement
+
+TABLES = Path(__file__).parents[2] / "tables"
+SHARED = "_shared.sql"
+
+# Undefined table, object, function, schema, column: it may come with a later statement.
+_NOT_YET = {"42P01", "42704", "42883", "3F000", "42703"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    path: Path
+    text: SqlText
+    statement: Statement
+
+
+def schema_files(folder: Path = TABLES) -> list[Path]:
+    """The common file and every table's `schema.sql`, in the order in which they are read."""
+    shared = [folder / SHARED] if (folder / SHARED).is_file() else []
+    found = [*shared, *sorted(folder.rglob("schema.sql"))]
+    if not found:
+        raise InvalidRequest(f"{folder} holds no schema.sql", hint="name the folder of tables with --tables")
+    return found
+
+
+def load_schema(connection: psycopg.Connection, folder: Path = TABLES) -> None:
+    """Load the common file and every `schema.sql` of `folder`, in whatever order their references ask for.
+
+    One transaction: an error leaves nothing behind, and is `StatementFailed` with its place.
+    """
+    with connection.transaction():
+        waiting = [_Part(path, text, statement) for path, text in _texts(folder) for statement in text.statements]
+        while waiting:
+            left = _pass(connection, waiting)
+            if len(left) == len(waiting):
+                # No statement got any further: let the first say why.
+                _run(connection, left[0])
+            waiting = left
+
+
+def _texts(folder: Path) -> list[tuple[Path, SqlText]]:
+    return [(path, SqlText.read(path)) for path in schema_files(folder)]
+
+
+def _pass(connection: psycopg.Connection, parts: Sequence[_Part]) -> list[_Part]:
+    """Run what runs; what remains."""
+    left: list[_Part] = []
+    for part in parts:
+        try:
+            with connection.transaction():
+                connection.execute(part.statement.text.encode())
+        except psycopg.Error as error:
+            if error.sqlstate not in _NOT_YET:
+                raise statement_failed(error, part.path, part.text, part.statement) from error
+            left.append(part)
+    return left
+
+
+def _run(connection: psycopg.Connection, part: _Part) -> None:
+    try:
+        connection.execute(part.statement.text.encode())
+    except psycopg.Error as error:
+        raise statement_failed(error, part.path, part.text, part.statement) from error

@@ -1,0 +1,236 @@
+"""From a method that `@sql` declares to a `Statement`: slots filled, placeholders numbered, both checked.
+
+Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
+`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, `{new.updates}` (for ON CONFLICT) and `{new.rows}`,
+the select list over rows that travel as one JSON array. `{tasks.json}`, where `tasks` is a field of the result that
+holds records, is a JSON object of such a record's columns in the row `tasks`. Other braces are left alone:
+`'{}'::jsonb` is no slot.
+
+Placeholders are `%(name)s` for a parameter and `%(new.title)s` for a field of an `Input`; `%%` is a per cent sign.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel
+
+from agent_storage.statements.records import Column, Input, Record, bare, columns, nullable, storage
+from agent_storage.statements.statement import Encoder, RowEncoder, RowsEncoder, Shape, Statement, ValueEncoder
+
+_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows|json)\}")
+_PLACEHOLDER = re.compile(r"%(?:\((?P<name>[a-z_][a-z0-9_.]*)\)s|(?P<other>.?))", re.DOTALL)
+#: Filled by the database when the caller gives none; everything else has its default in the record.
+_BY_DATABASE = {"id": "uuid_v7()"}
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a template must know of its repository."""
+
+    table: str
+    record: type[Any]
+    new: type[Input]
+    natural_key: tuple[str, ...]
+    refers_to_itself: bool
+    type_variables: Mapping[Any, Any]
+
+
+class Template:
+    """A method's signature and its SQL, before they are bound to a repository."""
+
+    def __init__(self, function: Callable[..., Any], text: str, options: Mapping[str, Any]) -> None:
+        self.function = function
+        self.options = options
+        self.text = textwrap.dedent(text).strip()
+        self.name = function.__name__
+        self._signature = inspect.signature(function)
+        parameters = list(self._signature.parameters.values())[1:]
+        self._names = {parameter.name for parameter in parameters}
+        self._positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        self._defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        self._all_positional = len(self._positional) == len(parameters)
+
+    @cached_property
+    def hints(self) -> dict[str, Any]:
+        """The annotations, resolved; `return` among them."""
+        return typing.get_type_hints(self.function, include_extras=True)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the method gives an iterator and is no coroutine."""
+        return Shape.of(self.hints.get("return")).kind == "stream"
+
+    def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The call's arguments by name, defaults filled in. Raises `TypeError` as a call in Python does."""
+        if not kwargs and self._all_positional and len(args) == len(self._positional):
+            return dict(zip(self._positional, args, strict=True))
+        given = dict(zip(self._positional, args, strict=False))
+        complete = {**self._defaults, **given, **kwargs}
+        if complete.keys() != self._names or len(args) > len(given) or (kwargs and not given.keys().isdisjoint(kwargs)):
+            self._signature.bind(None, *args, **kwargs)
+        return complete
+
+    def compile(self, owner: Owner) -> Statement[Any]:
+        """The statement for `owner`. Raises `TypeError`, naming both sides, where text and signature disagree."""
+        return _Compiler(self, owner).statement()
+
+
+class _Compiler:
+    """One compilation."""
+
+    def __init__(self, template: Template, owner: Owner) -> None:
+        self.template = template
+        self.owner = owner
+        self.name = f"{owner.table}.{template.name}"
+        self.hints = {name: substitute(hint, owner.type_variables) for name, hint in template.hints.items()}
+        self.shape = Shape.of(self.hints.pop("return", None))
+
+    def statement(self) -> Statement[Any]:
+        filled = _SLOT.sub(self._fill, self.template.text)
+        fields = self._placeholders(filled)
+        if unused := [name for name in self.hints if name not in fields]:
+            raise self._fault(f"the parameter {', '.join(unused)} has no placeholder in the text")
+        paths = [f"{name}.{field}".rstrip(".") for name, of in fields.items() for field in of]
+        numbers = {path: number for number, path in enumerate(paths, start=1)}
+        text = _PLACEHOLDER.sub(lambda match: f"${numbers[match['name']]}" if match["name"] else "%", filled)
+        encoders = [(name, self._encoder(name, of)) for name, of in fields.items()]
+        options = dict(self.template.options)
+        if self.owner.refers_to_itself:
+            options["chunked"] = False
+        self._check_missing(options.get("missing"), paths)
+        return Statement(self.name, text, self.shape, table=self.owner.table, encoders=encoders, **options)
+
+    def _check_missing(self, missing: str | None, paths: Sequence[str]) -> None:
+        for match in _PLACEHOLDER.finditer(missing or ""):
+            if match["name"] not in paths:
+                raise self._fault(f"missing={missing!r} names no parameter at {match[0]!r}")
+
+    def _fill(self, match: re.Match[str]) -> str:
+        of, what = match["of"], match["what"]
+        if of and what == "json":
+            return self._fill_json(of)
+        if of in self.hints and (new := self._input(of)):
+            return self._fill_input(of, what, list(columns(new)))
+        if what == "columns":
+            self._check_columns()
+            prefix = f"{quoted(of)}." if of else ""
+            return ", ".join(prefix + quoted(name) for name in columns(self.owner.record))
+        if of is None and what == "table":
+            return quoted(self.owner.table)
+        if of is None and what == "key":
+            return ", ".join(map(quoted, self.owner.natural_key))
+        raise self._fault(f"the slot {match[0]} belongs to no Input parameter")
+
+    def _fill_input(self, of: str, what: str, names: list[str]) -> str:
+        if what == "columns":
+            return ", ".join(map(quoted, names))
+        if what == "values":
+            return ", ".join(_or_default(name, f"%({of}.{name})s") for name in names)
+        if what == "key":
+            return ", ".join(f"%({of}.{name})s" for name in self.owner.natural_key)
+        if what == "rows":
+            fields = columns(self._input(of) or self.owner.new)
+            return ", ".join(_or_default(name, _row_value(fields[name])) for name in names)
+        if what == "updates":
+            # With nothing but the key, the key is set to itself, so that RETURNING gives the row all the same.
+            changed = [name for name in names if name not in {"id", *self.owner.natural_key}]
+            return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in changed or self.owner.natural_key)
+        raise self._fault(f"the slot {{{of}.{what}}} is unknown")
+
+    def _fill_json(self, of: str) -> str:
+        """Named columns, never the whole row: a column of a later migration must not break code that runs."""
+        model = self.shape.item
+        field = columns(model).get(of) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        held = field.python_type if field else None
+        held = get_args(held)[0] if get_origin(held) is list else held
+        if not (isinstance(held, type) and issubclass(held, Record)):
+            raise self._fault(f"the slot {{{of}.json}} names no field of the result that holds records")
+        pairs = (f"'{name}', {quoted(of)}.{quoted(name)}" for name in columns(held))
+        return f"jsonb_build_object({', '.join(pairs)})"
+
+    def _check_columns(self) -> None:
+        """`{columns}` are the record's fields, so the result must be the record, or one that extends it."""
+        item = self.shape.item
+        if self.shape.kind != "nothing" and not (isinstance(item, type) and issubclass(item, self.owner.record)):
+            made = getattr(item, "__name__", item)
+            raise self._fault(
+                f"{{columns}} are the fields of {self.owner.record.__name__}, but the method returns {made}"
+            )
+
+    def _placeholders(self, text: str) -> dict[str, list[str]]:
+        """The parameters that the text names, each with its fields (one empty name for a plain parameter)."""
+        found: dict[str, list[str]] = {}
+        for match in _PLACEHOLDER.finditer(text):
+            if match["name"] is None:
+                if match["other"] != "%":
+                    raise self._fault(f"write %% for a per cent sign, or %(name)s for a parameter (at {match[0]!r})")
+                continue
+            name, _, field = match["name"].partition(".")
+            self._check_placeholder(name, field)
+            if field not in found.setdefault(name, []):
+                found[name].append(field)
+        return found
+
+    def _check_placeholder(self, name: str, field: str) -> None:
+        if name not in self.hints:
+            known = ", ".join(self.hints) or "none"
+            raise self._fault(f"the placeholder %({name})s has no parameter in the signature (parameters: {known})")
+        new = self._input(name)
+        if field and (new is None or field not in columns(new)):
+            raise self._fault(f"the placeholder %({name}.{field})s names no field of {name}")
+        if not field and new is not None and not self._many(name):
+            raise self._fault(f"the placeholder %({name})s is an {new.__name__}: name its fields, %({name}.field)s")
+
+    def _encoder(self, name: str, fields: Sequence[str]) -> Encoder:
+        new = self._input(name)
+        if new is None:
+            hint = self.hints[name]
+            return ValueEncoder(Column(name, hint, nullable(hint), storage(hint)), self.owner.table)
+        if self._many(name):
+            return RowsEncoder(name, new, self.owner.table)
+        return RowEncoder(name, new, fields, self.owner.table)
+
+    def _many(self, name: str) -> bool:
+        return get_origin(bare(self.hints[name])) is not None
+
+    def _input(self, name: str) -> type[Input] | None:
+        """The `Input` class of a parameter: its own, or its items' for a sequence."""
+        annotation = bare(self.hints[name])
+        if self._many(name) and len(get_args(annotation)) == 1:
+            annotation = get_args(annotation)[0]
+        return annotation if isinstance(annotation, type) and issubclass(annotation, Input) else None
+
+    def _fault(self, why: str) -> TypeError:
+        return TypeError(f"{self.name}: {why}")
+
+
+def quoted(identifier: str) -> str:
+    """A quoted identifier. All come from class bodies, and are checked to be plain names when the class is made."""
+    return f'"{identifier}"'
+
+
+def _row_value(column: Column) -> str:
+    """A document that must be there may be JSON's null, which a JSON row cannot tell from none."""
+    return f"coalesce({quoted(column.name)}, 'null')" if column.json and not column.nullable else quoted(column.name)
+
+
+def _or_default(name: str, value: str) -> str:
+    return f"coalesce({value}, {_BY_DATABASE[name]})" if name in _BY_DATABASE else value
+
+
+def substitute(annotation: Any, variables: Mapping[Any, Any]) -> Any:
+    """`annotation` with type variables replaced, at any depth."""
+    if isinstance(annotation, TypeVar):
+        return variables.get(annotation, annotation)
+    if isinstance(annotation, type):
+        return annotation
+    own: tuple[Any, ...] = getattr(annotation, "__parameters__", ())
+    return annotation[tuple(variables.get(variable, variable) for variable in own)] if own else annotation

@@ -1,0 +1,210 @@
+"""The statements that depend on the call: filters, pages and partial updates, composed once for each form and kept.
+
+Every function is cached by what shapes the text (fields, operators, order), never by values, so equal calls share one
+statement and PostgreSQL prepares it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from agent_storage.errors import StorageError
+from agent_storage.statements.codec import Codec, check
+from agent_storage.statements.declaration import quoted
+from agent_storage.statements.filters import Condition, Fields, predicate
+from agent_storage.statements.pagination import Found, Page, after_sql, order_sql, write_cursor
+from agent_storage.statements.records import Column, JsonObject, columns
+from agent_storage.statements.statement import Shape, Statement
+
+_FORMS = 2048
+Order = tuple[tuple[str, bool], ...]
+Conditions = tuple[Condition, ...]
+
+_ID = Column("id", UUID, nullable=False, storage=None)
+
+
+class Listed(Statement[Found[Any]]):
+    """A select of rows."""
+
+    def result(
+        self,
+        names: Sequence[str] | None,
+        rows: Iterable[Sequence[Any]],
+        affected: int,
+        values: Sequence[Any],
+        codec: Codec,
+    ) -> Found[Any]:
+        """The rows."""
+        return Found(self.rows.make(names or (), rows, codec))
+
+
+class Counted(Statement[Found[Any]]):
+    """A select whose first column is the number of all matching rows, in the same snapshot."""
+
+    def result(
+        self,
+        names: Sequence[str] | None,
+        rows: Iterable[Sequence[Any]],
+        affected: int,
+        values: Sequence[Any],
+        codec: Codec,
+    ) -> Found[Any]:
+        """The rows, with their total. No match still gives one row, of nulls, that carries the total."""
+        if names is None:
+            raise StorageError(f"{self.name} gave no rows")
+        at = list(names).index("id", 1)
+        given = list(rows)
+        found = Found(self.rows.make(names[1:], [row[1:] for row in given if row[at] is not None], codec))
+        found.total = given[0][0]
+        return found
+
+
+class Paged(Statement[Page[Any]]):
+    """A select of a page's rows and one more, whose number is the last but one of the values."""
+
+    def __init__(self, found: Statement[Found[Any]], order: Order) -> None:
+        vars(self).update(vars(found))
+        self._found = found
+        self._order = order
+
+    def result(
+        self,
+        names: Sequence[str] | None,
+        rows: Iterable[Sequence[Any]],
+        affected: int,
+        values: Sequence[Any],
+        codec: Codec,
+    ) -> Page[Any]:
+        """The page. Its cursor stands behind its last row when there are more."""
+        found = self._found.result(names, rows, affected, values, codec)
+        items = list(found[: values[-2] - 1])
+        more = write_cursor(self._order, items[-1], self.table) if len(found) > len(items) else None
+        return Page(items, more, found.total)
+
+
+class Changed(Statement[Any]):
+    """A change of one row, whose id is the last of the values."""
+
+    def absence(self, values: Sequence[Any]) -> str:
+        """Which row is missing."""
+        return f"{self.table} has no row {values[-1]} (statement {self.name})"
+
+
+@lru_cache(_FORMS)
+def select(
+    table: str,
+    record: Any,
+    conditions: Conditions,
+    order: Order,
+    *,
+    after: tuple[bool, ...] | None = None,
+    total: bool = False,
+    limited: bool = True,
+    made: Any = None,
+) -> Statement[Found[Any]]:
+    """Rows in order: those that match and, with `after`, lie behind the cursor (its items say which keys are null).
+
+    They are made into `made` (default: `record`), whose fields alone are selected.
+    """
+    made = made or record
+    fields = Fields.of(table, record)
+    matching, number = predicate(conditions, fields.columns)
+    where = matching
+    if after is not None:
+        behind, number = after_sql(order, after, fields, number)
+        where = f"{matching} AND {behind}" if matching else behind
+    rows = f"SELECT {_list(made)}\n  FROM {quoted(table)}{_where(where)}\n ORDER BY {order_sql(order)}"
+    if limited:
+        rows += f"\n LIMIT ${number} OFFSET ${number + 1}"
+    if not total:
+        return Listed(f"{table}.find", rows, Shape("many", made), table=table, repeatable=True)
+    counted = (
+        "SELECT counted.total, found.*\n"
+        f"  FROM (SELECT count(*) AS total FROM {quoted(table)}{_where(matching)}) counted"
+        f"\n  LEFT JOIN LATERAL (\n{rows}\n) found ON true"
+    )
+    return Counted(f"{table}.find_and_count", counted, Shape("many", made), table=table, repeatable=True)
+
+
+@lru_cache(_FORMS)
+def page(table: str, record: Any, conditions: Conditions, order: Order, **given: Any) -> Statement[Page[Any]]:
+    """The same as a page."""
+    return Paged(select(table, record, conditions, order, **given), order)
+
+
+@lru_cache(_FORMS)
+def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
+    """How many rows match."""
+    where, _ = predicate(conditions, columns(record))
+    return Statement(
+        f"{table}.count",
+        f"SELECT count(*) FROM {quoted(table)}{_where(where)}",
+        Shape("one", int),
+        table=table,
+        repeatable=True,
+        certain=True,
+    )
+
+
+@lru_cache(_FORMS)
+def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
+    """Delete what matches."""
+    where, _ = predicate(conditions, columns(record))
+    return Statement(
+        f"{table}.delete_where",
+        f"DELETE FROM {quoted(table)}{_where(where)}",
+        Shape("one", int),
+        table=table,
+        certain=True,
+    )
+
+
+@lru_cache(_FORMS)
+def update(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
+    """Set `names` of the row whose id is the last parameter."""
+    text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
+    return Changed(f"{table}.update", text, Shape("one", record), table=table)
+
+
+@lru_cache(_FORMS)
+def update_many(table: str, names: tuple[str, ...]) -> Statement[int]:
+    """Set `names` of the rows whose ids are the last parameter."""
+    text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ANY(${len(names) + 1}::uuid[])"
+    return Statement(f"{table}.update_many", text, Shape("one", int), table=table, certain=True)
+
+
+@lru_cache(_FORMS)
+def patch(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
+    """Merge documents into `names` of the row whose id is the last parameter."""
+    merged = ", ".join(
+        f"{quoted(name)} = jsonb_merge(coalesce({quoted(name)}, '{{}}'), ${number}::jsonb)"
+        for number, name in enumerate(names, start=1)
+    )
+    text = f"UPDATE {quoted(table)} SET {merged} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
+    return Changed(f"{table}.patch", text, Shape("one", record), table=table)
+
+
+def check_id(value: Any, table: str) -> UUID:
+    """`value` as an id. Raises `InvalidValue`."""
+    return check(_ID, value, table=table)
+
+
+@lru_cache(_FORMS)
+def document(name: str) -> Column:
+    """A column for what `patch` merges: any JSON object, whatever model the whole document has."""
+    return Column(name, JsonObject, nullable=False, storage="jsonb")
+
+
+def _list(record: Any) -> str:
+    return ", ".join(map(quoted, columns(record)))
+
+
+def _set(names: Sequence[str]) -> str:
+    return ", ".join(f"{quoted(name)} = ${number}" for number, name in enumerate(names, start=1))
+
+
+def _where(text: str) -> str:
+    return f"\n WHERE {text}" if text else ""

@@ -1,0 +1,151 @@
+"""Secrets at rest: AES-256-GCM in envelopes, so that keys rotate without touching the ciphertext.
+
+A value is encrypted with a data key of its own, and the data key with the key-encryption key from the setting
+`secret_key`. What is stored is text::
+
+    v1:<key id>:<base64 nonce + wrapped data key>:<base64 nonce + ciphertext>
+
+Table, row id and column are the associated data of both layers: a ciphertext that was copied to another row or column
+does not decrypt. The wrapping also binds the key id, so `rewrap` replaces that part alone.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from agent_storage.errors import SecretUnavailable
+
+_VERSION = "v1"
+_NONCE = 12
+_HOW_TO = (
+    "set STORAGE_SECRET_KEY to 32 random bytes in base64 "
+    "(python -c 'import os, base64; print(base64.b64encode(os.urandom(32)).decode())')"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a secret lives; the associated data of its encryption."""
+
+    table: str
+    id: UUID
+    column: str
+
+    def bytes(self) -> bytes:
+        """An unambiguous encoding: names are identifiers and hold no NUL."""
+        return b"\0".join((self.table.encode(), self.id.bytes.hex().encode(), self.column.encode()))
+
+    def __str__(self) -> str:
+        return f"{self.table}.{self.column} of row {self.id}"
+
+
+class Keyring:
+    """The key-encryption keys: the first encrypts, all decrypt. Without any, storing a secret is an error."""
+
+    def __init__(self, keys: Mapping[str, bytes], current: str | None) -> None:
+        self._keys = dict(keys)
+        self.current = current
+
+    @classmethod
+    def from_setting(cls, setting: SecretStr | Callable[[], str] | None) -> Keyring:
+        """A keyring from base64 keys separated by commas, the newest first.
+
+        Raises `SecretUnavailable` for a key that is not 32 bytes of base64.
+        """
+        if setting is None:
+            return cls({}, None)
+        text = setting.get_secret_value() if isinstance(setting, SecretStr) else setting()
+        keys = {_key_id(key): key for key in map(_decode_key, filter(None, (part.strip() for part in text.split(","))))}
+        return cls(keys, next(iter(keys), None))
+
+    def __repr__(self) -> str:
+        return f"Keyring({', '.join(self._keys) or 'empty'})"
+
+    def encrypt(self, secret: str, place: Place) -> str:
+        """The text to store for `secret`. Raises `SecretUnavailable` without a key."""
+        data_key = os.urandom(32)
+        body = _seal(data_key, secret.encode("utf-8", "surrogatepass"), place.bytes())
+        return self._envelope(data_key, body, place)
+
+    def decrypt(self, stored: str, place: Place) -> str:
+        """The secret in `stored`.
+
+        Raises `SecretUnavailable` when its key is not in the ring, or when it was made for another row or column.
+        """
+        data_key, body = self._unwrap(stored, place)
+        return _open(data_key, body, place.bytes(), place).decode("utf-8", "surrogatepass")
+
+    def key_id(self, stored: str) -> str:
+        """The id of the key that wraps `stored`."""
+        return stored.split(":", 2)[1] if stored.count(":") == 3 else ""
+
+    def rewrap(self, stored: str, place: Place) -> str:
+        """`stored` with its data key wrapped by the current key; the ciphertext stays."""
+        return self._envelope(*self._unwrap(stored, place), place)
+
+    def _envelope(self, data_key: bytes, body: bytes, place: Place) -> str:
+        if self.current is None:
+            raise _unavailable(place, f"cannot be encrypted: no key; {_HOW_TO}")
+        wrapped = _seal(self._keys[self.current], data_key, _wrap_data(place, self.current))
+        return ":".join((_VERSION, self.current, b64encode(wrapped).decode(), b64encode(body).decode()))
+
+    def _unwrap(self, stored: str, place: Place) -> tuple[bytes, bytes]:
+        try:
+            version, key_id, wrapped, body = stored.split(":")
+            if version != _VERSION:
+                raise ValueError
+            parts = b64decode(wrapped, validate=True), b64decode(body, validate=True)
+        except (ValueError, binascii.Error):
+            raise _unavailable(place, "is not a ciphertext of this package") from None
+        key = self._keys.get(key_id)
+        if key is None:
+            known = ", ".join(self._keys) or "none"
+            raise _unavailable(place, f"is encrypted with key {key_id}, which is not set (known: {known}); {_HOW_TO}")
+        return _open(key, parts[0], _wrap_data(place, key_id), place), parts[1]
+
+
+def _unavailable(place: Place, why: str) -> SecretUnavailable:
+    return SecretUnavailable(f"{place} {why}", table=place.table, column=place.column)
+
+
+def _decode_key(text: str) -> bytes:
+    try:
+        key = b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        key = b""
+    if len(key) != 32:
+        raise SecretUnavailable(f"a secret key must be 32 bytes in base64; {_HOW_TO}")
+    return key
+
+
+def _key_id(key: bytes) -> str:
+    return hashlib.sha256(b"agent-storage key id\0" + key).hexdigest()[:8]
+
+
+def _wrap_data(place: Place, key_id: str) -> bytes:
+    return place.bytes() + b"\0" + key_id.encode()
+
+
+def _seal(key: bytes, plain: bytes, data: bytes) -> bytes:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    nonce = os.urandom(_NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, plain, data)
+
+
+def _open(key: bytes, sealed: bytes, data: bytes, place: Place) -> bytes:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    try:
+        return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], data)
+    except (InvalidTag, ValueError):
+        raise _unavailable(place, "does not decrypt: it was changed, or made for another row or column") from None

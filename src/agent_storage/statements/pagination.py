@@ -1,0 +1,114 @@
+"""Pages by keyset: the order as SQL, the condition "behind the cursor", and the cursors themselves."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import orjson
+
+from agent_storage.errors import InvalidValue
+from agent_storage.statements.codec import check
+from agent_storage.statements.declaration import quoted
+from agent_storage.statements.filters import Fields, comparable
+from agent_storage.statements.text import escape, unescape
+
+R = TypeVar("R")
+
+#: The most rows that one `find` or `page` gives.
+MAX_LIMIT = 1000
+
+
+class Found(list[R]):
+    """The rows of a `find`. `total` counts all that match, in the same snapshot, when it was asked for."""
+
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Page(Generic[R]):
+    """One page by keyset: its rows, the cursor of the next page (None: this is the last), the total when asked for."""
+
+    items: list[R]
+    next_cursor: str | None
+    total: int | None = None
+
+
+def check_limit(limit: Any, table: str, *, least: int = 1) -> int:
+    """`limit` if it is one. Raises `InvalidValue` beyond `MAX_LIMIT`."""
+    if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= MAX_LIMIT:
+        raise InvalidValue(f"{table}: limit must be from {least} to {MAX_LIMIT}", table=table, column="limit")
+    return limit
+
+
+def order_sql(order: Sequence[tuple[str, bool]]) -> str:
+    """The ORDER BY list. Nulls stay where PostgreSQL puts them: last ascending, first descending."""
+    return ", ".join(f"{quoted(name)}{' DESC' if descending else ''}" for name, descending in order)
+
+
+def after_sql(order: Sequence[tuple[str, bool]], nulls: Sequence[bool], fields: Fields, first: int) -> tuple[str, int]:
+    """The condition "behind the row of the cursor" in `order`; `nulls` says which of the cursor's values are null.
+
+    A row comparison, which an index serves in one descent, where all fields are NOT NULL and go one way; else the
+    same spelt out. Null values take no parameter.
+    """
+    if (
+        not any(fields.columns[name].nullable for name, _ in order)
+        and len({descending for _, descending in order}) == 1
+    ):
+        numbers = ", ".join(f"${first + index}" for index in range(len(order)))
+        names = ", ".join(quoted(name) for name, _ in order)
+        return f"({names}) {'<' if order[0][1] else '>'} ({numbers})", first + len(order)
+    alternatives: list[str] = []
+    equal: list[str] = []
+    number = first
+    for (name, descending), null in zip(order, nulls, strict=True):
+        column, value = quoted(name), f"${number}"
+        if behind := _behind(column, value, descending=descending, null=null, nullable=fields.columns[name].nullable):
+            alternatives.append("(" + " AND ".join([*equal, behind]) + ")")
+        equal.append(f"{column} IS NULL" if null else f"{column} = {value}")
+        number += not null
+    return "(" + " OR ".join(alternatives) + ")", number
+
+
+def _behind(column: str, value: str, *, descending: bool, null: bool, nullable: bool) -> str | None:
+    if null:
+        return f"{column} IS NOT NULL" if descending else None
+    if descending:
+        return f"{column} < {value}"
+    return f"({column} > {value} OR {column} IS NULL)" if nullable else f"{column} > {value}"
+
+
+def write_cursor(order: Sequence[tuple[str, bool]], row: Any, table: str) -> str:
+    """An opaque cursor that stands behind `row`; it carries its table and order."""
+    values = [getattr(row, name) for name, _ in order]
+    values = [escape(value) if isinstance(value, str) else value for value in values]
+    raw = orjson.dumps([table, _signature(order), values], default=str)
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def read_cursor(cursor: str, order: Sequence[tuple[str, bool]], fields: Fields) -> list[Any]:
+    """The values of a cursor, checked. Raises `InvalidValue` for one that is damaged or of another order or table."""
+    try:
+        raw = base64.b64decode(str(cursor).encode() + b"=" * (-len(str(cursor)) % 4), altchars=b"-_", validate=True)
+        table, signature, values = orjson.loads(raw)
+        matches = table == fields.table and signature == _signature(order) and len(values) == len(order)
+    except (ValueError, TypeError, binascii.Error, UnicodeError):
+        raise InvalidValue(f"{fields.table}: the cursor is damaged; start again without one") from None
+    if not matches:
+        raise InvalidValue(f"{fields.table}: the cursor belongs to another table or order; start again without one")
+    return [_cursor_value(fields, name, value) for (name, _), value in zip(order, values, strict=True)]
+
+
+def _cursor_value(fields: Fields, name: str, value: Any) -> Any:
+    column = fields.columns[name]
+    if value is None and column.nullable:
+        return None
+    return check(comparable(column), unescape(value) if isinstance(value, str) else value, table=fields.table)
+
+
+def _signature(order: Sequence[tuple[str, bool]]) -> str:
+    return ",".join(f"{'-' if descending else ''}{name}" for name, descending in order)

@@ -1,0 +1,243 @@
+"""Records: what a caller gives (`New…`, an `Input`) and what the database gives back (a `Record`), both frozen.
+
+The annotation of a field says how its column is stored. Plain types are themselves (`str` is text, `Decimal` numeric,
+`list[str]` text[]); `Jsonb[…]` is a jsonb document and `Encrypted[…]` text that only the key's owner can read.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
+
+from agent_storage.errors import InvalidValue
+
+T = TypeVar("T")
+
+#: Any JSON value, and a JSON object.
+Json = Any
+JsonObject = dict[str, Any]
+
+
+class _Marker:
+    """How a column is stored, for the fields whose Python type does not say it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+JSONB = _Marker("jsonb")
+ENCRYPTED = _Marker("encrypted")
+
+Jsonb = Annotated[T, JSONB]
+Encrypted = Annotated[T, ENCRYPTED]
+
+
+def _check_key(value: str) -> str:
+    if any(character in "\x00\x1a" or "\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("must not contain NUL, SUBSTITUTE or a lone surrogate")
+    return value
+
+
+def _check_timestamp(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("must have a time zone, such as datetime.now(UTC)")
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must lie between the years 1 and 9999 in UTC") from None
+    return value
+
+
+#: A name, slug or key: 1 to 500 characters that PostgreSQL's text holds as they are.
+Key = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_check_key)]
+#: A moment: aware, and within what both PostgreSQL and Python can hold.
+Timestamp = Annotated[datetime, AfterValidator(_check_timestamp)]
+#: A number of things (PostgreSQL integer): 0 to 2,147,483,647.
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+#: A size or a sequence (PostgreSQL bigint), from 0.
+BigCount = Annotated[int, Field(ge=0, lt=2**63)]
+#: Exact decimal money; never a float.
+Money = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=6)]
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
+class _RaisesInvalidValue(type(BaseModel)):
+    """`NewMessage(role="bogus")` raises the package's `InvalidValue`; reading rows does not pass here."""
+
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *args, **kwargs):
+            try:
+                return super().__call__(*args, **kwargs)
+            except ValidationError as error:
+                raise invalid(error, cls.__name__) from None
+
+
+def invalid(
+    error: ValidationError, subject: str, *, column: str | None = None, table: str | None = None
+) -> InvalidValue:
+    """The `InvalidValue` for pydantic's error, without the value that was given; `subject` is a class or a table."""
+    first, *others = error.errors(include_url=False, include_input=False, include_context=False)
+    place = [str(part) for part in first["loc"]]
+    field = ".".join([column, *place] if column else place)
+    more = f" (and {len(others)} more)" if others else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    result = InvalidValue(f"{subject}.{field}: {reason}{more}", table=table, column=column or next(iter(place), None))
+    result.path = "$" + "".join(
+        f"[{part}]" if part.isdigit() else f".{part}" for part in (place if column else place[1:])
+    )
+    return result
+
+
+class Input(BaseModel, metaclass=_RaisesInvalidValue):
+    """What a caller gives. An `id` of the caller's own makes a retry safe; without one the database makes a UUIDv7."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
+
+    id: UUID | None = None
+
+
+class Record(Input):
+    """A row as the database gives it back."""
+
+    id: UUID = Field(default=...)
+    created_at: datetime
+    updated_at: datetime
+
+
+class Document(BaseModel, metaclass=_RaisesInvalidValue):
+    """The typed form of a JSON column. Fields that a platform adds are kept; only what was set is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_set(self, dump: SerializerFunctionWrapHandler) -> JsonObject:
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A record's field as a column."""
+
+    name: str
+    annotation: Any
+    nullable: bool
+    storage: str | None
+    """`jsonb`, `encrypted`, or None: the Python type says it."""
+
+    @property
+    def json(self) -> bool:
+        """Whether the column is a jsonb document."""
+        return self.storage == JSONB.name
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the column holds ciphertext."""
+        return self.storage == ENCRYPTED.name
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether the column is a JSON object, or any JSON, so that a patch can be merged into it."""
+        kind = self.python_type
+        return self.json and (kind is Any or get_origin(kind) is dict or self.document)
+
+    @property
+    def document(self) -> bool:
+        """Whether the column is a `Document`, which also says what a patch may hold."""
+        return self.json and isinstance(self.python_type, type) and issubclass(self.python_type, Document)
+
+    @cached_property
+    def python_type(self) -> Any:
+        """The bare type: without `Annotated`, `| None` and markers."""
+        return bare(self.annotation)
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[Any]:
+        """Validates a value of this column."""
+        return TypeAdapter(self.annotation, config=None if _is_model(self.python_type) else _HIDE_INPUT)
+
+    @cached_property
+    def typed(self) -> bool:
+        """Whether a JSON document has a model of its own, that dumps and validates it."""
+        return self.json and any(_is_model(part) for part in _parts(self.annotation))
+
+
+_HIDE_INPUT = ConfigDict(hide_input_in_errors=True)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _parts(argument)
+
+
+def bare(annotation: Any) -> Any:
+    """`annotation` without `Annotated` and `| None`."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return bare(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        members = [argument for argument in get_args(annotation) if argument is not type(None)]
+        return bare(members[0]) if len(members) == 1 else annotation
+    return annotation
+
+
+def nullable(annotation: Any) -> bool:
+    """Whether `annotation` admits None."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return nullable(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return any(nullable(argument) for argument in get_args(annotation))
+    return annotation is type(None) or annotation is None
+
+
+def storage(annotation: Any) -> str | None:
+    """The storage marker in `annotation`: `jsonb`, `encrypted` or None. Only the outermost counts."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *metadata = get_args(annotation)
+        own = next((item.name for item in metadata if isinstance(item, _Marker)), None)
+        return own or storage(inner)
+    if origin in (Union, types.UnionType):
+        return next((found for argument in get_args(annotation) if (found := storage(argument))), None)
+    return None
+
+
+def columns(record: type[BaseModel]) -> dict[str, Column]:
+    """The columns of a record class by name, `id` first and the timestamps last."""
+    return _columns(record)
+
+
+@cache
+def _columns(record: Any) -> dict[str, Column]:
+    hints = typing.get_type_hints(record, include_extras=True)
+    last = ("created_at", "updated_at")
+    names = [name for name in record.model_fields if name not in last]
+    names += [name for name in last if name in record.model_fields]
+    return {name: Column(name, hints[name], nullable(hints[name]), storage(hints[name])) for name in names}

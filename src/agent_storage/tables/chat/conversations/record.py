@@ -1,0 +1,37 @@
+"""A conversation's record and what it used."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from agent_storage.statements.records import Input, Jsonb, JsonObject, Record
+
+
+class NewConversation(Input):
+    """What makes a conversation."""
+
+    title: str | None = None
+    project_id: UUID | None = None
+    model_id: UUID | None = None
+    metadata: Jsonb[JsonObject] = {}
+
+
+class Conversation(Record, NewConversation):
+    """A conversation. `message_count` is also the position of its last message."""
+
+    message_count: int
+    last_message_at: datetime
+    archived_at: datetime | None
+
+
+class Usage(BaseModel, frozen=True):
+    """What a conversation used: messages, tokens, and their cost in the currency of the models' prices."""
+
+    messages: int
+    input_tokens: int
+    output_tokens: int
+    cost: Decimal

@@ -1,0 +1,88 @@
+"""Conversations."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from agent_storage.repository import Repository, sql
+from agent_storage.statements.pagination import Page
+from agent_storage.tables.chat.conversations.record import Conversation, NewConversation, Usage
+
+
+class Conversations(Repository[Conversation, NewConversation]):
+    """A dialogue: its title, its model, and how far it has come."""
+
+    table = "conversations"
+
+    async def recent(
+        self, limit: int = 20, cursor: str | None = None, *, project_id: UUID | None = None, archived: bool = False
+    ) -> Page[Conversation]:
+        """The conversations that were last active, newest first, by keyset; archived ones instead when asked for."""
+        where = {"archived_at__is_null": not archived}
+        if project_id is not None:
+            return await self.page({**where, "project_id": project_id}, "-last_message_at", limit, cursor)
+        return await self.page(where, "-last_message_at", limit, cursor)
+
+    @sql(
+        """
+        SELECT count(m.id) AS messages,
+               coalesce(sum(m.input_tokens), 0) AS input_tokens,
+               coalesce(sum(m.output_tokens), 0) AS output_tokens,
+               (coalesce(sum(m.input_tokens * p.input_price), 0)
+                + coalesce(sum(m.output_tokens * p.output_price), 0)) / 1000000 AS cost
+          FROM conversations c
+          LEFT JOIN messages m ON m.conversation_id = c.id
+          LEFT JOIN models p ON p.id = coalesce(m.model_id, c.model_id)
+         WHERE c.id = %(conversation_id)s
+         GROUP BY c.id
+        """,
+        repeatable=True,
+    )
+    async def usage(self, conversation_id: UUID) -> Usage:
+        """Tokens and their cost at the models' prices of today. Raises `NotFound`."""
+        ...
+
+    @sql("""
+        UPDATE {table} SET archived_at = coalesce(archived_at, now())
+         WHERE id = %(id)s
+        RETURNING {columns}
+    """)
+    async def archive(self, id: UUID) -> Conversation:
+        """Take a conversation out of `recent`; twice is once. Raises `NotFound`."""
+        ...
+
+    @sql("UPDATE {table} SET archived_at = NULL WHERE id = %(id)s RETURNING {columns}")
+    async def restore(self, id: UUID) -> Conversation:
+        """Undo `archive`. Raises `NotFound`."""
+        ...
+
+    @sql("""
+        WITH copied AS MATERIALIZED (      -- materialized: each message gets its new id once
+            SELECT m.*, uuid_v7() AS new_id
+              FROM messages m
+             WHERE m.conversation_id = %(conversation_id)s
+               AND m.position <= coalesce(%(at_position)s, m.position)
+        ), forked AS (
+            INSERT INTO conversations (title, project_id, model_id, metadata, message_count, last_message_at)
+            SELECT coalesce(%(title)s, title), project_id, model_id, metadata,
+                   (SELECT coalesce(max(position), 0) FROM copied),
+                   (SELECT coalesce(max(created_at), now()) FROM copied)
+              FROM conversations
+             WHERE id = %(conversation_id)s
+            RETURNING *
+        ), placed AS (
+            INSERT INTO messages (id, conversation_id, position, role, content, model_id, parent_id,
+                                  tool_call_id, input_tokens, output_tokens, metadata)
+            SELECT c.new_id, forked.id, c.position, c.role, c.content, c.model_id, parent.new_id,
+                   c.tool_call_id, c.input_tokens, c.output_tokens, c.metadata
+              FROM forked
+             CROSS JOIN copied c
+              LEFT JOIN copied parent ON parent.id = c.parent_id
+        )
+        SELECT {columns} FROM forked
+    """)
+    async def fork(
+        self, conversation_id: UUID, at_position: int | None = None, title: str | None = None
+    ) -> Conversation:
+        """A copy up to and including a position (default: all of it), one statement. Raises `NotFound`."""
+        ...

@@ -1,0 +1,102 @@
+"""A message's record and the typed parts of its content."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+
+from agent_storage.statements.records import Count, Input, Json, Jsonb, JsonObject, Record
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+class _Part(BaseModel):
+    """A part of a message. Fields that a platform adds are kept as they are."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+
+class TextPart(_Part):
+    """Plain text."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ImagePart(_Part):
+    """An image, by its address (an https or data URL)."""
+
+    type: Literal["image"] = "image"
+    url: str
+
+
+class ToolCallPart(_Part):
+    """The model asks for a tool."""
+
+    type: Literal["tool_call"] = "tool_call"
+    id: str
+    name: str
+    arguments: JsonObject
+
+
+class ToolResultPart(_Part):
+    """What a tool gave."""
+
+    type: Literal["tool_result"] = "tool_result"
+    tool_call_id: str
+    result: Json
+
+
+class UnknownPart(_Part):
+    """A part of a type that this package does not know; it survives a round trip as it is."""
+
+    type: str
+
+
+_KNOWN = ("text", "image", "tool_call", "tool_result")
+
+
+def _kind(part: Any) -> str:
+    kind = cast(Any, part).get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    return kind if kind in _KNOWN else "unknown"
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("text")]
+    | Annotated[ImagePart, Tag("image")]
+    | Annotated[ToolCallPart, Tag("tool_call")]
+    | Annotated[ToolResultPart, Tag("tool_result")]
+    | Annotated[UnknownPart, Tag("unknown")],
+    Discriminator(_kind),
+]
+#: A message's content: text, or parts.
+Content = str | list[Part]
+
+
+class NewMessage(Input):
+    """What makes a message; its position is given by the database."""
+
+    conversation_id: UUID
+    role: Role
+    content: Jsonb[Content]
+    model_id: UUID | None = None
+    parent_id: UUID | None = None
+    tool_call_id: str | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    metadata: Jsonb[JsonObject] = {}
+
+
+class Message(Record, NewMessage):
+    """A message. `position` counts from 1 within its conversation."""
+
+    position: int
+
+
+class MessageMatch(Message):
+    """A message that a search found: how well it fits, and a snippet with the hits between `**`."""
+
+    rank: float
+    snippet: str

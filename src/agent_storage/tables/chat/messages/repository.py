@@ -1,0 +1,161 @@
+"""The turns of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from agent_storage.errors import InvalidValue
+from agent_storage.repository import Repository, sql
+from agent_storage.statements.filters import Order, Where
+from agent_storage.statements.pagination import Page
+from agent_storage.tables.chat.messages.record import Content, Message, MessageMatch, NewMessage, Role
+
+
+class Messages(Repository[Message, NewMessage]):
+    """The turns of a conversation, in order."""
+
+    table = "messages"
+    refers_to_itself = True
+
+    @sql(
+        """
+        WITH conversation AS (      -- its row lock, held to commit, hands out positions without a gap
+            UPDATE conversations
+               SET message_count = message_count + 1, last_message_at = clock_timestamp()
+             WHERE id = %(new.conversation_id)s
+            RETURNING message_count
+        )
+        INSERT INTO messages ({new.columns}, position)
+        SELECT {new.values}, message_count FROM conversation
+        RETURNING {columns}
+        """,
+        missing="conversations has no row %(new.conversation_id)s: create the conversation first",
+    )
+    async def create(self, new: NewMessage) -> Message:
+        """The message at its conversation's next position, in one round trip. Raises `NotFound`."""
+        ...
+
+    @sql("""
+        WITH given AS (
+            SELECT *, row_number() OVER (PARTITION BY conversation_id ORDER BY ordinality) AS nth
+              FROM jsonb_populate_recordset(NULL::messages, %(new)s) WITH ORDINALITY
+        ), counted AS (
+            SELECT conversation_id AS of, count(*)::integer AS messages FROM given GROUP BY conversation_id
+        ), moved AS (               -- the row locks, held to commit, hand out positions without a gap
+            UPDATE conversations
+               SET message_count = message_count + counted.messages, last_message_at = clock_timestamp()
+              FROM counted
+             WHERE conversations.id = counted.of
+            RETURNING counted.of, message_count - counted.messages AS before
+        )
+        INSERT INTO messages ({new.columns}, position)
+        SELECT {new.rows}, coalesce(moved.before, 0) + nth
+          FROM given
+          LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
+         ORDER BY ordinality
+        RETURNING {columns}
+    """)
+    async def create_many(self, new: Sequence[NewMessage]) -> list[Message]:
+        """The messages at their conversations' next positions, in the order given; all or none, one round trip.
+
+        Raises `MissingReference`, which is a `NotFound`.
+        """
+        ...
+
+    @sql(
+        """
+        SELECT {columns}
+          FROM {table}
+         WHERE conversation_id = %(conversation_id)s
+         ORDER BY position DESC
+         LIMIT %(limit)s
+        """,
+        repeatable=True,
+    )
+    async def latest(self, conversation_id: UUID, limit: int = 100) -> list[Message]:
+        """The newest messages of a conversation, newest first."""
+        ...
+
+    @sql(
+        """
+        WITH RECURSIVE thread AS (
+            SELECT m.*, 1 AS distance FROM messages m WHERE m.id = %(message_id)s
+             UNION ALL
+            SELECT parent.*, thread.distance + 1
+              FROM thread
+              JOIN messages parent ON parent.id = thread.parent_id
+        ) CYCLE id SET repeated USING path
+        SELECT {columns} FROM thread WHERE NOT repeated ORDER BY distance DESC
+        """,
+        repeatable=True,
+    )
+    async def thread(self, message_id: UUID) -> list[Message]:
+        """A message and its ancestors by `parent_id`, the oldest first; one round trip."""
+        ...
+
+    @sql(
+        """
+        SELECT {m.columns},
+               ts_rank(to_tsvector('simple', message_text(m.content)), query)::float8 AS rank,
+               ts_headline('simple', message_text(m.content), query,
+                           'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=24, MinWords=8') AS snippet
+          FROM messages m
+         CROSS JOIN websearch_to_tsquery('simple', %(text)s) AS query
+         WHERE to_tsvector('simple', message_text(m.content)) @@ query
+           AND (%(conversation_id)s::uuid IS NULL OR m.conversation_id = %(conversation_id)s)
+         ORDER BY rank DESC, m.id DESC
+         LIMIT %(limit)s
+        """,
+        repeatable=True,
+    )
+    async def search(self, conversation_id: UUID | None, text: str, limit: int = 20) -> list[MessageMatch]:
+        """Messages that contain the words, best first, each with a snippet that has the hits between `**`.
+
+        `text` is what people type: words, "a phrase", `or`, `-without`. None searches every conversation.
+        """
+        ...
+
+    async def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Any) -> Message:
+        """A new last message; `fields` are those of `NewMessage`. One statement, one round trip.
+
+        Positions are gapless however many append at once. Raises `NotFound` for a missing conversation.
+        """
+        return await self.create(NewMessage(conversation_id=conversation_id, role=role, content=content, **fields))
+
+    async def append_many(self, conversation_id: UUID, messages: Sequence[NewMessage]) -> list[Message]:
+        """New last messages in the order given, all or none, one round trip. Raises `NotFound`."""
+        messages = list(messages)
+        if other := [message for message in messages if message.conversation_id != conversation_id]:
+            raise InvalidValue(
+                f"messages.conversation_id: {other[0].conversation_id} is not the conversation to append to",
+                table="messages",
+                column="conversation_id",
+            )
+        return await self.create_many(messages)
+
+    async def page(
+        self,
+        where: Where | UUID | None = None,
+        order_by: Order = "id",
+        limit: int = 100,
+        cursor: str | None = None,
+        *,
+        total: bool = False,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> Page[Message]:
+        """A page as of every table, or, for a conversation's id, the messages before or after a position.
+
+        The latter come in the order of their positions: `before` gives the `limit` last ones before it, `after` the
+        first ones behind it, neither the conversation's beginning.
+        """
+        if not isinstance(where, UUID):
+            return await super().page(where, order_by, limit, cursor, total=total)
+        bounds = {"position__lt": before, "position__gt": after}
+        given = {"conversation_id": where, **{name: value for name, value in bounds.items() if value is not None}}
+        backwards = before is not None and after is None
+        page = await super().page(given, "-position" if backwards else "position", limit, cursor, total=total)
+        items = page.items[::-1] if backwards else page.items
+        return Page(items, page.next_cursor, page.total)

@@ -1,0 +1,32 @@
+"""A model's record, alone and with its provider."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from agent_storage.statements.records import Count, Input, Jsonb, JsonObject, Key, Money, Record
+
+
+class NewModel(Input):
+    """What makes a model. Prices are per million tokens."""
+
+    provider_id: UUID
+    name: Key
+    display_name: str | None = None
+    context_window: Count | None = None
+    input_price: Money | None = None
+    output_price: Money | None = None
+    capabilities: Jsonb[JsonObject] = {}
+    enabled: bool = True
+
+
+class Model(Record, NewModel):
+    """A model."""
+
+
+class ModelWithProvider(Model):
+    """A model and who serves it; the provider's key is not part of it."""
+
+    provider_name: str
+    provider_kind: str
+    base_url: str | None

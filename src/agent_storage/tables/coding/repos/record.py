@@ -1,0 +1,35 @@
+"""A repository of code: its record."""
+
+from __future__ import annotations
+
+from agent_storage.statements.records import Document, Input, Jsonb, Key, Record
+
+
+class Worktree(Document):
+    """A working copy of a repository."""
+
+    name: str | None = None
+    path: str | None = None
+    ref: str | None = None
+
+
+class RepoData(Document):
+    """Where a repository comes from and where it lies; `managed` when the platform cloned it."""
+
+    name: str | None = None
+    remote_url: str | None = None
+    local_path: str | None = None
+    managed: bool = False
+    default_branch: str | None = None
+    worktrees: list[Worktree] = []
+
+
+class NewRepo(Input):
+    """What makes a repository."""
+
+    slug: Key
+    data: Jsonb[RepoData] = RepoData()
+
+
+class Repo(Record, NewRepo):
+    """A repository of code."""

@@ -1,0 +1,55 @@
+"""A coding agent's session."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+from agent_storage.statements.records import Count, Document, Input, Json, Jsonb, Key, Record
+
+SessionStatus = Literal["idle", "running", "completed", "failed"]
+
+
+class GitState(Document):
+    """Where the code stood: the ref, the commit it began at, the commit it is at."""
+
+    ref: str | None = None
+    base_sha: str | None = None
+    current_sha: str | None = None
+
+
+class Genealogy(Document):
+    """The tasks at which a session was forked or spawned."""
+
+    fork_point_task_id: UUID | None = None
+    spawn_point_task_id: UUID | None = None
+
+
+class SessionData(Document):
+    """What is known of a session beside its place."""
+
+    title: str | None = None
+    description: str | None = None
+    agent_version: str | None = None
+    repo: Json = None
+    git_state: GitState = GitState()
+    genealogy: Genealogy = Genealogy()
+    concepts: list[str] = []
+    tool_use_count: Count = 0
+    message_count: Count = 0
+
+
+class NewSession(Input):
+    """What makes a session. It may be spawned by a parent or forked from another, at a task in `data.genealogy`."""
+
+    agent: Key
+    status: SessionStatus = "idle"
+    board_id: UUID | None = None
+    repo_id: UUID | None = None
+    parent_session_id: UUID | None = None
+    forked_from_session_id: UUID | None = None
+    data: Jsonb[SessionData] = SessionData()
+
+
+class Session(Record, NewSession):
+    """A session."""

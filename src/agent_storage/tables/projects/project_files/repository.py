@@ -1,0 +1,62 @@
+"""Files of projects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from agent_storage.errors import InvalidValue, NotFound
+from agent_storage.repository import Repository, sql
+from agent_storage.tables.projects.project_files.record import NewProjectFile, ProjectFile, Synced
+
+
+class ProjectFiles(Repository[ProjectFile, NewProjectFile]):
+    """A file of a project: its content, a summary, what it imports and exports."""
+
+    table = "project_files"
+    natural_key = ("project_id", "path")
+
+    @sql("SELECT id FROM projects WHERE id = %(project_id)s FOR NO KEY UPDATE")
+    async def lock_project(self, project_id: UUID) -> UUID | None:
+        """The project's id, its row locked to the end of the transaction; None when there is none."""
+        ...
+
+    @sql("""
+        WITH given AS (
+            SELECT * FROM jsonb_populate_recordset(NULL::project_files, %(new)s)
+        ), gone AS (
+            DELETE FROM project_files f
+             WHERE f.project_id = %(project_id)s
+               AND NOT EXISTS (SELECT FROM given WHERE given.path = f.path)
+            RETURNING f.id
+        ), written AS (
+            INSERT INTO project_files AS f ({new.columns})
+            SELECT {new.rows} FROM given
+            ON CONFLICT (project_id, path) DO UPDATE SET {new.updates}
+             WHERE f.checksum IS DISTINCT FROM excluded.checksum OR excluded.checksum IS NULL
+            RETURNING (f.xmax = 0) AS added       -- no transaction has ended this version: it is the first
+        )
+        SELECT (SELECT count(*) FROM written WHERE added) AS added,
+               (SELECT count(*) FROM written WHERE NOT added) AS changed,
+               (SELECT count(*) FROM gone) AS deleted,
+               (SELECT count(*) FROM given) - (SELECT count(*) FROM written) AS unchanged
+    """)
+    async def replace(self, project_id: UUID, new: Sequence[NewProjectFile]) -> Synced:
+        """Make the project's files those given."""
+        ...
+
+    async def sync(self, project_id: UUID, files: Sequence[NewProjectFile]) -> Synced:
+        """Make a project's files those given: new ones added, those of another checksum changed, others deleted.
+
+        A file whose checksum is the same keeps its row as it is, its summary too; one without a checksum is written
+        always. One transaction; two syncs of a project take turns. Raises `NotFound`, or `InvalidValue` for files of
+        another project and for a path given twice.
+        """
+        paths = {file.path for file in files}
+        if len(paths) < len(files) or any(file.project_id != project_id for file in files):
+            fault = "a path is given twice" if len(paths) < len(files) else "a file belongs to another project"
+            raise InvalidValue(f"project_files: {fault}", table=self.table, column="path")
+        async with self.transaction() as rows:
+            if await rows.lock_project(project_id) is None:
+                raise NotFound(f"projects has no row {project_id}: create the project first", table="projects")
+            return await rows.replace(project_id, files)

@@ -1,0 +1,34 @@
+"""Projects."""
+
+from __future__ import annotations
+
+from agent_storage.repository import Repository, sql
+from agent_storage.tables.projects.projects.record import NewProject, Project, ProjectOverview
+
+
+class Projects(Repository[Project, NewProject]):
+    """A body of work at a path: its files and its tickets."""
+
+    table = "projects"
+    natural_key = ("path",)
+
+    @sql(
+        """
+        SELECT {p.columns}, counted.open_tickets, counted.in_progress_tickets, counted.done_tickets,
+               counted.closed_tickets, greatest(p.updated_at, counted.changed_at) AS last_activity_at
+          FROM (SELECT * FROM projects ORDER BY id DESC LIMIT %(limit)s) p
+         CROSS JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE status = 'open') AS open_tickets,
+                   count(*) FILTER (WHERE status = 'in_progress') AS in_progress_tickets,
+                   count(*) FILTER (WHERE status = 'done') AS done_tickets,
+                   count(*) FILTER (WHERE status = 'closed') AS closed_tickets,
+                   max(updated_at) AS changed_at
+              FROM tickets
+             WHERE project_id = p.id AND deleted_at IS NULL) counted
+         ORDER BY p.id DESC
+        """,
+        repeatable=True,
+    )
+    async def overview(self, limit: int = 20) -> list[ProjectOverview]:
+        """The newest projects, each with its tickets counted by status and its last change. One round trip."""
+        ...

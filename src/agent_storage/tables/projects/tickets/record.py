@@ -1,0 +1,38 @@
+"""A ticket's record, alone and with its tasks."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from agent_storage.statements.records import Input, Jsonb, Key, Record
+from agent_storage.tables.projects.ticket_tasks.record import TicketTask
+
+TicketStatus = Literal["open", "in_progress", "done", "closed"]
+
+
+class NewTicket(Input):
+    """What makes a ticket; a higher priority comes first."""
+
+    project_id: UUID
+    title: Key
+    overview: str | None = None
+    status: TicketStatus = "open"
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
+    assignee: str | None = None
+    labels: list[str] = []
+
+
+class Ticket(Record, NewTicket):
+    """A ticket; an archived one has `deleted_at`."""
+
+    deleted_at: datetime | None
+
+
+class TicketWithTasks(Ticket):
+    """A ticket and its tasks, in their order."""
+
+    tasks: Jsonb[list[TicketTask]]

@@ -1,0 +1,16 @@
+"""A stream of events: how far it has come."""
+
+from __future__ import annotations
+
+from agent_storage.statements.records import BigCount, Input, Key, Record
+
+
+class NewEventStream(Input):
+    """What makes a stream; publishing makes one by itself."""
+
+    stream_id: Key
+    last_sequence: BigCount = 0
+
+
+class EventStream(Record, NewEventStream):
+    """A stream and the sequence of its last event."""

@@ -1,0 +1,43 @@
+"""Where a run stands, alone and with its nodes."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+from agent_storage.statements.records import Input, Jsonb, JsonObject, Record, Timestamp
+from agent_storage.tables.workflows.node_execution_states.record import NodeExecutionState
+
+ExecutionStatus = Literal[
+    "pending",
+    "running",
+    "paused",
+    "completed",
+    "failed",
+    "cancelled",
+    "waiting_for_human_review",
+    "waiting_for_budget_approval",
+    "waiting_for_workflow_approval",
+]
+
+
+class NewExecutionState(Input):
+    """What makes the state of a run; each run has one."""
+
+    session_id: UUID
+    budget_pool_id: UUID | None = None
+    current_node_id: str | None = None
+    status: ExecutionStatus = "running"
+    started_at: Timestamp | None = None
+    completed_at: Timestamp | None = None
+    context: Jsonb[JsonObject] = {}
+
+
+class ExecutionState(Record, NewExecutionState):
+    """Where a run stands."""
+
+
+class ExecutionStateWithNodes(ExecutionState):
+    """Where a run and each of its nodes stand, by node id."""
+
+    nodes: Jsonb[list[NodeExecutionState]]

@@ -1,0 +1,41 @@
+"""A call of a language model, and what a run's calls used."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from agent_storage.statements.records import Count, Input, Json, Jsonb, JsonObject, Key, Record
+
+
+class NewLlmExecution(Input):
+    """What makes a call; `metadata` holds the model, its temperature and the like."""
+
+    session_id: UUID
+    node_id: Key
+    success: bool = True
+    text: str | None = None
+    tool_calls: Jsonb[list[Json]] = []
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
+    cost: Annotated[Decimal, Field(ge=0)] | None = None
+    error: str | None = None
+    metadata: Jsonb[JsonObject] = {}
+
+
+class LlmExecution(Record, NewLlmExecution):
+    """A call of a language model."""
+
+
+class ModelUsage(BaseModel, frozen=True):
+    """What the calls of a run used: how many, how many failed, tokens and cost."""
+
+    calls: int
+    failures: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: Decimal

@@ -1,0 +1,31 @@
+"""A run of a workflow."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Record
+
+RunStatus = Literal[
+    "running",
+    "paused",
+    "completed",
+    "failed",
+    "waiting_for_human_review",
+    "waiting_for_budget_approval",
+    "waiting_for_workflow_approval",
+]
+
+
+class NewWorkflowSession(Input):
+    """What makes a run; `start` copies the snapshot from the workflow."""
+
+    workflow_id: UUID | None = None
+    workflow_snapshot: Jsonb[Json]
+    status: RunStatus = "running"
+    metadata: Jsonb[JsonObject] = {}
+
+
+class WorkflowSession(Record, NewWorkflowSession):
+    """A run; its snapshot of the definition never changes."""

@@ -1,0 +1,18 @@
+"""A workflow's record."""
+
+from __future__ import annotations
+
+from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Key, Record
+
+
+class NewWorkflow(Input):
+    """What makes a workflow; the same name and version may be saved again."""
+
+    name: Key
+    version: str = "1"
+    definition: Jsonb[Json]
+    metadata: Jsonb[JsonObject] = {}
+
+
+class Workflow(Record, NewWorkflow):
+    """A workflow: what runs follow."""
