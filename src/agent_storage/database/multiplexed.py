@@ -29,7 +29,7 @@ class MultiplexedDatabase(Database):
         settings = self.settings
         if settings.multiplex and settings.prepare and not settings.pooler:
             self._multiplexer = Multiplexer(
-                self._connect, settings.multiplex, self.generation, self.codec, settings.pool_timeout
+                self._connect, settings.multiplex, self.generation, self.codec, settings.pool_timeout, settings.spin
             )
             await self._multiplexer.connect(1)
 

@@ -159,7 +159,7 @@ class Database:
         await uncut(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.AsyncConnection[Any]) -> Executor:
-        return executor_of(connection, self.codec, self.generation)
+        return executor_of(connection, self.codec, self.generation, self.settings.spin)
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:

@@ -53,6 +53,9 @@ class Settings(BaseModel):
     multiplex: int = Field(
         4, ge=0, le=64, description="connections beside the pool that single statements of all tasks share; 0: none"
     )
+    spin: float = Field(
+        150e-6, ge=0, description="how long the only call under way polls before it blocks; 0: not at all"
+    )
     statement_timeout: float | None = Field(60.0, ge=0)
     idle_in_transaction_timeout: float | None = Field(60.0, ge=0)
     lock_timeout: float | None = Field(None, ge=0)

@@ -257,7 +257,9 @@ class Attached(Transaction):
                 raise translate(error, statement="BEGIN") from error
 
 
-def executor_of(connection: psycopg.AsyncConnection[Any], codec: Codec, generation: Generation) -> Executor:
+def executor_of(
+    connection: psycopg.AsyncConnection[Any], codec: Codec, generation: Generation, spin: float = 0
+) -> Executor:
     """The executor of a connection, made when it is first wanted: there is one, whoever uses the connection.
 
     On connections of the caller's own the server keeps no statements: psycopg deallocates all of them after a
@@ -269,7 +271,8 @@ def executor_of(connection: psycopg.AsyncConnection[Any], codec: Codec, generati
             raise StorageError(
                 f"text travels as UTF-8: set the connection's client_encoding (it is {connection.info.encoding})"
             )
-        found = Executor(connection, codec, generation, keep=getattr(connection, "keeps_statements", False))
+        keep = getattr(connection, "keeps_statements", False)
+        found = Executor(connection, codec, generation, keep=keep, spin=spin)
         setattr(connection, _EXECUTOR, found)
     return found
 

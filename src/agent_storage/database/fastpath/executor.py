@@ -46,14 +46,20 @@ class Executor:
     """
 
     def __init__(
-        self, connection: psycopg.AsyncConnection[Any], codec: Codec, generation: Generation, *, keep: bool
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        codec: Codec,
+        generation: Generation,
+        *,
+        keep: bool,
+        spin: float,
     ) -> None:
         self.connection = connection
         self.codec = codec
         self._pgconn = connection.pgconn
         self._lock = connection.lock
         self._statements = PreparedStatements(connection, generation, keep=keep)
-        self._waiter = AsyncWaiter(connection.pgconn)
+        self._waiter = AsyncWaiter(connection.pgconn, spin)
         self._cursors = count(1)
         self._stream: object | None = None
 

@@ -24,6 +24,7 @@ from psycopg.pq.abc import PGresult
 from agent_storage.database.calls import uncut
 from agent_storage.database.connections import is_dead
 from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements, fault_in
+from agent_storage.database.fastpath.waiting import Poll, waiting
 from agent_storage.errors import PoolTimeout, StatementTimeout, StorageError
 from agent_storage.statements.codec import Codec
 from agent_storage.statements.statement import Statement
@@ -51,7 +52,7 @@ class NotShared(Exception):
 class _Call:
     """A statement that was asked for, and the future of its answer."""
 
-    __slots__ = ("answered", "answers", "done", "expiry", "prepared", "sent", "statement", "values")
+    __slots__ = ("answered", "answers", "deadline", "done", "prepared", "sent", "statement", "values")
 
     def __init__(self, statement: Statement[Any], values: Sequence[Any], done: asyncio.Future[PGresult]) -> None:
         self.statement = statement
@@ -61,7 +62,7 @@ class _Call:
         self.answers: list[PGresult] = []
         self.sent = False
         self.answered = False
-        self.expiry: asyncio.TimerHandle | None = None
+        self.deadline = 0.0
 
     def fail(self, error: Exception) -> None:
         """Give the caller an error."""
@@ -86,7 +87,11 @@ class _Shared:
     """One connection that is shared."""
 
     def __init__(
-        self, connection: psycopg.AsyncConnection[Any], generation: Generation, pump: Callable[[], None]
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        generation: Generation,
+        pump: Callable[[], None],
+        spin: float,
     ) -> None:
         self._pgconn = connection.pgconn
         self._connection = connection  # holds the socket open
@@ -100,6 +105,7 @@ class _Shared:
         self.lost = False
         self._pgconn.enter_pipeline_mode()
         self._socket = self._pgconn.socket
+        self._poll = Poll(self._pgconn, spin)
         self._loop.add_reader(self._socket, self._readable)
 
     def send(self, call: _Call) -> None:
@@ -131,6 +137,11 @@ class _Shared:
         if not self._writing and self._pgconn.flush():
             self._writing = True
             self._loop.add_writer(self._socket, self._writable)
+
+    def wait_for_one(self) -> None:
+        """Read the only answer that is awaited, if it comes soon."""
+        while self.under_way and self._poll.soon():
+            self._readable()
 
     def look_after(self) -> None:
         """An idle connection has nothing to say but the server's last words."""
@@ -228,11 +239,15 @@ class Multiplexer:
         generation: Generation,
         codec: Codec,
         patience: float,
+        spin: float,
     ) -> None:
         self._connect = connect
         self._codec = codec
         self._generation = generation
         self._patience = patience
+        self._spin = spin
+        self._looking = False
+        self._expiry: asyncio.TimerHandle | None = None
         self._shared: list[_Shared | None] = [None] * number
         self._queue: deque[_Call] = deque()
         self._slow: dict[bytes, float] = {}
@@ -251,7 +266,7 @@ class Multiplexer:
                 if self._closed:
                     await connection.close()
                     return
-                self._shared[place] = _Shared(connection, self._generation, self._pump)
+                self._shared[place] = _Shared(connection, self._generation, self._pump, self._spin)
         self._pump()
 
     def close(self) -> None:
@@ -278,11 +293,16 @@ class Multiplexer:
         shared = self._with_room()
         if shared is not None and not self._queue:
             shared.send(call)
+            if not self._looking:
+                self._looking = True
+                self._loop.call_soon(self._look_for_one, shared)
         elif shared is None and not any(one and not one.lost for one in self._shared):
             raise NotShared
         else:
             self._queue.append(call)
-            call.expiry = self._loop.call_later(self._patience, self._expire, call)
+            call.deadline = self._loop.time() + self._patience
+            if self._expiry is None:
+                self._expiry = self._loop.call_at(call.deadline, self._expire)
             self._pump()
         try:
             answer = await call.done
@@ -299,6 +319,11 @@ class Multiplexer:
             raise NotShared from None
         prepared = cast(Prepared, call.prepared)
         return prepared.result(statement, answer, values, self._codec, kept=not statement.repeatable)
+
+    def _look_for_one(self, shared: _Shared) -> None:
+        self._looking = False
+        if not waiting and sum(len(one.under_way) for one in self._shared if one) == 1:
+            shared.wait_for_one()
 
     def _is_slow(self, statement: Statement[Any]) -> bool:
         return bool(self._slow) and time.monotonic() < self._slow.get(statement.query, 0.0)
@@ -332,8 +357,6 @@ class Multiplexer:
                 self._take(self._queue.popleft(), None)
 
     def _take(self, call: _Call, shared: _Shared | None) -> None:
-        if call.expiry is not None:
-            call.expiry.cancel()
         if call.done.done():  # it was given up
             return
         if shared is None or self._is_slow(call.statement):
@@ -341,11 +364,12 @@ class Multiplexer:
         else:
             shared.send(call)
 
-    def _expire(self, call: _Call) -> None:
-        if not call.sent:  # `_take` passes over it
-            call.fail(
-                PoolTimeout(f"the statement was not sent within {self._patience:g} s: the shared connections are busy")
-            )
+    def _expire(self) -> None:
+        """Give up the calls whose time in the queue is over; the first in it is the oldest."""
+        late = f"the statement was not sent within {self._patience:g} s: the shared connections are busy"
+        while self._queue and self._queue[0].deadline <= self._loop.time():
+            self._queue.popleft().fail(PoolTimeout(late))
+        self._expiry = self._loop.call_at(self._queue[0].deadline, self._expire) if self._queue else None
 
     def _mend(self) -> None:
         now = time.monotonic()

@@ -7,7 +7,9 @@ the least that is needed. Both raise psycopg's `OperationalError` after `timeout
 from __future__ import annotations
 
 import asyncio
+import os
 import select
+import time
 
 import psycopg
 from psycopg.pq.abc import PGconn
@@ -15,43 +17,74 @@ from psycopg.pq.abc import PGconn
 _LATE = "the server did not answer in time"
 
 
-class _Waiter:
-    def __init__(self, pgconn: PGconn) -> None:
+#: The calls of this process that wait for an answer.
+waiting: set[object] = set()
+
+
+class Poll:
+    """The socket of one connection, and whether it can be read."""
+
+    def __init__(self, pgconn: PGconn, spin: float) -> None:
         self._socket = pgconn.socket
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._spin = spin
+
+    def soon(self) -> bool:
+        """Whether something can be read now, or within `spin` seconds: many an answer comes before a sleeper wakes up.
+
+        Meanwhile other processes run where they need the core.
+        """
+        ready = self._poll.poll
+        end = time.perf_counter() + self._spin
+        while not ready(0):
+            if time.perf_counter() > end:
+                return False
+            os.sched_yield()
+        return True
 
 
-class Waiter(_Waiter):
+class Waiter(Poll):
     """Waits for one connection; blocks the thread."""
 
     def wait(self, timeout: float | None = None, *, write: bool = False) -> None:
         """Wait until something can be read, or else written."""
-        poll = self._poll
-        if write:
-            poll = select.poll()
-            poll.register(self._socket, select.POLLIN | select.POLLOUT)
-        if not poll.poll(None if timeout is None else timeout * 1000):
-            raise psycopg.OperationalError(_LATE)
+        waiting.add(self)
+        try:
+            if len(waiting) == 1 and not write and self.soon():
+                return
+            poll = self._poll
+            if write:
+                poll = select.poll()
+                poll.register(self._socket, select.POLLIN | select.POLLOUT)
+            if not poll.poll(None if timeout is None else timeout * 1000):
+                raise psycopg.OperationalError(_LATE)
+        finally:
+            waiting.discard(self)
 
 
-class AsyncWaiter(_Waiter):
+class AsyncWaiter(Poll):
     """Waits for one connection; other tasks run meanwhile."""
 
     async def wait(self, timeout: float | None = None, *, write: bool = False) -> None:
         """Wait until something can be read, or else written."""
         if self._poll.poll(0):  # the rows of a stream often are there already
             return
+        waiting.add(self)
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
-        loop.add_reader(self._socket, _wake, woken)
-        if write:
-            loop.add_writer(self._socket, _wake, woken)
         try:
+            await asyncio.sleep(0)  # whatever else is ready begins to wait, too
+            if len(waiting) == 1 and not write and self.soon():
+                return
+            loop.add_reader(self._socket, _wake, woken)
+            if write:
+                loop.add_writer(self._socket, _wake, woken)
             await (woken if timeout is None else asyncio.wait_for(woken, timeout))
         except TimeoutError:
             raise psycopg.OperationalError(_LATE) from None
         finally:
+            waiting.discard(self)
             loop.remove_reader(self._socket)
             if write:
                 loop.remove_writer(self._socket)

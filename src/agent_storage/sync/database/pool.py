@@ -159,7 +159,7 @@ class Database:
         returned(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.Connection[Any]) -> Executor:
-        return executor_of(connection, self.codec, self.generation)
+        return executor_of(connection, self.codec, self.generation, self.settings.spin)
 
     @contextmanager
     def connection(self) -> Generator[psycopg.Connection[Any], None]:

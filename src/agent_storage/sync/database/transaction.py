@@ -254,7 +254,7 @@ class Attached(Transaction):
                 raise translate(error, statement="BEGIN") from error
 
 
-def executor_of(connection: psycopg.Connection[Any], codec: Codec, generation: Generation) -> Executor:
+def executor_of(connection: psycopg.Connection[Any], codec: Codec, generation: Generation, spin: float = 0) -> Executor:
     """The executor of a connection, made when it is first wanted: there is one, whoever uses the connection.
 
     On connections of the caller's own the server keeps no statements: psycopg deallocates all of them after a
@@ -266,7 +266,8 @@ def executor_of(connection: psycopg.Connection[Any], codec: Codec, generation: G
             raise StorageError(
                 f"text travels as UTF-8: set the connection's client_encoding (it is {connection.info.encoding})"
             )
-        found = Executor(connection, codec, generation, keep=getattr(connection, "keeps_statements", False))
+        keep = getattr(connection, "keeps_statements", False)
+        found = Executor(connection, codec, generation, keep=keep, spin=spin)
         setattr(connection, _EXECUTOR, found)
     return found
 

@@ -47,14 +47,20 @@ class Executor:
     """
 
     def __init__(
-        self, connection: psycopg.Connection[Any], codec: Codec, generation: Generation, *, keep: bool
+        self,
+        connection: psycopg.Connection[Any],
+        codec: Codec,
+        generation: Generation,
+        *,
+        keep: bool,
+        spin: float,
     ) -> None:
         self.connection = connection
         self.codec = codec
         self._pgconn = connection.pgconn
         self._lock = connection.lock
         self._statements = PreparedStatements(connection, generation, keep=keep)
-        self._waiter = Waiter(connection.pgconn)
+        self._waiter = Waiter(connection.pgconn, spin)
         self._cursors = count(1)
         self._stream: object | None = None
 
