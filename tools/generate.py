@@ -40,6 +40,7 @@ REPLACEMENTS = {
     "agent_storage.database.listener.AsyncSignal": "agent_storage.database.listener.Signal",
     "agent_storage.database.calls.insistent": "contextlib.nullcontext",
     "agent_storage.database.calls.uncut": "agent_storage.database.calls.returned",
+    "agent_storage.database.calls.unless_cancelled": "agent_storage.database.calls.returned",
     "agent_storage.database.calls.run_at_once": "agent_storage.database.calls.call",
     "agent_storage.database.fastpath.waiting.AsyncWaiter": "agent_storage.database.fastpath.waiting.Waiter",
     "agent_storage.database.multiplexed.MultiplexedDatabase": "agent_storage.database.pool.Database",

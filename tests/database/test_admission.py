@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -286,3 +287,28 @@ async def test_cancelling_most_of_a_crowd_leaves_room_for_the_next(
             assert told["done"] >= 100
             assert told["done"] + told["CancelledError"] == 1000
         assert await burst([points.get(made.id) for _ in range(1000)]) == {"done": 1000}
+
+
+@EVERY_ASYNC_PATH
+async def test_callers_that_are_cancelled_twice_while_they_wait_lose_no_connection(
+    conninfo: str, admin: psycopg.Connection, path: str
+) -> None:
+    dice = random.Random(7)
+    async with opened(conninfo, path, pool_max=3, pool_timeout=5) as storage:
+        for _ in range(30):
+            crowd = [asyncio.create_task(_borrow(storage.database, dice)) for _ in range(100)]
+            for task in dice.sample(crowd, 80):
+                for _ in range(3):
+                    task.cancel()
+                    for _ in range(dice.randrange(3)):
+                        await asyncio.sleep(0)
+            told = await asyncio.gather(*crowd, return_exceptions=True)
+            assert {type(error) for error in told} <= {type(None), asyncio.CancelledError}
+        async with AsyncExitStack() as stack:  # each connection of the pool can still be had
+            for _ in range(3):
+                await stack.enter_async_context(storage.database.connection())
+
+
+async def _borrow(database: Any, dice: random.Random) -> None:
+    async with database.connection():
+        await asyncio.sleep(dice.uniform(0, 0.0005))

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_undoing: set[asyncio.Future[None]] = set()
+
 
 @types.coroutine
 def _resumed(coroutine: Coroutine[Any, Any, T], future: Any) -> Generator[Any, Any, T]:
@@ -58,7 +60,27 @@ async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def returned(value: T) -> T:
+async def unless_cancelled(coroutine: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
+    """The result of a coroutine that is never cancelled; when its caller is, `undo` is called with the result.
+
+    Cancelled twice while it waits, psycopg_pool's getconn() may lose a connection, and asyncio.Condition its lock.
+    """
+    task = _started(coroutine)
+
+    def abandoned(_: object) -> None:
+        if not task.cancelled() and task.exception() is None:
+            undoing = asyncio.ensure_future(undo(task.result()))
+            _undoing.add(undoing)  # the event loop alone would not keep it
+            undoing.add_done_callback(_undoing.discard)
+
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(abandoned)
+        raise
+
+
+def returned(value: T, *_: object) -> T:
     """The same on the sync face, where what was called has returned."""
     return value
 

@@ -14,7 +14,7 @@ import psycopg_pool
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from agent_storage.database import connections as pools
-from agent_storage.database.calls import insistent, uncut
+from agent_storage.database.calls import insistent, uncut, unless_cancelled
 from agent_storage.database.fastpath.executor import Executor
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.forks import LoopHome
@@ -136,7 +136,7 @@ class Database:
 
     async def _check_out(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> psycopg.AsyncConnection[Any]:
         try:
-            return await pool.getconn()
+            return await unless_cancelled(pool.getconn(), pool.putconn)
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             raise PoolTimeout(
                 f"no connection became free within {pool.timeout:g} s: the database is unreachable, or all "
@@ -144,10 +144,6 @@ class Database:
             ) from error
         except psycopg_pool.PoolClosed as error:
             raise StorageError("the storage is closed") from error
-        except RuntimeError as error:
-            if "Lock is not acquired" not in str(error):
-                raise
-            raise asyncio.CancelledError from error  # cancelled twice, asyncio.Condition of Python 3.11 raises that
 
     async def _give_back(
         self, pool: psycopg_pool.AsyncConnectionPool[Any], connection: psycopg.AsyncConnection[Any]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
 import threading
@@ -138,7 +137,7 @@ class Database:
 
     def _check_out(self, pool: psycopg_pool.ConnectionPool[Any]) -> psycopg.Connection[Any]:
         try:
-            return pool.getconn()
+            return returned(pool.getconn(), pool.putconn)
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             raise PoolTimeout(
                 f"no connection became free within {pool.timeout:g} s: the database is unreachable, or all "
@@ -146,10 +145,6 @@ class Database:
             ) from error
         except psycopg_pool.PoolClosed as error:
             raise StorageError("the storage is closed") from error
-        except RuntimeError as error:
-            if "Lock is not acquired" not in str(error):
-                raise
-            raise asyncio.CancelledError from error  # cancelled twice, asyncio.Condition of Python 3.11 raises that
 
     def _give_back(self, pool: psycopg_pool.ConnectionPool[Any], connection: psycopg.Connection[Any]) -> None:
         if self._home is not None and self._home.forked:

@@ -1,0 +1,44 @@
+"""`Health`: what a readiness probe wants to know of a database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent_storage.migrations.errors import MigrationFailure
+from agent_storage.migrations.run.migrations import Migrations
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the database can serve this code."""
+
+    reachable: bool
+    #: The server's version number, such as 180001.
+    server_version: int | None = None
+    #: How long taking a connection and one query took, in seconds.
+    seconds: float | None = None
+    #: Ids of shipped migrations that are not applied: how far the database is behind this code.
+    pending: tuple[str, ...] = ()
+    #: Contradictions between the database's history and the shipped migrations, a sentence each.
+    problems: tuple[str, ...] = ()
+    #: Why the database could not be reached or read.
+    error: str | None = None
+
+    @property
+    def migrated(self) -> bool:
+        """Whether every shipped migration is applied."""
+        return self.reachable and self.error is None and not self.pending
+
+    def __bool__(self) -> bool:
+        """Whether the database answers and is migrated."""
+        return self.migrated
+
+
+def schema_health(conninfo: str, server_version: int, seconds: float) -> Health:
+    """Return the health of a database that answers; blocks while its migration history is read."""
+    try:
+        status = Migrations(conninfo).status()
+    except MigrationFailure as error:
+        return Health(True, server_version, seconds, error=error.message)
+    problems = tuple(problem.message for problem in status.problems)
+    return Health(True, server_version, seconds, tuple(status.pending), problems)
