@@ -15,7 +15,7 @@ from .figures import Figure, percentile
 
 async def approvals(conninfo: str, count: int) -> list[Figure]:
     """From the call that decides to the return of `wait()`, the commit included; and what the call alone takes."""
-    async with Storage.open(conninfo) as storage:
+    async with Storage(conninfo) as storage:
         session = await storage.workflow_sessions.create(NewWorkflowSession(workflow_snapshot={}))
         pairs = [await decided(storage, session.id) for _ in range(count)]
     waited, alone = ([pair[place] * 1000 for pair in pairs] for place in (0, 1))

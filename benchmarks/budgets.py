@@ -29,7 +29,7 @@ async def budgets(conninfo: str, spends: int) -> list[Figure]:
     pool: psycopg_pool.AsyncConnectionPool[Any] = psycopg_pool.AsyncConnectionPool(
         conninfo, min_size=CONNECTIONS, max_size=CONNECTIONS, kwargs={"autocommit": True}, open=False
     )
-    async with Storage.open(conninfo, pool_min=CONNECTIONS, pool_max=CONNECTIONS) as storage, pool:
+    async with Storage(conninfo, pool_min=CONNECTIONS, pool_max=CONNECTIONS) as storage, pool:
         naive = RowByRow(pool)
         for spenders in (1, 50, 200):
             work = f"budget spend, {spenders} spender{'s' * (spenders > 1)}"

@@ -38,7 +38,7 @@ def main() -> None:
     wanted = parser.parse_args()
     with a_database() as conninfo:
         about = machine(conninfo)
-        with Storage.open(conninfo) as storage:
+        with Storage(conninfo) as storage:
             seed_demo(storage, scale=1 if wanted.quick else 10)  # no table is empty, as in life
         found = measure(conninfo, quick=wanted.quick)
     show(" · ".join(f"{name} {value}" for name, value in about.items()), found)

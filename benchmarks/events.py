@@ -19,7 +19,7 @@ BATCH, ROUNDS = 1000, 3
 
 async def events(conninfo: str, count: int) -> list[Figure]:
     """Events per second of each way; the events are made before the clock starts."""
-    async with Storage.open(conninfo) as storage, await psycopg.AsyncConnection.connect(conninfo) as connection:
+    async with Storage(conninfo) as storage, await psycopg.AsyncConnection.connect(conninfo) as connection:
         ways: dict[str, Callable[[str], Awaitable[float]]] = {
             "publish_many": lambda stream: published(storage, stream, count),
             f"create_many by {BATCH:,}": lambda stream: created(storage, stream, count),

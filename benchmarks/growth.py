@@ -92,7 +92,7 @@ def pages(conninfo: str, rows: int) -> list[Figure]:
     """A page of 100 by keyset, the first and a deep one; and the deep one by offset."""
     depth = min(10_000, rows // 100 - 1)
     work = f"page of 100 among {rows:,}"
-    with Storage.open(conninfo, statement_timeout=0) as storage, psycopg.connect(conninfo) as connection:
+    with Storage(conninfo, statement_timeout=0) as storage, psycopg.connect(conninfo) as connection:
         row = connection.execute("SELECT id FROM messages ORDER BY id OFFSET %s LIMIT 1", (100 * depth - 1,)).fetchone()
         assert row is not None
         before = storage.messages.page({"id__lte": row[0]}, order_by="id", limit=1)

@@ -50,7 +50,7 @@ def state() -> dict[str, Any]:
 
 async def ours(conninfo: str, works: Works, stack: AsyncExitStack) -> None:
     """Checkpoints and messages of this package."""
-    storage = await stack.enter_async_context(agent_storage.Storage.open(conninfo))
+    storage = await stack.enter_async_context(agent_storage.Storage(conninfo))
     agent, chat = "agent-1", await storage.conversations.create(NewConversation(title="Trains"))
 
     async def put() -> object:

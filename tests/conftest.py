@@ -136,13 +136,13 @@ def migrated(postgresql: psycopg.Connection, server_conninfo: str) -> Iterator[s
 
 @pytest.fixture
 async def storage(migrated: str) -> AsyncIterator[agent_storage.Storage]:
-    async with agent_storage.Storage.open(migrated, pool_max=20, **PATH) as opened:
+    async with agent_storage.Storage(migrated, pool_max=20, **PATH) as opened:
         yield opened
 
 
 @pytest.fixture
 def sync_storage(migrated: str) -> Iterator[sync.Storage]:
-    with sync.Storage.open(migrated, pool_max=20, **PATH) as opened:
+    with sync.Storage(migrated, pool_max=20, **PATH) as opened:
         yield opened
 
 

@@ -54,7 +54,7 @@ def url(server_conninfo: str) -> Iterator[str]:
         connection.execute("CREATE DATABASE storage_seeded TEMPLATE template0")
         seeded = make_conninfo(server_conninfo, dbname="storage_seeded")
         Migrator(seeded).up()
-        with sync.Storage.open(seeded) as opened:
+        with sync.Storage(seeded) as opened:
             seed_demo(opened)
         yield seeded
         connection.execute("DROP DATABASE storage_seeded WITH (FORCE)")
@@ -62,7 +62,7 @@ def url(server_conninfo: str) -> Iterator[str]:
 
 @pytest.fixture
 def seeded(url: str) -> Iterator[sync.Storage]:
-    with sync.Storage.open(url) as opened:
+    with sync.Storage(url) as opened:
         yield opened
 
 

@@ -35,7 +35,7 @@ def filled(server_conninfo: str) -> Iterator[sync.Storage]:
     """A database with 40 rows of edge values in every table."""
     with fresh_database(server_conninfo) as conninfo:
         Migrator(conninfo).up()
-        with sync.Storage.open(conninfo) as storage:
+        with sync.Storage(conninfo) as storage:
             Factory(storage, 1).fill(40)
             for ticket in storage.tickets.find(limit=5):
                 storage.tickets.archive(ticket.id)

@@ -85,7 +85,7 @@ def big(server_conninfo: str) -> Iterator[sync.Storage]:
             for row in ROWS:
                 connection.execute(insert(*row))
             connection.execute("VACUUM ANALYZE")
-        with sync.Storage.open(conninfo) as storage:
+        with sync.Storage(conninfo) as storage:
             yield storage
 
 

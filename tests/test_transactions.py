@@ -117,7 +117,7 @@ def terminate(conninfo: str) -> int:
 
 
 async def test_dead_idle_connections_cost_no_error(migrated: str) -> None:
-    async with Storage.open(migrated, pool_min=10, pool_max=10) as storage:
+    async with Storage(migrated, pool_min=10, pool_max=10) as storage:
         await asyncio.gather(*(storage.conversations.count() for _ in range(50)))
         assert terminate(migrated) >= 5
         await asyncio.gather(*(storage.conversations.create(NewConversation()) for _ in range(30)))
@@ -145,7 +145,7 @@ async def test_a_schema_change_under_a_prepared_statement_is_run_anew(storage: S
 
 
 async def test_an_exhausted_pool_says_so_in_time(migrated: str) -> None:
-    async with Storage.open(migrated, pool_max=1, pool_timeout=0.2, multiplex=0) as storage, storage.transaction():
+    async with Storage(migrated, pool_max=1, pool_timeout=0.2, multiplex=0) as storage, storage.transaction():
         with pytest.raises(PoolTimeout, match="pool_max"):
             await storage.outside.conversations.count()
 
@@ -162,13 +162,13 @@ async def test_cancelled_tasks_leave_the_pool_whole(storage: Storage) -> None:
 
 async def test_a_database_that_is_not_there_is_one_sentence_without_the_password() -> None:
     with pytest.raises(Unavailable, match=r"cannot reach PostgreSQL at 127\.0\.0\.1:1") as caught:
-        async with Storage.open("postgresql://u:hush@127.0.0.1:1/db"):
+        async with Storage("postgresql://u:hush@127.0.0.1:1/db"):
             pass
     assert "hush" not in str(caught.value)
 
 
 async def test_a_closed_storage_says_so_and_closes_twice(migrated: str) -> None:
-    storage = Storage.open(migrated)
+    storage = Storage(migrated)
     with pytest.raises(StorageError, match="not open"):
         await storage.conversations.get(uuid4())
     await storage.connect()
@@ -196,7 +196,7 @@ def test_a_child_made_by_fork_gets_a_clear_error(sync_storage: sync.Storage) -> 
 
 
 async def test_behind_a_pooler_nothing_is_prepared(migrated: str) -> None:
-    async with Storage.open(migrated, pooler=True, pool_max=1) as storage:
+    async with Storage(migrated, pooler=True, pool_max=1) as storage:
         for _ in range(5):
             await storage.conversations.count()
         async with storage.database.connection() as connection:

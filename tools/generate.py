@@ -38,7 +38,6 @@ REPLACEMENTS = {
     "contextlib.AbstractAsyncContextManager": "contextlib.AbstractContextManager",
     "agent_storage.database.forks.LoopHome": "agent_storage.database.forks.ProcessHome",
     "agent_storage.database.listener.AsyncSignal": "agent_storage.database.listener.Signal",
-    "agent_storage.database.calls.insistent": "contextlib.nullcontext",
     "agent_storage.database.calls.uncut": "agent_storage.database.calls.returned",
     "agent_storage.database.calls.unless_cancelled": "agent_storage.database.calls.returned",
     "agent_storage.database.calls.run_at_once": "agent_storage.database.calls.call",
@@ -150,9 +149,9 @@ def _registry(tables: dict[str, str]) -> str:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from agent_storage.repository import Repository, Runner
+from agent_storage.repository import Repositories, Repository
 {imports}
 
 REPOSITORIES: dict[str, type[Repository[Any, Any]]] = {{
@@ -165,23 +164,10 @@ DOMAINS: dict[str, str] = {{
 }}
 
 
-class Tables:
-    """A repository for each table, all bound to the same runner; each is made when it is first used."""
+class Tables(Repositories):
+    """A repository for each shipped table."""
 
 {attributes}
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name):
-            repository = REPOSITORIES.get(name)
-            if repository is None:
-                raise AttributeError(f"{{type(self).__name__}} has no table {{name!r}}")
-            bound = repository(self.runner)
-            setattr(self, name, bound)
-            return bound
 '''
     return _formatted(text)
 
@@ -217,8 +203,8 @@ def _sync(tables: dict[str, str], registry: str) -> dict[Path, str]:
     result[target / "__init__.py"] = _formatted(
         f'{NOTE}"""The sync face: the same names, without `await`."""\n\n'
         "from agent_storage.sync.repository import Repository, Stream, sql\n"
-        "from agent_storage.sync.storage import Storage, StorageTransaction\n\n"
-        '__all__ = ["Repository", "Storage", "StorageTransaction", "Stream", "sql"]\n'
+        "from agent_storage.sync.storage import Storage\n\n"
+        '__all__ = ["Repository", "Storage", "Stream", "sql"]\n'
     )
     return result
 

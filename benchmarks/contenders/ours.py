@@ -65,7 +65,7 @@ class Ours(AsyncContender):
     methods = ALONE | {"mixed", "uneven"}
 
     async def start(self) -> None:
-        self.storage = agent_storage.Storage.open(self.conninfo, pool_max=CONNECTIONS)
+        self.storage = agent_storage.Storage(self.conninfo, pool_max=CONNECTIONS)
         await self.storage.connect()
         self.rows = BenchRows(self.storage)
 
@@ -130,7 +130,7 @@ class OursSync(Contender):
     name: ClassVar[str] = "agent-storage sync"
 
     def open(self) -> None:
-        self.storage = sync.Storage.open(self.conninfo, pool_max=CONNECTIONS)
+        self.storage = sync.Storage(self.conninfo, pool_max=CONNECTIONS)
         self.storage.connect()
         self.rows = SyncBenchRows(self.storage)
 

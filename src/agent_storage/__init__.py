@@ -1,6 +1,6 @@
 """Agent Storage: everything an AI-agent platform has to remember, in PostgreSQL, in plain SQL that people wrote.
 
-    async with Storage.open() as storage:
+    async with Storage() as storage:
         chat = await storage.conversations.create(NewConversation(title="Trip to Oslo"))
         await storage.messages.append(chat.id, "user", "Which train?")
 
@@ -38,17 +38,22 @@ from agent_storage.errors import (
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from agent_storage.health import Health
     from agent_storage.repository import Repository, Stream, sql
     from agent_storage.statements.pagination import Page
-    from agent_storage.storage import Storage, StorageTransaction
+    from agent_storage.statements.records import Document, Encrypted, Input, Jsonb, Key, Money, Record, Timestamp
+    from agent_storage.storage import Storage
 
 _LAZY = {
+    **dict.fromkeys(
+        ("Document", "Encrypted", "Input", "Jsonb", "Key", "Money", "Record", "Timestamp"), "statements.records"
+    ),
+    "Health": "health",
     "Page": "statements.pagination",
     "Repository": "repository",
     "Stream": "repository",
     "sql": "repository",
     "Storage": "storage",
-    "StorageTransaction": "storage",
 }
 
 
@@ -61,21 +66,33 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 __all__ = [
     "AmbiguousId",
     "BudgetExceeded",
     "Conflict",
     "ConnectionLost",
+    "Document",
+    "Encrypted",
+    "Health",
+    "Input",
     "InvalidSettings",
     "InvalidValue",
+    "Jsonb",
+    "Key",
     "MigrationError",
     "MissingReference",
+    "Money",
     "NotFound",
     "OutcomeUnknown",
     "OutsideTransaction",
     "Page",
     "PermissionDenied",
     "PoolTimeout",
+    "Record",
     "Repository",
     "Retryable",
     "SchemaMismatch",
@@ -84,8 +101,8 @@ __all__ = [
     "StillReferenced",
     "Storage",
     "StorageError",
-    "StorageTransaction",
     "Stream",
+    "Timestamp",
     "Unavailable",
     "Unreadable",
     "WaitTimeout",

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
+
+import psycopg
 
 from agent_storage.database.batch import Batch, Later
 from agent_storage.database.multiplexed import MultiplexedDatabase
 from agent_storage.database.pool import Database
-from agent_storage.database.settings import Settings
+from agent_storage.database.settings import Keywords, Settings
 from agent_storage.database.transaction import Isolation, Transaction
-from agent_storage.errors import Retryable
+from agent_storage.errors import Retryable, StorageError, Unavailable
+from agent_storage.health import Health, schema_health
 from agent_storage.tables import Tables
 
 T = TypeVar("T")
@@ -25,74 +29,46 @@ P = ParamSpec("P")
 _BACK_OFF = 0.05
 
 
-class StorageTransaction(Tables):
-    """The repositories of one transaction."""
+class Storage(Tables):
+    """A storage: the repositories of all tables on one pool of connections.
 
-    def __init__(self, transaction: Transaction) -> None:
-        super().__init__(transaction)
-        self._transaction = transaction
+        async with Storage("postgresql://localhost/app") as storage:
+            chat = await storage.conversations.create(NewConversation(title="Trip to Oslo"))
+
+    A subclass adds repositories, or replaces shipped ones, by annotations:
+
+        class Shop(Storage):
+            customers: Customers
+
+    `transaction()` and `batch()` give the same class on one connection.
+    """
+
+    def __init__(self, url: str | None = None, **settings: Unpack[Keywords]) -> None:
+        """Make a storage on `url`, else on `STORAGE_DATABASE_URL`, `DATABASE_URL` or the embedded server.
+
+        It connects when it is entered (`async with`), or by `connect()`. Raises `InvalidSettings`.
+        """
+        super().__init__(MultiplexedDatabase(Settings.load(url, **settings)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.runner!r}>"
 
     @property
-    def name(self) -> str:
-        """The transaction's name, for logs."""
-        return self._transaction.name
+    def database(self) -> Database:
+        """The pool. Raises `StorageError` inside a transaction and in a batch."""
+        if not isinstance(self.runner, Database):
+            raise StorageError("a transaction and a batch have no pool: use the storage that they were made from")
+        return self.runner
 
-    def after_commit(self, callback: Callable[[], Awaitable[object]]) -> None:
-        """Call `callback` once the outermost transaction is committed; never when it rolls back."""
-        self._transaction.after_commit(callback)
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[StorageTransaction, None]:
-        """A savepoint: an exception that leaves the block undoes the block alone."""
-        async with self._transaction.begin() as inner:
-            yield StorageTransaction(inner)
-
-    @asynccontextmanager
-    async def batch(self) -> AsyncGenerator[StorageBatch, None]:
-        """Calls that travel together in one round trip when the block ends, as a part of this transaction."""
-        batch = Batch(self._transaction)
-        yield StorageBatch(batch)
-        await batch.send()
-
-
-class StorageBatch(Tables):
-    """The repositories of one batch: `batch.add(batch.messages.append, chat.id, role="user", content="…")`."""
-
-    def __init__(self, batch: Batch) -> None:
-        super().__init__(batch)
-        self._batch = batch
-
-    def add(self, method: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Later[T]:
-        """Ask for a call; its `result` is there when the block has ended. Calls see what those before them did.
-
-        Arguments are checked now. A method that is not just one statement is refused with `StorageError`.
-        """
-        return self._batch.add(method, args, kwargs)
-
-
-class Storage(Tables):
-    """Everything an agent platform has to remember. `async with Storage.open() as storage: storage.messages…`"""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self.database = database
-
-    @classmethod
-    def open(cls, url: str | None = None, **settings: Any) -> Self:
-        """A storage on `url`, else on `STORAGE_DATABASE_URL`, `DATABASE_URL` or the embedded server.
-
-        Connects when entered (`async with`), or by `connect()`. `settings` are those of `Settings`. Raises
-        `InvalidSettings` here, and `Unavailable` when the database cannot be reached.
-        """
-        return cls(MultiplexedDatabase(Settings.load(url, **settings)))
+    # ---- life ------------------------------------------------------------------------------------------------------
 
     async def connect(self) -> Self:
-        """Open the pool. May be called twice."""
+        """Open the pool. Idempotent. Raises `Unavailable` when the database cannot be reached."""
         await self.database.open()
         return self
 
     async def close(self) -> None:
-        """Close the pool. May be called twice."""
+        """Close the pool. Idempotent."""
         await self.database.close()
 
     async def __aenter__(self) -> Self:
@@ -103,42 +79,65 @@ class Storage(Tables):
     ) -> None:
         await self.close()
 
+    async def health(self) -> Health:
+        """Return whether the database answers, how fast, and how its schema differs from the shipped migrations.
+
+        Raises nothing for a database that is down: the answer says so. For a readiness probe; three round trips and a
+        connection beside the pool.
+        """
+        started = time.perf_counter()
+        try:
+            async with self.connection() as connection:
+                await connection.execute(b"SELECT 1")
+                version = connection.info.server_version
+        except (Unavailable, psycopg.Error) as error:
+            return Health(reachable=False, error=str(error))
+        seconds = time.perf_counter() - started
+        return await asyncio.to_thread(schema_health, self.database.conninfo, version, seconds)
+
+    # ---- connections -----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
+        """A psycopg connection for SQL of your own: in a transaction its connection, else one of the pool.
+
+        A connection of the pool autocommits, and goes back to the pool when the block ends.
+        """
+        if isinstance(self.runner, Transaction):
+            yield self.runner.connection
+        else:
+            async with self.database.connection() as connection:
+                yield connection
+
     @asynccontextmanager
     async def transaction(
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
-    ) -> AsyncGenerator[StorageTransaction, None]:
+    ) -> AsyncGenerator[Self]:
         """The same repositories on one connection: leaving the block commits, an exception rolls back.
 
-        `name` (default: the calling function's) stands in logs and errors. Raises `OutcomeUnknown` when the connection
-        breaks at COMMIT, `Retryable` for a serialization failure or a deadlock.
+        Inside a transaction it is a savepoint. `name` (default: the calling function's) is shown in logs and errors.
+        Raises `OutcomeUnknown` when the connection breaks at COMMIT, `Retryable` for a serialization failure or a
+        deadlock.
         """
-        async with self.database.begin(isolation, read_only=read_only, name=name or _caller()) as transaction:
-            yield StorageTransaction(transaction)
+        name = name or _caller()
+        async with self.runner.begin(isolation, read_only=read_only, name=name) as transaction:
+            yield self._on(transaction)
 
-    @asynccontextmanager
-    async def batch(self) -> AsyncGenerator[StorageBatch, None]:
-        """Calls that travel together when the block ends, all or nothing: an agent's turn in one round trip or two.
-
-        One when every call is a declared statement that makes or lists rows; else the commit takes another, after all
-        methods have accepted what they got. An exception in the block sends nothing. Raises the first call's error.
-        """
-        batch = Batch(self.database)
-        yield StorageBatch(batch)
-        await batch.send()
+    def after_commit(self, callback: Callable[[], Awaitable[object]]) -> None:
+        """Call `callback` once the outermost transaction is committed; never when it rolls back."""
+        if not isinstance(self.runner, Transaction):
+            raise StorageError("after_commit() belongs to a transaction: async with storage.transaction() as tx")
+        self.runner.after_commit(callback)
 
     @property
-    def outside(self) -> Tables:
+    def outside(self) -> Self:
         """The repositories on connections of their own, also inside a transaction block."""
-        return Tables(self.database.outside)
+        return self._on(self.database.outside)
 
     async def run(
-        self,
-        work: Callable[[StorageTransaction], Awaitable[T]],
-        *,
-        isolation: Isolation | None = None,
-        attempts: int = 5,
+        self, work: Callable[[Self], Awaitable[T]], *, isolation: Isolation | None = None, attempts: int = 5
     ) -> T:
-        """`work` in a transaction, from the start again after a serialization failure, a deadlock or a lock time-out.
+        """Run `work` in a transaction, from the start again after a serialization failure, deadlock or lock time-out.
 
         At most `attempts` times, with a random pause of up to 50 ms between them.
         """
@@ -147,12 +146,37 @@ class Storage(Tables):
             transaction: Transaction | None = None
             try:
                 async with self.database.begin(isolation, name=name) as transaction:
-                    return await work(StorageTransaction(transaction))
+                    return await work(self._on(transaction))
             except Retryable:
                 if attempt >= attempts or (transaction is not None and transaction.committed):
                     raise  # a callback's error does not repeat what is committed
                 await asyncio.sleep(random.uniform(0.001, _BACK_OFF))  # noqa: S311  # jitter, no secret
         raise ValueError("attempts must be at least 1")
+
+    # ---- batches ---------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncGenerator[Self]:
+        """Calls that travel together when the block ends, all or nothing: an agent's turn in one round trip or two.
+
+        One when no answer can be refused, else COMMIT takes another. In a transaction the batch is a part of it. An
+        exception in the block sends nothing. Raises the first call's error.
+        """
+        if isinstance(self.runner, Batch):
+            raise StorageError("a batch has no batches: add the calls to this one")
+        batch = Batch(self.runner)
+        yield self._on(batch)
+        await batch.send()
+
+    def add(self, method: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Later[T]:
+        """Add a call to the batch: `batch.add(batch.messages.append, chat.id, "user", "Hello")`.
+
+        Its `result` is there when the block has ended. Calls see what those before them did. Arguments are checked now.
+        Raises `StorageError` for a method that is not one statement.
+        """
+        if not isinstance(self.runner, Batch):
+            raise StorageError("add() belongs to a batch: async with storage.batch() as batch")
+        return self.runner.add(method, args, kwargs)
 
 
 def _caller() -> str:

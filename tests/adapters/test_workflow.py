@@ -587,7 +587,7 @@ async def test_a_storage_that_was_open_stays_open(storage: Storage, migrated: st
     async with WorkflowStorage(storage):
         pass
     assert await storage.workflows.count() == 0
-    closed = Storage.open(migrated)
+    closed = Storage(migrated)
     async with WorkflowStorage(closed) as adapter:
         assert await adapter.list_workflows() == []
     with pytest.raises(Exception, match="not open"):
@@ -595,7 +595,7 @@ async def test_a_storage_that_was_open_stays_open(storage: Storage, migrated: st
 
 
 async def test_a_storage_whose_connections_are_all_in_use_is_open(migrated: str) -> None:
-    async with Storage.open(migrated, pool_max=1, pool_timeout=0.2) as busy:
+    async with Storage(migrated, pool_max=1, pool_timeout=0.2) as busy:
         async with busy.database.connection():
             adapter = WorkflowStorage(busy)
             await adapter.initialize()

@@ -77,4 +77,4 @@ def test_behind_a_pooler_no_session_state_is_sent() -> None:
 
 def test_no_password_stands_in_a_repr() -> None:
     assert "pa55" not in repr(Settings.load(URL, environment={}))
-    assert "pa55" not in repr(Storage.open(URL).database)
+    assert "pa55" not in repr(Storage(URL).database)

@@ -80,7 +80,7 @@ DECIDE = """
 import sys, time
 from uuid import UUID
 from agent_storage.sync import Storage
-with Storage.open() as storage:
+with Storage() as storage:
     sys.stdin.readline()
     storage.approval_requests.approve(UUID(sys.argv[1]), "another process")
     print(time.time(), flush=True)
@@ -161,7 +161,7 @@ async def test_waiting_inside_a_transaction_is_refused(storage: Any) -> None:
 
 
 async def test_closing_the_storage_ends_who_still_waits(migrated: str) -> None:
-    async with Storage.open(migrated) as storage:
+    async with Storage(migrated) as storage:
         asked = await request(storage)
         waiting = asyncio.create_task(storage.approval_requests.wait(asked.id))
         await listening(storage)

@@ -58,13 +58,13 @@ async def test_concurrent_upserts_of_a_new_secret_leave_one_row_that_decrypts(st
 
 async def test_without_a_key_storing_a_secret_is_an_error_never_plain_text(migrated: str, monkeypatch: Any) -> None:
     monkeypatch.delenv("STORAGE_SECRET_KEY")
-    async with Storage.open(migrated) as storage:
+    async with Storage(migrated) as storage:
         with pytest.raises(SecretUnavailable, match="STORAGE_SECRET_KEY"):
             await storage.providers.create(NewProvider(name="p", kind="k", api_key=SecretStr("sk")))
         assert await storage.providers.count() == 0
         await storage.providers.create(NewProvider(name="open", kind="k"))
     with pytest.raises(SecretUnavailable, match="32 bytes"):
-        Storage.open(migrated, secret_key="short")
+        Storage(migrated, secret_key="short")
 
 
 async def test_a_ciphertext_moved_to_another_row_or_column_does_not_decrypt(storage: Any, migrated: str) -> None:
@@ -78,16 +78,16 @@ async def test_a_ciphertext_moved_to_another_row_or_column_does_not_decrypt(stor
 
 async def test_rotation_rewraps_everything_and_the_old_key_can_go(migrated: str) -> None:
     old, new = (base64.b64encode(os.urandom(32)).decode() for _ in range(2))
-    async with Storage.open(migrated, secret_key=old) as storage:
+    async with Storage(migrated, secret_key=old) as storage:
         await storage.providers.create_many([NewProvider(name=f"p{n}", kind="k", api_key=str(n)) for n in range(1200)])
         await storage.tool_configs.create(NewToolConfig(name="t", env={"A": SecretStr("b")}))
     both = Keyring.from_setting(SecretStr(f"{new},{old}"))
     with psycopg.connect(migrated, autocommit=True) as connection:
         assert rotate(connection, both) == {"providers.api_key": 1200, "tool_configs.env": 1}
         assert rotate(connection, both) == {"providers.api_key": 0, "tool_configs.env": 0}
-    async with Storage.open(migrated, secret_key=lambda: new) as storage:
+    async with Storage(migrated, secret_key=lambda: new) as storage:
         assert (await storage.providers.named("p77")).api_key.get_secret_value() == "77"
-    async with Storage.open(migrated, secret_key=old) as storage:
+    async with Storage(migrated, secret_key=old) as storage:
         with pytest.raises(SecretUnavailable, match="is not set"):
             await storage.providers.named("p77")
 

@@ -35,7 +35,7 @@ from .test_executor import ask, terminate, until_one_waits
 
 @pytest.fixture(params=["prepared", "unprepared"])
 async def storage(migrated: str, request: pytest.FixtureRequest) -> AsyncIterator[Storage]:
-    async with Storage.open(migrated, prepare=request.param == "prepared") as opened:
+    async with Storage(migrated, prepare=request.param == "prepared") as opened:
         yield opened
 
 
@@ -110,7 +110,7 @@ async def test_200_batches_at_once_keep_positions_without_gaps(storage: Storage)
 def test_threads_that_share_a_transaction_each_get_the_results_of_their_own_batch(sync_storage: sync.Storage) -> None:
     seen: list[tuple[int, list[str | None]]] = []
 
-    def work(tx: sync.StorageTransaction, number: int) -> None:
+    def work(tx: sync.Storage, number: int) -> None:
         for _ in range(20):
             with tx.batch() as batch:
                 later = [batch.add(batch.conversations.create, NewConversation(title=str(number))) for _ in "abc"]
@@ -285,7 +285,7 @@ def round_trips(connection: psycopg.AsyncConnection[Any], expected: int) -> Iter
 @pytest.mark.skipif(sys.platform != "linux", reason="psycopg lets libpq trace on Linux alone")
 @pytest.mark.parametrize("prepare", [True, False])
 async def test_how_often_it_goes_there_and_back(migrated: str, *, prepare: bool) -> None:
-    async with Storage.open(migrated, pool_max=1, prepare=prepare) as storage:
+    async with Storage(migrated, pool_max=1, prepare=prepare) as storage:
         async with storage.database.connection() as connection:
             pass
         for expected in (2, 1):  # the first time, the server describes the statements
@@ -306,7 +306,7 @@ async def test_how_often_it_goes_there_and_back(migrated: str, *, prepare: bool)
 
 
 async def test_statements_that_were_discarded_are_prepared_anew(migrated: str) -> None:
-    async with Storage.open(migrated, pool_max=1) as storage:
+    async with Storage(migrated, pool_max=1) as storage:
         for _ in range(2):
             async with storage.batch() as batch:
                 made = batch.add(batch.conversations.create, NewConversation())
@@ -364,6 +364,6 @@ async def test_a_method_that_is_not_just_one_statement_is_refused_and_leaves_the
 
 
 async def test_a_batch_holds_no_connection_before_it_is_sent(migrated: str) -> None:
-    async with Storage.open(migrated, pool_max=1, multiplex=0) as storage, storage.batch() as batch:
+    async with Storage(migrated, pool_max=1, multiplex=0) as storage, storage.batch() as batch:
         batch.add(batch.conversations.create, NewConversation())
         assert await storage.conversations.count() == 0

@@ -28,7 +28,7 @@ def providers(count: int = MANY, prefix: str = "provider") -> list[NewProvider]:
 @pytest.fixture(params=["prepared", "unprepared"])
 async def storage(migrated: str, request: pytest.FixtureRequest) -> AsyncIterator[Storage]:
     prepare = request.param == "prepared"
-    async with Storage.open(migrated, pool_max=2, multiplex=0, prepare=prepare) as opened:
+    async with Storage(migrated, pool_max=2, multiplex=0, prepare=prepare) as opened:
         yield opened
 
 
@@ -101,14 +101,14 @@ async def test_twelve_tasks_divide_at_once(migrated: str) -> None:
     async def work(storage: Storage) -> list[Provider]:
         return await storage.providers.create_many(providers(UNDIVIDED + 100, uuid4().hex))
 
-    async with Storage.open(migrated, pool_max=4, pool_timeout=60) as storage:
+    async with Storage(migrated, pool_max=4, pool_timeout=60) as storage:
         made = await asyncio.gather(*(work(storage) for _ in range(12)))
         assert len({one.name for rows in made for one in rows}) == 12 * (UNDIVIDED + 100)
         assert await storage.providers.count() == 12 * (UNDIVIDED + 100)
 
 
 def test_the_sync_face_divides_too(migrated: str) -> None:
-    with sync.Storage.open(migrated, pool_max=4) as storage:
+    with sync.Storage(migrated, pool_max=4) as storage:
         news = providers()
         with pytest.raises(Conflict):
             storage.providers.create_many([*news, news[0]])

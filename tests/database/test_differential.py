@@ -537,9 +537,9 @@ async def opened(stack: AsyncExitStack, conninfo: str, repository: Any, sync_rep
         "in a transaction": {"multiplex": 0},
         "in a transaction, unprepared": {"prepare": False},
     }.items():
-        storage = await stack.enter_async_context(Storage.open(url(), pool_max=2, **given_))
+        storage = await stack.enter_async_context(Storage(url(), pool_max=2, **given_))
         paths.append(Path(name, storage, repository, inside=name.startswith("in a transaction")))
-    paths.append(Path("sync", stack.enter_context(sync.Storage.open(url())), sync_repository))
+    paths.append(Path("sync", stack.enter_context(sync.Storage(url())), sync_repository))
     # In another time zone, and with cursors that psycopg prepares.
     own = psycopg_pool.AsyncConnectionPool(url(TimeZone="America/St_Johns"), min_size=1, max_size=2, open=False)
     await stack.enter_async_context(own)

@@ -75,14 +75,14 @@ async def until_one_waits(conninfo: str, for_what: str = "PgSleep") -> None:
 async def storage(migrated: str, request: pytest.FixtureRequest) -> AsyncIterator[Storage]:
     """One connection, and none that is shared, so that what is done to it meets the next statement."""
     prepare = request.param == "prepared"
-    async with Storage.open(migrated, pool_max=1, multiplex=0, prepare=prepare) as opened:
+    async with Storage(migrated, pool_max=1, multiplex=0, prepare=prepare) as opened:
         yield opened
 
 
 @pytest.fixture
 async def preparing(migrated: str) -> AsyncIterator[Storage]:
     """The same, where the server keeps prepared statements."""
-    async with Storage.open(migrated, pool_max=1, multiplex=0) as opened:
+    async with Storage(migrated, pool_max=1, multiplex=0) as opened:
         yield opened
 
 
@@ -149,7 +149,7 @@ async def test_in_a_transaction_a_discarded_statement_means_once_more_from_the_s
 
 
 async def test_one_stale_statement_makes_every_connection_prepare_anew(migrated: str) -> None:
-    async with Storage.open(migrated, pool_min=5, pool_max=5, multiplex=0) as storage:
+    async with Storage(migrated, pool_min=5, pool_max=5, multiplex=0) as storage:
         made = await storage.conversations.create(NewConversation(title="t"))
 
         async def read(tx: Any) -> Any:
@@ -198,7 +198,7 @@ async def test_a_column_that_gets_another_type_costs_neither_a_read_nor_a_write(
 
 
 async def test_where_the_server_keeps_no_statements_a_schema_change_does_not_spoil_a_transaction(migrated: str) -> None:
-    async with Storage.open(migrated, prepare=False, pool_max=1) as storage:
+    async with Storage(migrated, prepare=False, pool_max=1) as storage:
         made = await storage.conversations.create(NewConversation(title="t"))
         await storage.conversations.get(made.id)
         ask(migrated, "ALTER TABLE conversations ALTER COLUMN title TYPE varchar(500)")
@@ -208,7 +208,7 @@ async def test_where_the_server_keeps_no_statements_a_schema_change_does_not_spo
 
 async def test_behind_a_pooler_and_when_it_is_switched_off_nothing_is_prepared(migrated: str) -> None:
     for given in ({"pooler": True}, {"prepare": False}):
-        async with Storage.open(migrated, pool_max=1, **given) as storage:
+        async with Storage(migrated, pool_max=1, **given) as storage:
             made = await storage.conversations.create(NewConversation(title="t"))
             for _ in range(8):  # psycopg itself prepares what it has seen five times
                 assert await storage.conversations.get(made.id) == made
@@ -282,7 +282,7 @@ def test_ctrl_c_ends_the_statement_and_leaves_the_connection_fit(migrated: str, 
         asyncio.run(until_one_waits(migrated))
         os.kill(os.getpid(), signal.SIGINT)
 
-    with sync.Storage.open(migrated, pool_max=1, prepare=prepare) as storage:
+    with sync.Storage(migrated, pool_max=1, prepare=prepare) as storage:
         storage.conversations.count()
         thread = threading.Thread(target=interrupt)
         thread.start()
@@ -296,7 +296,7 @@ def test_ctrl_c_ends_the_statement_and_leaves_the_connection_fit(migrated: str, 
 
 @pytest.mark.parametrize("multiplex", [0, 2])
 async def test_the_time_limit_is_the_servers_and_the_connection_goes_on(migrated: str, multiplex: int) -> None:
-    async with Storage.open(migrated, statement_timeout=0.2, multiplex=multiplex, pool_max=1) as storage:
+    async with Storage(migrated, statement_timeout=0.2, multiplex=multiplex, pool_max=1) as storage:
         for _ in range(2):
             with pytest.raises(StatementTimeout) as caught:
                 await storage.database.run(SLEEP, [60.0])
@@ -306,7 +306,7 @@ async def test_the_time_limit_is_the_servers_and_the_connection_goes_on(migrated
 
 @pytest.mark.parametrize("multiplex", [0, 2])
 async def test_a_write_whose_session_the_server_ended_was_not_kept(migrated: str, multiplex: int) -> None:
-    async with Storage.open(migrated, multiplex=multiplex) as storage:
+    async with Storage(migrated, multiplex=multiplex) as storage:
         await storage.conversations.create(NewConversation())
         task = asyncio.create_task(storage.database.run(WRITE, [60.0]))
         await until_one_waits(migrated)
@@ -397,7 +397,7 @@ async def test_fifty_tasks_may_share_a_transaction(storage: Storage) -> None:
 def test_twenty_threads_may_share_a_transaction_and_its_batches(migrated: str, *, prepare: bool) -> None:
     seen: list[tuple[int, str | None]] = []
 
-    def work(tx: sync.StorageTransaction, number: int) -> None:
+    def work(tx: sync.Storage, number: int) -> None:
         new = NewConversation(title=str(number))
         for _ in range(5):
             seen.append((number, tx.conversations.create(new).title))
@@ -405,7 +405,7 @@ def test_twenty_threads_may_share_a_transaction_and_its_batches(migrated: str, *
                 later = [batch.add(batch.conversations.create, new) for _ in "ab"]
             seen.extend((number, one.result.title) for one in later)
 
-    with sync.Storage.open(migrated, pool_max=1, prepare=prepare) as storage, storage.transaction() as tx:
+    with sync.Storage(migrated, pool_max=1, prepare=prepare) as storage, storage.transaction() as tx:
         threads = [threading.Thread(target=work, args=[tx, number]) for number in range(20)]
         for thread in threads:
             thread.start()
@@ -418,7 +418,7 @@ def test_twenty_threads_may_share_a_transaction_and_its_batches(migrated: str, *
 
 @pytest.mark.parametrize("multiplex", [0, 2])
 async def test_a_result_of_30_megabytes_arrives(migrated: str, multiplex: int) -> None:
-    async with Storage.open(migrated, multiplex=multiplex) as storage:
+    async with Storage(migrated, multiplex=multiplex) as storage:
         for _ in range(2):
             found = await storage.database.run(MANY, [30_000])
             assert len(found) == 30_000

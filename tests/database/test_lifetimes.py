@@ -123,7 +123,7 @@ async def test_what_sibling_threads_write_is_in_the_transaction_or_refused(
     told: list[UUID] = []
     refused: list[str] = []
 
-    def sibling(tx: sync.StorageTransaction) -> None:
+    def sibling(tx: sync.Storage) -> None:
         try:
             while True:
                 told.append(tx.conversations.create(new("sibling")).id)
@@ -252,7 +252,7 @@ async def test_threads_that_share_a_transaction_get_their_own_rows(
     wrong: list[Any] = []
     reads = 0
 
-    def read(tx: sync.StorageTransaction, own: list[Conversation], others: UUID) -> None:
+    def read(tx: sync.Storage, own: list[Conversation], others: UUID) -> None:
         nonlocal reads
         for step in range(250):
             row = own[step % len(own)]
@@ -457,12 +457,12 @@ async def test_a_callback_that_raises_retryable_repeats_nothing(
 
     async with opened(conninfo, path, pool_max=1) as storage:
 
-        def work_sync(tx: sync.StorageTransaction) -> None:
+        def work_sync(tx: sync.Storage) -> None:
             tx.conversations.create(new("once"))
             tx.after_commit(fail)
             tx.after_commit(also)
 
-        async def work(tx: agent_storage.StorageTransaction) -> None:
+        async def work(tx: agent_storage.Storage) -> None:
             await tx.conversations.create(new("once"))
             tx.after_commit(fail_async)
             tx.after_commit(also_async)
@@ -677,10 +677,10 @@ async def test_connecting_at_once_opens_one_pool_and_closing_leaves_nothing(
     settings = {**PATHS[path], "pool_min": 2, "pool_max": 2, "application_name": f"one pool {path}"}
     expected = 2 + (1 if "shared" in path else 0)  # the first shared connection is made at once
     if path.startswith("async"):
-        storage = Storage.open(conninfo, **settings)
+        storage = Storage(conninfo, **settings)
         await asyncio.gather(*(storage.connect() for _ in range(10)))
     else:
-        storage: Any = sync.Storage.open(conninfo, **settings)
+        storage: Any = sync.Storage(conninfo, **settings)
         await asyncio.gather(*(asyncio.to_thread(storage.connect) for _ in range(10)))
     await until(lambda: len(backends(admin, settings["application_name"])) >= expected)
     await asyncio.sleep(0.1)
@@ -698,10 +698,10 @@ async def test_connecting_that_is_given_up_leaves_no_connection(
 ) -> None:
     given_up = 0
     started = time.monotonic()
-    async with Storage.open(conninfo, **PATHS[path]):
+    async with Storage(conninfo, **PATHS[path]):
         whole = time.monotonic() - started
     for number in range(25):
-        storage = Storage.open(conninfo, **PATHS[path], application_name="given up")
+        storage = Storage(conninfo, **PATHS[path], application_name="given up")
         task = asyncio.create_task(storage.connect())
         await asyncio.sleep(whole * number / 20)
         task.cancel()
@@ -720,7 +720,7 @@ async def test_connecting_and_closing_at_once_leaves_no_connection(
     conninfo: str, admin: psycopg.Connection, path: str
 ) -> None:
     for number in range(10):
-        storage = Storage.open(conninfo, **PATHS[path], application_name="closed")
+        storage = Storage(conninfo, **PATHS[path], application_name="closed")
         connecting = asyncio.create_task(storage.connect())
         await asyncio.sleep(0.002 * number)
         await storage.close()
@@ -801,13 +801,13 @@ async def nothing(storage):
     pass
 
 async def main(leave_open):
-    storage = Storage.open(conninfo, **settings)
+    storage = Storage(conninfo, **settings)
     await storage.connect()
     await storage.conversations.create(NewConversation(title="made"))
     await leave_open(storage)
 
 def main_sync():
-    storage = sync.Storage.open(conninfo, **settings)
+    storage = sync.Storage(conninfo, **settings)
     storage.connect()
     storage.conversations.create(NewConversation(title="made"))
     def follow():
@@ -849,7 +849,7 @@ def test_a_forgotten_close_does_not_hang_the_program(conninfo: str, admin: psyco
 def test_a_storage_whose_loop_has_ended_is_refused_in_the_next_and_closes_there(
     conninfo: str, admin: psycopg.Connection, path: str
 ) -> None:
-    storage = Storage.open(conninfo, **PATHS[path], application_name="loop ended")
+    storage = Storage(conninfo, **PATHS[path], application_name="loop ended")
 
     async def first() -> None:
         await storage.connect()
@@ -949,7 +949,7 @@ async def test_a_listener_whose_connection_is_cut_and_cannot_be_made_for_a_while
 async def test_closing_while_somebody_follows_ends_the_follower_with_an_error(
     conninfo: str, admin: psycopg.Connection
 ) -> None:
-    storage = await Storage.open(conninfo).connect()
+    storage = await Storage(conninfo).connect()
 
     async def follow() -> None:
         async with storage.stream_events.follow("s") as events:

@@ -40,7 +40,7 @@ LOCKED: Statement[int] = Statement(
 
 @pytest.fixture(params=[1, 2, 4])
 async def storage(migrated: str, request: pytest.FixtureRequest) -> AsyncIterator[Storage]:
-    async with Storage.open(migrated, multiplex=request.param, pool_max=4) as opened:
+    async with Storage(migrated, multiplex=request.param, pool_max=4) as opened:
         yield opened
 
 
@@ -53,7 +53,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def alone(migrated: str, unhurried: None) -> AsyncIterator[Storage]:
     """One connection that is shared, and one in the pool."""
-    async with Storage.open(migrated, multiplex=1, pool_max=1, pool_timeout=60) as opened:
+    async with Storage(migrated, multiplex=1, pool_max=1, pool_timeout=60) as opened:
         yield opened
 
 
@@ -105,7 +105,7 @@ async def until(reached: Callable[[], bool]) -> None:
 async def test_200_tasks_travel_on_the_shared_connections_and_need_none_of_the_pool(
     migrated: str, unhurried: None
 ) -> None:
-    async with Storage.open(migrated, multiplex=2, pool_max=1, pool_timeout=60) as storage:
+    async with Storage(migrated, multiplex=2, pool_max=1, pool_timeout=60) as storage:
         create = storage.outside.conversations.create
         await known(
             storage,
@@ -152,7 +152,7 @@ async def _life(storage: Storage, seed: int, log: list[Any]) -> None:
 
 async def test_every_answer_is_that_of_a_connection_of_ones_own(storage: Storage, migrated: str) -> None:
     logs: dict[str, list[list[Any]]] = {}
-    async with Storage.open(migrated, prepare=False, multiplex=0) as plain:
+    async with Storage(migrated, prepare=False, multiplex=0) as plain:
         for name, face in (("plain", plain), ("shared", storage)):
             await face.providers.delete_where({"name__like": "provider-%"})
             own: list[list[Any]] = [[] for _ in range(100)]
@@ -175,7 +175,7 @@ async def test_each_task_reads_what_it_wrote(storage: Storage) -> None:
 async def test_large_parameters_and_large_results_share_a_connection_with_small_ones(
     migrated: str, unhurried: None
 ) -> None:
-    async with Storage.open(migrated, multiplex=2) as storage:
+    async with Storage(migrated, multiplex=2) as storage:
         chat = await storage.conversations.create(NewConversation(title="t"))
         await known(
             storage,
@@ -194,7 +194,7 @@ async def test_large_parameters_and_large_results_share_a_connection_with_small_
 
 async def test_behind_a_pooler_and_without_prepared_statements_no_connection_is_shared(migrated: str) -> None:
     for given in ({"pooler": True}, {"prepare": False}, {"multiplex": 0}):
-        async with Storage.open(migrated, **given) as storage:
+        async with Storage(migrated, **given) as storage:
             assert isinstance(storage.database, MultiplexedDatabase)
             assert storage.database._multiplexer is None
             assert await storage.conversations.count() == 0
@@ -280,7 +280,7 @@ async def test_a_slow_statement_goes_to_the_pool_and_short_ones_pass_it(
 ) -> None:
     monkeypatch.setattr(multiplexed, "LIMIT", 0.5)  # what is quick stays below it on a busy machine too
     monkeypatch.setattr(multiplexer, "_AWAY", 600.0)
-    async with Storage.open(migrated, multiplex=1, pool_max=1, pool_timeout=60) as storage:
+    async with Storage(migrated, multiplex=1, pool_max=1, pool_timeout=60) as storage:
         count = storage.conversations.count
         await known(storage, count=count, locked=lambda: storage.database.run(LOCKED, [1]))
         (one,) = shared(storage)
@@ -335,7 +335,7 @@ async def test_a_locked_table_delays_a_burst_and_fails_nobody(storage: Storage, 
 async def test_what_is_never_sent_fails_after_the_pools_time_out_and_is_never_done(
     migrated: str, unhurried: None
 ) -> None:
-    async with Storage.open(migrated, multiplex=1, pool_timeout=0.2) as storage:
+    async with Storage(migrated, multiplex=1, pool_timeout=0.2) as storage:
         chat = await storage.conversations.create(NewConversation(title="t"))
         update = storage.conversations.update
         await known(storage, update=lambda: update(chat.id, title="t"))
@@ -475,7 +475,7 @@ async def test_reads_under_way_when_the_connection_is_lost_are_answered(storage:
 
 
 async def test_a_closed_storage_answers_nobody_and_leaves_no_connection(migrated: str) -> None:
-    storage = await Storage.open(migrated).connect()
+    storage = await Storage(migrated).connect()
     pending = [asyncio.create_task(storage.conversations.count()) for _ in range(10)]
     await asyncio.sleep(0)
     await storage.close()

@@ -330,7 +330,7 @@ def interrupted_after(seconds: float) -> Iterator[None]:
 def test_a_call_of_the_sync_face_that_a_signal_interrupts_does_not_come_later(
     conninfo: str, admin: psycopg.Connection, settings: dict[str, Any]
 ) -> None:
-    with sync.Storage.open(conninfo, pool_max=1, **settings) as storage:
+    with sync.Storage(conninfo, pool_max=1, **settings) as storage:
         charges = SYNC(storage)
         made = charges.create(NewCharge(account="a"))
         for number in range(10):
@@ -624,7 +624,7 @@ def test_what_a_signal_interrupts_anywhere_is_whole_or_nothing(
     conninfo: str, admin: psycopg.Connection, settings: dict[str, Any]
 ) -> None:
     dice, interrupted = random.Random(3), 0
-    with sync.Storage.open(conninfo, pool_max=20, pool_timeout=3, **settings) as storage:
+    with sync.Storage(conninfo, pool_max=20, pool_timeout=3, **settings) as storage:
         for name, (write, whole) in WRITES.items():
             at_once(write(Waited(storage), f"warm {name}"))
             started = time.monotonic()
@@ -675,7 +675,7 @@ def test_an_interrupt_between_two_steps_leaves_the_connection_fit(
 
     for owner, name in STEPS:
         for what, (write, whole) in WRITES.items():
-            with sync.Storage.open(conninfo, pool_max=1, pool_timeout=2, **settings) as storage:
+            with sync.Storage(conninfo, pool_max=1, pool_timeout=2, **settings) as storage:
                 for number in range(2):  # the statements are not prepared yet, and then they are
                     interrupted = 0
                     account = f"{owner.__name__} {name} {what} {number}"

@@ -1116,7 +1116,7 @@ async def test_in_a_storm_every_caller_is_told_the_truth(migrated: str, capsys: 
 @pytest.fixture
 async def narrow(migrated: str) -> AsyncIterator[Storage]:
     """A storage of one connection."""
-    async with Storage.open(migrated, multiplex=0, pool_max=1, pool_timeout=5) as storage:
+    async with Storage(migrated, multiplex=0, pool_max=1, pool_timeout=5) as storage:
         yield storage
 
 
@@ -1225,7 +1225,7 @@ async def test_a_call_that_is_cancelled_twice_is_done_or_will_never_be(narrow: S
 
 async def test_an_answer_that_came_before_the_connection_was_lost_is_given_to_its_caller(migrated: str) -> None:
     kill = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-    async with Storage.open(migrated, multiplex=1) as storage:
+    async with Storage(migrated, multiplex=1) as storage:
         with psycopg.connect(migrated, autocommit=True) as other:
             other.execute("INSERT INTO providers (name, kind) VALUES ('taken', 'custom')")
             with pytest.raises(Conflict):  # the statement is prepared, but has given no row yet

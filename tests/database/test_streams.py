@@ -49,7 +49,7 @@ FAR: Statement[Any] = Statement(
 async def storage(migrated: str, request: pytest.FixtureRequest) -> AsyncIterator[Storage]:
     """One connection, so that what a stream does to it meets the next statement."""
     prepare = request.param == "prepared"
-    async with Storage.open(migrated, pool_max=1, multiplex=0, prepare=prepare) as opened:
+    async with Storage(migrated, pool_max=1, multiplex=0, prepare=prepare) as opened:
         yield opened
 
 
@@ -99,7 +99,7 @@ async def test_memory_does_not_grow_with_the_rows(storage: Storage, place: Any) 
 
 
 def test_the_sync_face_streams_and_can_be_left_early(migrated: str) -> None:
-    with sync.Storage.open(migrated, pool_max=1) as storage:
+    with sync.Storage(migrated, pool_max=1) as storage:
         storage.conversations.create_many([NewConversation() for _ in range(500)])
         for wanted in (1, 70, 1000):
             with storage.conversations.stream() as rows:
@@ -445,7 +445,7 @@ async def test_on_a_connection_of_ones_own_every_repository_may_go_on(migrated: 
 
 
 async def test_a_stream_outside_a_transaction_has_no_time_limit_however_slow_its_reader(migrated: str) -> None:
-    async with Storage.open(migrated, statement_timeout=0.2, idle_in_transaction_timeout=0.2, pool_max=1) as storage:
+    async with Storage(migrated, statement_timeout=0.2, idle_in_transaction_timeout=0.2, pool_max=1) as storage:
         for count in (3, 20_000):  # all rows are here at once, or the server waits for the reader
             async with storage.database.stream(LONG, [count]) as rows:
                 await anext(rows)
@@ -457,7 +457,7 @@ async def test_a_stream_outside_a_transaction_has_no_time_limit_however_slow_its
 
 
 async def test_a_transactions_stream_has_the_time_limit_of_its_transaction(migrated: str) -> None:
-    async with Storage.open(migrated, statement_timeout=0.2) as storage:
+    async with Storage(migrated, statement_timeout=0.2) as storage:
         with pytest.raises(StatementTimeout):
             async with storage.transaction() as tx, tx.runner.stream(SLOW, []) as rows:
                 async for _ in rows:
@@ -469,7 +469,7 @@ async def test_a_transactions_stream_has_the_time_limit_of_its_transaction(migra
 async def test_a_changed_schema_costs_a_stream_nothing_however_many_connections_know_it(
     migrated: str, pool_max: int, *, prepare: bool
 ) -> None:
-    async with Storage.open(
+    async with Storage(
         migrated, pool_max=pool_max, pool_min=pool_max, multiplex=0, prepare=prepare, pool_timeout=60
     ) as storage:
         await storage.conversations.create(NewConversation(title="t"))

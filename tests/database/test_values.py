@@ -127,10 +127,10 @@ class Executors:
 
     def __init__(self, conninfo: str) -> None:
         self._runner = asyncio.Runner()
-        self._unshared = [sync.Storage.open(conninfo, pool_max=1, prepare=prepare) for prepare in (True, False)]
+        self._unshared = [sync.Storage(conninfo, pool_max=1, prepare=prepare) for prepare in (True, False)]
         for storage in self._unshared:
             storage.connect()
-        self._shared = self._runner.run(Storage.open(conninfo, pool_max=1, multiplex=1).connect())
+        self._shared = self._runner.run(Storage(conninfo, pool_max=1, multiplex=1).connect())
 
     def close(self) -> None:
         for storage in self._unshared:
@@ -427,7 +427,7 @@ def test_text_is_utf8_whatever_the_environment_prefers(
     monkeypatch.setenv("PGCLIENTENCODING", encoding)
     for url in (migrated, make_conninfo(migrated, client_encoding=encoding)):
         for prepare in (True, False):
-            with sync.Storage.open(url, prepare=prepare) as storage:
+            with sync.Storage(url, prepare=prepare) as storage:
                 made = storage.conversations.create(NewConversation(title="Ærø, 東京", metadata={"ø": "\x00京"}))
                 assert storage.conversations.get(made.id) == made
                 assert (made.title, made.metadata) == ("Ærø, 東京", {"ø": "\x00京"})

@@ -81,10 +81,10 @@ def plain(value: Any) -> Any:
 async def opened(conninfo: str, path: str, **changed: Any) -> AsyncIterator[Any]:
     """A storage whose calls take one of the `PATHS`. What hangs fails after a while."""
     if path.startswith("async"):
-        async with agent_storage.Storage.open(conninfo, **{**PATHS[path], **changed}) as storage, asyncio.timeout(30):
+        async with agent_storage.Storage(conninfo, **{**PATHS[path], **changed}) as storage, asyncio.timeout(30):
             yield storage
     else:
-        with sync.Storage.open(conninfo, **{**PATHS[path], **changed}) as storage:
+        with sync.Storage(conninfo, **{**PATHS[path], **changed}) as storage:
             yield Waited(storage)
 
 
@@ -715,8 +715,8 @@ def test_create_many_is_create_for_any_value(conninfo: str, admin: psycopg.Conne
     rows = st.fixed_dictionaries({}, optional=STRATEGIES)
     number = itertools.count()
     with (
-        sync.Storage.open(conninfo) as one_way,
-        sync.Storage.open(conninfo, prepare=False) as other_way,
+        sync.Storage(conninfo) as one_way,
+        sync.Storage(conninfo, prepare=False) as other_way,
     ):
 
         @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)

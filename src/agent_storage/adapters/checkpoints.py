@@ -81,7 +81,7 @@ class CheckpointProviders(CheckpointProvider):
     """Several providers, each on a database of its own; itself a provider, the default one.
 
     `{"main": {"url": …}, "backup": {"url": …}, "default": "main"}`: a provider is a URL or a mapping of the settings of
-    `Storage.open()`. A single provider is the default by itself. Connects when entered (`async with`).
+    `Storage()`. A single provider is the default by itself. Connects when entered (`async with`).
     """
 
     def __init__(self, configuration: Mapping[str, Any]) -> None:
@@ -171,6 +171,6 @@ def _storage(name: str, settings: Any) -> Storage:
         raise InvalidSettings(f"the checkpoint provider {name!r} must be a URL or a mapping of settings")
     keywords = {str(key): value for key, value in cast(Mapping[Any, Any], settings).items()}
     try:
-        return Storage.open(keywords.pop("url", None), **keywords)
+        return Storage(keywords.pop("url", None), **keywords)
     except InvalidSettings as error:
         raise InvalidSettings(f"the checkpoint provider {name!r}: {error}") from None

@@ -65,7 +65,7 @@ def opened(db: str | None) -> Generator[Storage]:
     """The storage a command works on."""
     from agent_storage.sync import Storage
 
-    with errors(), Storage.open(db) as storage:
+    with errors(), Storage(db) as storage:
         yield storage
 
 

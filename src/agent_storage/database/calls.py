@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import types
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -15,39 +11,9 @@ T = TypeVar("T")
 _undoing: set[asyncio.Future[None]] = set()
 
 
-@types.coroutine
-def _resumed(coroutine: Coroutine[Any, Any, T], future: Any) -> Generator[Any, Any, T]:
-    """The rest of a coroutine that has been started by hand and waits for `future`."""
-    while True:
-        try:
-            value = yield future
-        except BaseException as error:
-            step = partial(coroutine.throw, error)
-        else:
-            step = partial(coroutine.send, value)
-        try:
-            future = step()
-        except StopIteration as end:
-            return end.value
-
-
-def _started(coroutine: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
-    """A coroutine that runs at once; where it has nothing to wait for, it costs no turn of the event loop."""
-    loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-    try:
-        future = coroutine.send(None)
-    except StopIteration as end:
-        done = loop.create_future()
-        done.set_result(end.value)
-        return done
-    return asyncio.ensure_future(_resumed(coroutine, future))
-
-
 async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that is not cut short, however often the task is cancelled; that is raised at last."""
-    task = _started(coroutine)
+    task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -65,7 +31,7 @@ async def unless_cancelled(coroutine: Coroutine[Any, Any, T], undo: Callable[[T]
 
     Cancelled twice while it waits, psycopg_pool's getconn() may lose a connection, and asyncio.Condition its lock.
     """
-    task = _started(coroutine)
+    task = asyncio.ensure_future(coroutine)
 
     def abandoned(_: object) -> None:
         if not task.cancelled() and task.exception() is None:
@@ -83,18 +49,6 @@ async def unless_cancelled(coroutine: Coroutine[Any, Any, T], undo: Callable[[T]
 def returned(value: T, *_: object) -> T:
     """The same on the sync face, where what was called has returned."""
     return value
-
-
-@contextmanager
-def insistent() -> Generator[None]:
-    """A block whose cancellation is repeated once: psycopg_pool's workers swallow it there, and would never end."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and "-worker-" in task.get_name():
-            asyncio.get_running_loop().call_soon(task.cancel)
-        raise
 
 
 def run_at_once(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
+import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict
 
 from agent_storage.database import connections as pools
@@ -19,9 +21,29 @@ from agent_storage.statements.statement import Statement
 T = TypeVar("T")
 
 
+class _Pool(psycopg_pool.AsyncConnectionPool[Any]):
+    """psycopg_pool's workers swallow their cancellation, and would never end: it is repeated once."""
+
+    def run_task(self, task: Any) -> None:
+        """Let a worker run `task`."""
+        run = task.run
+
+        async def insistent() -> None:
+            try:
+                await run()
+            finally:
+                worker = asyncio.current_task()
+                if worker is not None and worker.cancelling():
+                    asyncio.get_running_loop().call_soon(worker.cancel)
+
+        task.run = insistent
+        super().run_task(task)
+
+
 class MultiplexedDatabase(Database):
     """A pool, and shared connections beside it. What those cannot take goes to the pool."""
 
+    pool_class = _Pool
     _multiplexer: Multiplexer | None = None
 
     async def _open(self) -> None:

@@ -14,7 +14,7 @@ import psycopg_pool
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from agent_storage.database import connections as pools
-from agent_storage.database.calls import insistent, uncut, unless_cancelled
+from agent_storage.database.calls import uncut, unless_cancelled
 from agent_storage.database.fastpath.executor import Executor
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.forks import LoopHome
@@ -40,15 +40,11 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
 
-    @classmethod
-    async def connect(cls, conninfo: str = "", **arguments: Any) -> Self:
-        """Connect, as psycopg does."""
-        with insistent():
-            return await super().connect(conninfo, **arguments)
-
 
 class Database:
     """A pool of connections to one PostgreSQL database."""
+
+    pool_class: type[psycopg_pool.AsyncConnectionPool[Any]] = psycopg_pool.AsyncConnectionPool
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
@@ -85,7 +81,7 @@ class Database:
     async def _open(self) -> None:
         self.conninfo = await asyncio.to_thread(pools.locate, self.settings)
         await self._check_reachable()
-        pool = psycopg_pool.AsyncConnectionPool(
+        pool = self.pool_class(
             self.conninfo,
             connection_class=PooledConnection,
             kwargs=pools.connection_arguments(self.settings),
@@ -128,7 +124,7 @@ class Database:
 
     def _opened(self) -> psycopg_pool.AsyncConnectionPool[Any]:
         if self._pool is None:
-            raise StorageError("the storage is not open: use `async with Storage.open() as storage`")
+            raise StorageError("the storage is not open: use `async with Storage() as storage`")
         if self._home is None:  # a pool of the caller's own, which is used here first
             self._home = LoopHome()
         self._home.check()
@@ -136,6 +132,8 @@ class Database:
 
     async def _check_out(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> psycopg.AsyncConnection[Any]:
         try:
+            if pool.get_stats()["pool_available"]:
+                return await pool.getconn()
             return await unless_cancelled(pool.getconn(), pool.putconn)
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             raise PoolTimeout(
@@ -287,8 +285,7 @@ class Database:
 
 async def configure(connection: PooledConnection) -> None:
     """Let the server keep prepared statements, unless its process is not the one that libpq was told of: a pooler."""
-    with insistent():
-        row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
+    row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
     if row is not None and row[0] == connection.info.backend_pid:
         connection.keeps_statements = True
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -129,6 +129,27 @@ class Settings(BaseModel):
         }
         set_ = {name: f"{round(seconds * 1000)}ms" for name, seconds in timeouts.items() if seconds is not None}
         return {**_STYLE, **set_}
+
+
+class Keywords(TypedDict, total=False):
+    """The settings as keywords of `Storage`; see `Settings`."""
+
+    migrate_url: str | SecretStr | None
+    listen_url: str | SecretStr | None
+    data_dir: str | Path | None
+    application_name: str
+    pool_min: int
+    pool_max: int
+    pool_timeout: float
+    pooler: bool
+    prepare: bool
+    multiplex: int
+    spin: float
+    statement_timeout: float | None
+    idle_in_transaction_timeout: float | None
+    lock_timeout: float | None
+    json_limit: int
+    secret_key: str | SecretStr | Callable[[], str] | None
 
 
 def _normal_url(url: str) -> str:

@@ -14,7 +14,7 @@ from agent_storage.statements.types import to_text
 from agent_storage.sync.database.transaction import Transaction
 
 if TYPE_CHECKING:
-    from agent_storage.sync.storage import StorageTransaction
+    from agent_storage.sync.storage import Storage
 
 #: The tables in an order in which each finds what it refers to.
 ORDER = (
@@ -25,7 +25,7 @@ ORDER = (
 )
 
 
-def write(tx: StorageTransaction, unit: Unit, counts: dict[str, int]) -> None:
+def write(tx: Storage, unit: Unit, counts: dict[str, int]) -> None:
     """Copy a unit's rows and count them."""
     runner = cast(Transaction, tx.providers.runner)
     for table in ORDER:
@@ -51,7 +51,7 @@ def _copy(runner: Transaction, table: str, rows: list[Row]) -> None:
             copy.write_row(values(row))
 
 
-def analyze(tx: StorageTransaction) -> None:
+def analyze(tx: Storage) -> None:
     """Tell the planner what is there now."""
     text = sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(map(sql.Identifier, ORDER)))
     cast(Transaction, tx.providers.runner).connection.execute(text)

@@ -2,6 +2,6 @@
 """The sync face: the same names, without `await`."""
 
 from agent_storage.sync.repository import Repository, Stream, sql
-from agent_storage.sync.storage import Storage, StorageTransaction
+from agent_storage.sync.storage import Storage
 
-__all__ = ["Repository", "Storage", "StorageTransaction", "Stream", "sql"]
+__all__ = ["Repository", "Storage", "Stream", "sql"]

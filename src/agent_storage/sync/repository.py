@@ -9,15 +9,17 @@ bind by name, and the return annotation gives the shape of the result (`list[R]`
 from __future__ import annotations
 
 import functools
+import inspect
 import re
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import (
+    TYPE_CHECKING,
     Any,
     ClassVar,
     Generic,
     LiteralString,
-    Protocol,
     Self,
     TypeVar,
     cast,
@@ -84,12 +86,6 @@ def sql(
 Runner = Database | Transaction | Batch
 
 
-class Bound(Protocol):
-    """What has repositories, all on one runner."""
-
-    runner: Runner
-
-
 class Declared:
     """What `@sql` leaves in a class body until the class is made."""
 
@@ -122,7 +118,7 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
 
         method = run
     functools.update_wrapper(method, template.function)
-    setattr(method, "statement", statement)  # noqa: B010  # functions have no such attribute to the type checker
+    vars(method).update(statement=statement, template=template)
     return method
 
 
@@ -142,25 +138,24 @@ class Repository(Generic[R, N]):
 
     def __init__(
         self,
-        runner: Runner | Bound | psycopg_pool.ConnectionPool[Any] | psycopg.Connection[Any],
+        on: Repositories | Runner | psycopg_pool.ConnectionPool[Any] | psycopg.Connection[Any],
     ) -> None:
         """On a storage, a transaction, a batch (`Tickets(storage)`), or a pool or connection of your own."""
-        if isinstance(runner, psycopg_pool.ConnectionPool):
-            self.runner: Runner = Database.over(runner)
-        elif isinstance(runner, psycopg.Connection):
-            self.runner = Attached(runner)
+        if isinstance(on, psycopg_pool.ConnectionPool):
+            self.runner: Runner = Database.over(on)
+        elif isinstance(on, psycopg.Connection):
+            self.runner = Attached(on)
         else:
-            self.runner = getattr(runner, "runner", None) or cast(Runner, runner)
+            self.runner = on.runner if isinstance(on, Repositories) else on
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        base = next((base for base in getattr(cls, "__orig_bases__", ()) if get_origin(base) is Repository), None)
-        if base is None:
-            return
-        cls.record, cls.new = get_args(base)
+        for base in vars(cls).get("__orig_bases__", ()):
+            if isinstance(get_origin(base), type) and issubclass(get_origin(base), Repository):
+                cls.record, cls.new = (_bound(argument) for argument in get_args(base))
         _check_names(cls)
-        own = {name: item.template for name, item in vars(cls).items() if isinstance(item, Declared)}
-        for name, template in {**_inherited(cls), **own}.items():
+        own = {name for name, item in vars(cls).items() if isinstance(item, Declared)}
+        for name, template in _templates(cls).items():
             method = _method(template, cls)
             setattr(cls, name, method)
             if name in own:
@@ -169,7 +164,9 @@ class Repository(Generic[R, N]):
     @classmethod
     def owner(cls) -> Owner:
         """What the compiler must know of this class."""
-        types = {R: cls.record, N: cls.new}
+        types: dict[Any, Any] = {}
+        for base in cls.__mro__:
+            types |= zip(getattr(base, "__parameters__", ()), (cls.record, cls.new), strict=False)
         return Owner(cls.table, cls.record, cls.new, cls.natural_key, cls.refers_to_itself, types)
 
     @classmethod
@@ -452,14 +449,74 @@ class Repository(Generic[R, N]):
         return tuple(sorted(changes)), values
 
 
-def _inherited(repository: type[Repository[Any, Any]]) -> dict[str, Template]:
-    """The templates of `Repository` that this class does not define itself."""
-    names = vars(repository)
-    return {
-        name: item.template
-        for name, item in vars(Repository).items()
-        if isinstance(item, Declared) and name not in names and (repository.natural_key or name not in _WITH_KEY)
-    }
+class Repositories:
+    """Attributes that are repositories, all on one runner; each is made when it is first used.
+
+    A subclass declares its own by annotations, `customers: Customers`, or replaces one by a subclass of it.
+    """
+
+    _repositories: ClassVar[Mapping[str, type[Repository[Any, Any]]]] = {}
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        frame = inspect.currentframe()
+        local = frame.f_back.f_locals if frame and frame.f_back else {}  # a class may be declared in a function
+        names = {**vars(sys.modules[cls.__module__]), **local}
+        found: dict[str, type[Repository[Any, Any]]] = {}
+        for name, annotation in inspect.get_annotations(cls).items():
+            kind = _evaluated(annotation, names)
+            if isinstance(kind, type) and issubclass(kind, Repository):
+                found[name] = cast(type[Repository[Any, Any]], kind)
+        cls._repositories = {**cls._repositories, **found}
+
+    def _on(self, runner: Runner) -> Self:
+        """The same on another runner."""
+        other = object.__new__(type(self))
+        vars(other).update({name: value for name, value in vars(self).items() if name not in self._repositories})
+        other.runner = runner
+        return other
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._repositories})
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            repository = self._repositories.get(name)
+            if repository is None:
+                known = ", ".join(self._repositories)
+                raise AttributeError(f"{type(self).__name__} has no table {name!r}; tables are: {known}")
+            made = repository(self.runner)
+            setattr(self, name, made)
+            return made
+
+
+def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
+    """The class that an annotation names; None for one that is known to the type checker alone."""
+    if not isinstance(annotation, str):
+        return get_origin(annotation) or annotation
+    return names.get(annotation.partition("[")[0])
+
+
+def _bound(argument: Any) -> Any:
+    """The class that a repository is declared for: the default of a type variable, which subclasses may narrow."""
+    return getattr(argument, "__default__", argument) if isinstance(argument, TypeVar) else argument
+
+
+def _templates(repository: type[Repository[Any, Any]]) -> dict[str, Template]:
+    """The declared statements of this class and of those that it extends."""
+    found: dict[str, Template] = {}
+    for base in reversed(repository.__mro__):
+        for name, item in vars(base).items():
+            template: Template | None = getattr(item, "template", None)
+            if template is not None and (repository.natural_key or name not in _WITH_KEY):
+                found[name] = template
+            else:
+                found.pop(name, None)
+    return found
 
 
 def _check_names(repository: type[Repository[Any, Any]]) -> None:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from agent_storage.repository import Repository, Runner
+from agent_storage.repository import Repositories, Repository
 from agent_storage.tables.chat.conversations.repository import Conversations
 from agent_storage.tables.chat.messages.repository import Messages
 from agent_storage.tables.chat.models.repository import Models
@@ -93,8 +93,8 @@ DOMAINS: dict[str, str] = {
 }
 
 
-class Tables:
-    """A repository for each table, all bound to the same runner; each is made when it is first used."""
+class Tables(Repositories):
+    """A repository for each shipped table."""
 
     # ---- chat ----
 
@@ -162,16 +162,3 @@ class Tables:
     """A stream of events and how far it has come; deleting one deletes its events."""
     stream_events: StreamEvents
     """What happened in a stream, in the order of commits, without a gap."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name):
-            repository = REPOSITORIES.get(name)
-            if repository is None:
-                raise AttributeError(f"{type(self).__name__} has no table {name!r}")
-            bound = repository(self.runner)
-            setattr(self, name, bound)
-            return bound

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from agent_storage import Repository, Storage, StorageTransaction
+from agent_storage import Repository, Storage
 from agent_storage.adapters.text_ids import replaced, row_id
 from agent_storage.adapters.workflow.records import Item
 from agent_storage.errors import NotFound, StorageError
@@ -19,7 +19,7 @@ I = TypeVar("I", bound=Item)  # noqa: E741  # an item
 class Bound:
     """Something bound to a storage, or to one transaction of it."""
 
-    def __init__(self, tables: Storage | StorageTransaction) -> None:
+    def __init__(self, tables: Storage) -> None:
         self._tables = tables
 
     async def _get(self, rows: Repository[Any, Any], item: type[I], id: str) -> I | None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from agent_storage import Storage, StorageTransaction
+from agent_storage import Storage
 from agent_storage.adapters.workflow.calls import Calls
 from agent_storage.adapters.workflow.decisions import Decisions
 from agent_storage.adapters.workflow.runs import Runs
@@ -17,13 +17,13 @@ from agent_storage.errors import StorageError, Unavailable
 class WorkflowStorage(Runs, Calls, Decisions):
     """Workflows, runs, calls, budgets, approvals and events, with ids that are any text.
 
-    Over a `Storage` of the caller's, or one that it opens itself on a URL (none: as `Storage.open()` finds it). It
+    Over a `Storage` of the caller's, or one that it opens itself on a URL (none: as `Storage()` finds it). It
     closes what it opened and nothing else. The tables are made by `storage migrate up`.
     """
 
     def __init__(self, storage_or_url: Storage | str | None = None) -> None:
         """Raises `InvalidSettings` for a URL that cannot be used."""
-        self._storage = storage_or_url if isinstance(storage_or_url, Storage) else Storage.open(storage_or_url)
+        self._storage = storage_or_url if isinstance(storage_or_url, Storage) else Storage(storage_or_url)
         self._opened = False
         super().__init__(self._storage)
 
@@ -61,7 +61,7 @@ class WorkflowStorage(Runs, Calls, Decisions):
 class _InTransaction(WorkflowStorage):
     """The facade on one transaction; there is nothing to connect or close."""
 
-    def __init__(self, storage: Storage, transaction: StorageTransaction) -> None:
+    def __init__(self, storage: Storage, transaction: Storage) -> None:
         super().__init__(storage)
         self._tables = transaction
 

@@ -7,7 +7,7 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -41,15 +41,11 @@ class PooledConnection(psycopg.Connection[Any]):
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
 
-    @classmethod
-    def connect(cls, conninfo: str = "", **arguments: Any) -> Self:
-        """Connect, as psycopg does."""
-        with nullcontext():
-            return super().connect(conninfo, **arguments)
-
 
 class Database:
     """A pool of connections to one PostgreSQL database."""
+
+    pool_class: type[psycopg_pool.ConnectionPool[Any]] = psycopg_pool.ConnectionPool
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
@@ -86,7 +82,7 @@ class Database:
     def _open(self) -> None:
         self.conninfo = pools.locate(self.settings)
         self._check_reachable()
-        pool = psycopg_pool.ConnectionPool(
+        pool = self.pool_class(
             self.conninfo,
             connection_class=PooledConnection,
             kwargs=pools.connection_arguments(self.settings),
@@ -129,7 +125,7 @@ class Database:
 
     def _opened(self) -> psycopg_pool.ConnectionPool[Any]:
         if self._pool is None:
-            raise StorageError("the storage is not open: use `async with Storage.open() as storage`")
+            raise StorageError("the storage is not open: use `async with Storage() as storage`")
         if self._home is None:  # a pool of the caller's own, which is used here first
             self._home = ProcessHome()
         self._home.check()
@@ -137,6 +133,8 @@ class Database:
 
     def _check_out(self, pool: psycopg_pool.ConnectionPool[Any]) -> psycopg.Connection[Any]:
         try:
+            if pool.get_stats()["pool_available"]:
+                return pool.getconn()
             return returned(pool.getconn(), pool.putconn)
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             raise PoolTimeout(
@@ -286,8 +284,7 @@ class Database:
 
 def configure(connection: PooledConnection) -> None:
     """Let the server keep prepared statements, unless its process is not the one that libpq was told of: a pooler."""
-    with nullcontext():
-        row = (connection.execute("SELECT pg_backend_pid()")).fetchone()
+    row = (connection.execute("SELECT pg_backend_pid()")).fetchone()
     if row is not None and row[0] == connection.info.backend_pid:
         connection.keeps_statements = True
     else:
