@@ -140,16 +140,18 @@ def _registry(tables: dict[str, str]) -> str:
     attributes, last = "", ""
     for table, (name, doc) in entries.items():
         if (domain := _domain(tables[table])) != last:
-            attributes += f"\n    # ---- {domain} ----\n\n"
+            attributes += f"        # ---- {domain} ----\n\n"
             last = domain
-        attributes += f'    {table}: {name}\n    """{doc}"""\n'
+        attributes += (
+            f'        @property\n        def {table}(self) -> {name}:\n            """{doc}"""\n            ...\n\n'
+        )
     classes = "\n".join(f'    "{table}": {name},' for table, (name, _) in entries.items())
     domains = "\n".join(f'    "{table}": "{_domain(folder)}",' for table, folder in tables.items())
     text = f'''{NOTE}"""Every table's repository, one attribute for each table, in reading order."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent_storage.repository import Repositories, Repository
 {imports}
@@ -166,6 +168,10 @@ DOMAINS: dict[str, str] = {{
 
 class Tables(Repositories):
     """A repository for each shipped table."""
+
+    _repositories = REPOSITORIES
+
+    if TYPE_CHECKING:
 
 {attributes}
 '''

@@ -43,9 +43,11 @@ from agent_storage.statements.pagination import Found, Page, check_limit, read_c
 from agent_storage.statements.records import Input, JsonObject, Record, columns
 from agent_storage.statements.statement import Statement
 
-R = TypeVar("R", bound=Record)
+# Both covariant, so that a repository with a wider record may stand where the shipped one stands. It wants its own
+# `New…`, which type checkers then do not see in every place.
+R = TypeVar("R", bound=Record, covariant=True)
 S = TypeVar("S", bound=Record)
-N = TypeVar("N", bound=Input)
+N = TypeVar("N", bound=Input, covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
 V = TypeVar("V")
 
@@ -187,7 +189,7 @@ class Repository(Generic[R, N]):
     # ---- create ----------------------------------------------------------------------------------------------------
 
     @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}", certain=True)
-    async def create(self, new: N) -> R:
+    async def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The new row. Raises `Conflict` for a duplicate, `MissingReference` for a foreign key that points nowhere."""
         ...
 
@@ -216,16 +218,16 @@ class Repository(Generic[R, N]):
         """,
         certain=True,
     )
-    async def insert_or_update(self, new: N) -> R:
+    async def insert_or_update(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The row with this natural key, made or brought up to date, in one statement."""
         ...
 
     @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})", repeatable=True)
-    async def id_of(self, new: N) -> UUID | None:
+    async def id_of(self, new: N) -> UUID | None:  # pyright: ignore[reportGeneralTypeIssues]
         """The id of the row with this natural key, or None."""
         ...
 
-    async def upsert(self, new: N) -> R:
+    async def upsert(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The row with this natural key, made or brought up to date; its id and creation time stay.
 
         One round trip; with secrets, which are encrypted for their row's id, a transaction that looks for it first.
@@ -239,7 +241,7 @@ class Repository(Generic[R, N]):
         except SecretUnavailable:  # somebody made the row meanwhile, so its id is another one: now it can be found
             return await self._upsert_secrets(new)
 
-    async def _upsert_secrets(self, new: N) -> R:
+    async def _upsert_secrets(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         async with self.transaction() as rows:
             existing = await rows.id_of(new)
             return await rows.insert_or_update(new.model_copy(update={"id": existing}) if existing else new)
@@ -451,7 +453,8 @@ class Repository(Generic[R, N]):
 class Repositories:
     """Attributes that are repositories, all on one runner; each is made when it is first used.
 
-    A subclass declares its own by annotations, `customers: Customers`, or replaces one by a subclass of it.
+    A subclass declares its own by annotations, `customers: Customers`. One that replaces another is declared as a
+    property, which type checkers let a subclass narrow: `@property def conversations(self) -> ShopConversations: ...`.
     """
 
     _repositories: ClassVar[Mapping[str, type[Repository[Any, Any]]]] = {}
@@ -465,10 +468,16 @@ class Repositories:
         local = frame.f_back.f_locals if frame and frame.f_back else {}  # a class may be declared in a function
         names = {**vars(sys.modules[cls.__module__]), **local}
         found: dict[str, type[Repository[Any, Any]]] = {}
-        for name, annotation in inspect.get_annotations(cls).items():
+        declared = dict(inspect.get_annotations(cls))
+        for name, item in vars(cls).items():
+            if isinstance(item, property) and item.fget is not None:
+                declared[name] = inspect.get_annotations(item.fget).get("return")
+        for name, annotation in declared.items():
             kind = _evaluated(annotation, names)
             if isinstance(kind, type) and issubclass(kind, Repository):
                 found[name] = cast(type[Repository[Any, Any]], kind)
+                if name in vars(cls):
+                    delattr(cls, name)
         cls._repositories = {**cls._repositories, **found}
 
     def _on(self, runner: Runner) -> Self:

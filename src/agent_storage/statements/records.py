@@ -81,13 +81,19 @@ BigCount = Annotated[int, Field(ge=0, lt=2**63)]
 Money = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=6)]
 
 
+if TYPE_CHECKING:  # mypy wants a name for a base class
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
-class _RaisesInvalidValue(type(BaseModel)):
+class _RaisesInvalidValue(ModelMetaclass):
     """`NewMessage(role="bogus")` raises the package's `InvalidValue`; reading rows does not pass here."""
 
     if not TYPE_CHECKING:
 
-        def __call__(cls, *args, **kwargs):
+        def __call__(cls, *args, **kwargs):  # noqa: N805  # a metaclass
             try:
                 return super().__call__(*args, **kwargs)
             except ValidationError as error:

@@ -44,9 +44,11 @@ from agent_storage.sync.database.batch import Batch
 from agent_storage.sync.database.pool import Database
 from agent_storage.sync.database.transaction import Attached, Isolation, Transaction
 
-R = TypeVar("R", bound=Record)
+# Both covariant, so that a repository with a wider record may stand where the shipped one stands. It wants its own
+# `New…`, which type checkers then do not see in every place.
+R = TypeVar("R", bound=Record, covariant=True)
 S = TypeVar("S", bound=Record)
-N = TypeVar("N", bound=Input)
+N = TypeVar("N", bound=Input, covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
 V = TypeVar("V")
 
@@ -188,7 +190,7 @@ class Repository(Generic[R, N]):
     # ---- create ----------------------------------------------------------------------------------------------------
 
     @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}", certain=True)
-    def create(self, new: N) -> R:
+    def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The new row. Raises `Conflict` for a duplicate, `MissingReference` for a foreign key that points nowhere."""
         ...
 
@@ -217,16 +219,16 @@ class Repository(Generic[R, N]):
         """,
         certain=True,
     )
-    def insert_or_update(self, new: N) -> R:
+    def insert_or_update(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The row with this natural key, made or brought up to date, in one statement."""
         ...
 
     @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})", repeatable=True)
-    def id_of(self, new: N) -> UUID | None:
+    def id_of(self, new: N) -> UUID | None:  # pyright: ignore[reportGeneralTypeIssues]
         """The id of the row with this natural key, or None."""
         ...
 
-    def upsert(self, new: N) -> R:
+    def upsert(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The row with this natural key, made or brought up to date; its id and creation time stay.
 
         One round trip; with secrets, which are encrypted for their row's id, a transaction that looks for it first.
@@ -240,7 +242,7 @@ class Repository(Generic[R, N]):
         except SecretUnavailable:  # somebody made the row meanwhile, so its id is another one: now it can be found
             return self._upsert_secrets(new)
 
-    def _upsert_secrets(self, new: N) -> R:
+    def _upsert_secrets(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         with self.transaction() as rows:
             existing = rows.id_of(new)
             return rows.insert_or_update(new.model_copy(update={"id": existing}) if existing else new)
@@ -452,7 +454,8 @@ class Repository(Generic[R, N]):
 class Repositories:
     """Attributes that are repositories, all on one runner; each is made when it is first used.
 
-    A subclass declares its own by annotations, `customers: Customers`, or replaces one by a subclass of it.
+    A subclass declares its own by annotations, `customers: Customers`. One that replaces another is declared as a
+    property, which type checkers let a subclass narrow: `@property def conversations(self) -> ShopConversations: ...`.
     """
 
     _repositories: ClassVar[Mapping[str, type[Repository[Any, Any]]]] = {}
@@ -466,10 +469,16 @@ class Repositories:
         local = frame.f_back.f_locals if frame and frame.f_back else {}  # a class may be declared in a function
         names = {**vars(sys.modules[cls.__module__]), **local}
         found: dict[str, type[Repository[Any, Any]]] = {}
-        for name, annotation in inspect.get_annotations(cls).items():
+        declared = dict(inspect.get_annotations(cls))
+        for name, item in vars(cls).items():
+            if isinstance(item, property) and item.fget is not None:
+                declared[name] = inspect.get_annotations(item.fget).get("return")
+        for name, annotation in declared.items():
             kind = _evaluated(annotation, names)
             if isinstance(kind, type) and issubclass(kind, Repository):
                 found[name] = cast(type[Repository[Any, Any]], kind)
+                if name in vars(cls):
+                    delattr(cls, name)
         cls._repositories = {**cls._repositories, **found}
 
     def _on(self, runner: Runner) -> Self:

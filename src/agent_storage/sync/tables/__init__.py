@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent_storage.sync.repository import Repositories, Repository
 from agent_storage.sync.tables.chat.conversations.repository import Conversations
@@ -96,69 +96,145 @@ DOMAINS: dict[str, str] = {
 class Tables(Repositories):
     """A repository for each shipped table."""
 
-    # ---- chat ----
+    _repositories = REPOSITORIES
 
-    providers: Providers
-    """Who serves models: an API and its key."""
-    models: Models
-    """What a provider offers, with its context window and prices."""
-    conversations: Conversations
-    """A dialogue: its title, its model, and how far it has come."""
-    messages: Messages
-    """The turns of a conversation, in order."""
-    tool_configs: ToolConfigs
-    """How a tool (an MCP server's, say) is reached and what it takes."""
-    tool_results: ToolResults
-    """Each call of a tool: its arguments, its result or error, and how long it took."""
+    if TYPE_CHECKING:
+        # ---- chat ----
 
-    # ---- checkpoints ----
+        @property
+        def providers(self) -> Providers:
+            """Who serves models: an API and its key."""
+            ...
 
-    checkpoints: Checkpoints
-    """What an agent knew at a moment, to go on from there."""
+        @property
+        def models(self) -> Models:
+            """What a provider offers, with its context window and prices."""
+            ...
 
-    # ---- coding ----
+        @property
+        def conversations(self) -> Conversations:
+            """A dialogue: its title, its model, and how far it has come."""
+            ...
 
-    boards: Boards
-    """Where sessions are laid out side by side."""
-    repos: Repos
-    """The code that sessions work on, and its worktrees."""
-    sessions: Sessions
-    """A coding agent at work. Sessions spawn and fork others; no session is its own ancestor."""
-    tasks: Tasks
-    """A prompt to a session and the work that it set off."""
+        @property
+        def messages(self) -> Messages:
+            """The turns of a conversation, in order."""
+            ...
 
-    # ---- projects ----
+        @property
+        def tool_configs(self) -> ToolConfigs:
+            """How a tool (an MCP server's, say) is reached and what it takes."""
+            ...
 
-    projects: Projects
-    """A body of work at a path: its files and its tickets."""
-    project_files: ProjectFiles
-    """A file of a project: its content, a summary, what it imports and exports."""
-    tickets: Tickets
-    """What is to be done in a project. Archived tickets are left out of every list."""
-    ticket_tasks: TicketTasks
-    """The steps of a ticket, in order."""
-    ticket_comments: TicketComments
-    """What people and agents say about a ticket."""
+        @property
+        def tool_results(self) -> ToolResults:
+            """Each call of a tool: its arguments, its result or error, and how long it took."""
+            ...
 
-    # ---- workflows ----
+        # ---- checkpoints ----
 
-    workflows: Workflows
-    """What runs follow: nodes and how they are connected."""
-    workflow_sessions: WorkflowSessions
-    """A run of a workflow, with the definition that it started with."""
-    budget_pools: BudgetPools
-    """A sum of money, and smaller ones below it; no pool is ever overspent."""
-    execution_states: ExecutionStates
-    """Where a run stands, with all of its nodes."""
-    node_execution_states: NodeExecutionStates
-    """Where a node of a run stands: its input, its output, its retries."""
-    llm_executions: LlmExecutions
-    """Each call of a language model in a run: what it said, its tokens and its cost."""
-    tool_call_logs: ToolCallLogs
-    """Each tool call that a language model asked for in a run."""
-    approval_requests: ApprovalRequests
-    """What a run asks people before it goes on; decided once, by one of them."""
-    event_streams: EventStreams
-    """A stream of events and how far it has come; deleting one deletes its events."""
-    stream_events: StreamEvents
-    """What happened in a stream, in the order of commits, without a gap."""
+        @property
+        def checkpoints(self) -> Checkpoints:
+            """What an agent knew at a moment, to go on from there."""
+            ...
+
+        # ---- coding ----
+
+        @property
+        def boards(self) -> Boards:
+            """Where sessions are laid out side by side."""
+            ...
+
+        @property
+        def repos(self) -> Repos:
+            """The code that sessions work on, and its worktrees."""
+            ...
+
+        @property
+        def sessions(self) -> Sessions:
+            """A coding agent at work. Sessions spawn and fork others; no session is its own ancestor."""
+            ...
+
+        @property
+        def tasks(self) -> Tasks:
+            """A prompt to a session and the work that it set off."""
+            ...
+
+        # ---- projects ----
+
+        @property
+        def projects(self) -> Projects:
+            """A body of work at a path: its files and its tickets."""
+            ...
+
+        @property
+        def project_files(self) -> ProjectFiles:
+            """A file of a project: its content, a summary, what it imports and exports."""
+            ...
+
+        @property
+        def tickets(self) -> Tickets:
+            """What is to be done in a project. Archived tickets are left out of every list."""
+            ...
+
+        @property
+        def ticket_tasks(self) -> TicketTasks:
+            """The steps of a ticket, in order."""
+            ...
+
+        @property
+        def ticket_comments(self) -> TicketComments:
+            """What people and agents say about a ticket."""
+            ...
+
+        # ---- workflows ----
+
+        @property
+        def workflows(self) -> Workflows:
+            """What runs follow: nodes and how they are connected."""
+            ...
+
+        @property
+        def workflow_sessions(self) -> WorkflowSessions:
+            """A run of a workflow, with the definition that it started with."""
+            ...
+
+        @property
+        def budget_pools(self) -> BudgetPools:
+            """A sum of money, and smaller ones below it; no pool is ever overspent."""
+            ...
+
+        @property
+        def execution_states(self) -> ExecutionStates:
+            """Where a run stands, with all of its nodes."""
+            ...
+
+        @property
+        def node_execution_states(self) -> NodeExecutionStates:
+            """Where a node of a run stands: its input, its output, its retries."""
+            ...
+
+        @property
+        def llm_executions(self) -> LlmExecutions:
+            """Each call of a language model in a run: what it said, its tokens and its cost."""
+            ...
+
+        @property
+        def tool_call_logs(self) -> ToolCallLogs:
+            """Each tool call that a language model asked for in a run."""
+            ...
+
+        @property
+        def approval_requests(self) -> ApprovalRequests:
+            """What a run asks people before it goes on; decided once, by one of them."""
+            ...
+
+        @property
+        def event_streams(self) -> EventStreams:
+            """A stream of events and how far it has come; deleting one deletes its events."""
+            ...
+
+        @property
+        def stream_events(self) -> StreamEvents:
+            """What happened in a stream, in the order of commits, without a gap."""
+            ...

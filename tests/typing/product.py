@@ -1,0 +1,118 @@
+"""A product that uses everything public: checked by pyright and mypy, both strict, and never run.
+
+A declared statement's body is `...`; mypy, which wants a result of a function, is content with `raise NotImplementedError`.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import assert_type
+from uuid import UUID
+
+from agent_storage import Document, Health, Input, Jsonb, Page, Record, Repository, Storage, Stream, sql, sync
+from agent_storage.tables.chat.conversations.repository import Conversations
+from agent_storage.types import BudgetPool, Conversation, Message, NewBudgetPool, NewConversation
+
+
+class Address(Document):
+    """A document with a shape."""
+
+    city: str
+    street: str | None = None
+
+
+class NewCustomer(Input):
+    """Fields to create a customer."""
+
+    email: str
+    address: Jsonb[Address | None] = None
+
+
+class Customer(Record, NewCustomer):
+    """A customer."""
+
+
+class Customers(Repository[Customer, NewCustomer]):
+    """Customers."""
+
+    table = "customers"
+    natural_key = ("email",)
+
+    @sql("SELECT {columns} FROM {table} WHERE email LIKE %(domain)s", repeatable=True)
+    async def by_domain(self, domain: str) -> list[Customer]:
+        """Return the customers of a domain."""
+        raise NotImplementedError
+
+    @sql("SELECT {columns} FROM {table}", repeatable=True)
+    def everybody(self) -> Stream[Customer]:
+        """Stream all."""
+        raise NotImplementedError
+
+
+class NewShopConversation(NewConversation):
+    """Fields to create a conversation of the shop."""
+
+    customer_id: UUID | None = None
+
+
+class ShopConversation(Conversation, NewShopConversation):
+    """A conversation with a column more."""
+
+
+class ShopConversations(Conversations[ShopConversation, NewShopConversation]):
+    """The shipped repository for a wider record."""
+
+
+class Shop(Storage):
+    """A storage with a table more, and a wider one."""
+
+    customers: Customers
+
+    @property
+    def conversations(self) -> ShopConversations:
+        """The wider conversations."""
+        raise NotImplementedError
+
+
+async def use(url: str) -> None:
+    """Call what a product calls."""
+    async with Shop(url, pool_max=5, statement_timeout=None) as shop:
+        async with shop.transaction("serializable", name="order") as tx:
+            assert_type(tx, Shop)
+            customer = await tx.customers.upsert(NewCustomer(email="ada@example.org", address=Address(city="Oslo")))
+            assert_type(customer, Customer)
+            chat = await tx.conversations.create(NewShopConversation(title="Trip", customer_id=customer.id))
+            assert_type(chat, ShopConversation)
+            message = await tx.messages.append(chat.id, "user", "Which train?")
+            assert_type(message, Message)
+            async with tx.transaction() as inner:
+                assert_type(inner, Shop)
+        async with shop.batch() as batch:
+            assert_type(batch, Shop)
+            later = batch.add(batch.conversations.create, NewShopConversation(title="b"))
+            count = batch.add(batch.customers.count)
+        assert_type(later.result, ShopConversation)
+        assert_type(count.result, int)
+        page = await shop.conversations.page(order_by="-id", limit=10)
+        assert_type(page, Page[ShopConversation])
+        assert_type(await shop.customers.by_domain("%@example.org"), list[Customer])
+        assert_type(await shop.customers.get(customer.id), Customer | None)
+        async with shop.customers.everybody() as rows:
+            async for row in rows:
+                assert_type(row, Customer)
+
+        async def work(tx: Shop) -> BudgetPool:
+            return await tx.budget_pools.create(NewBudgetPool(total_budget=Decimal(10)))
+
+        assert_type(await shop.run(work), BudgetPool)
+        assert_type(await shop.health(), Health)
+
+
+def use_sync(url: str) -> None:
+    """The same without `await`."""
+    with sync.Storage(url) as storage, storage.transaction() as tx:
+        assert_type(tx, sync.Storage)
+        assert_type(tx.conversations.create(NewConversation(title="a")), Conversation)
+        with tx.batch() as batch:
+            later = batch.add(batch.messages.count)
+        assert_type(later.result, int)
