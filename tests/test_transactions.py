@@ -27,7 +27,7 @@ from agent_storage.types import NewConversation, NewProvider
 async def test_leaving_the_block_commits_and_an_exception_rolls_back(storage: Storage) -> None:
     async with storage.transaction() as tx:
         kept = await tx.conversations.create(NewConversation(title="kept"))
-        assert tx.name == "test_leaving_the_block_commits_and_an_exception_rolls_back"
+        assert tx.runner.name == "test_leaving_the_block_commits_and_an_exception_rolls_back"
     with pytest.raises(RuntimeError):
         async with storage.transaction() as tx:
             await tx.conversations.create(NewConversation(title="lost"))
