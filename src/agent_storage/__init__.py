@@ -11,19 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from agent_storage.errors import (
+    AlreadyExists,
     AmbiguousId,
     BudgetExceeded,
     Conflict,
     ConnectionLost,
     InvalidSettings,
+    InvalidTransition,
     InvalidValue,
     MigrationError,
     MissingReference,
     NotFound,
     OutcomeUnknown,
-    OutsideTransaction,
     PermissionDenied,
     PoolTimeout,
+    PoolUsedInTransaction,
     Retryable,
     SchemaMismatch,
     SecretUnavailable,
@@ -39,11 +41,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from agent_storage.repository import Repository, Stream, sql
-    from agent_storage.statements.pagination import Page
+    from agent_storage.statements.lists import Found, Page
     from agent_storage.storage import Storage, StorageTransaction
 
 _LAZY = {
-    "Page": "statements.pagination",
+    "Found": "statements.lists",
+    "Page": "statements.lists",
     "Repository": "repository",
     "Stream": "repository",
     "sql": "repository",
@@ -62,20 +65,23 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AlreadyExists",
     "AmbiguousId",
     "BudgetExceeded",
     "Conflict",
     "ConnectionLost",
+    "Found",
     "InvalidSettings",
+    "InvalidTransition",
     "InvalidValue",
     "MigrationError",
     "MissingReference",
     "NotFound",
     "OutcomeUnknown",
-    "OutsideTransaction",
     "Page",
     "PermissionDenied",
     "PoolTimeout",
+    "PoolUsedInTransaction",
     "Repository",
     "Retryable",
     "SchemaMismatch",

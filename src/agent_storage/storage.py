@@ -127,9 +127,9 @@ class Storage(Tables):
         await batch.send()
 
     @property
-    def outside(self) -> Tables:
-        """The repositories on connections of their own, also inside a transaction block."""
-        return Tables(self.database.outside)
+    def autonomous(self) -> Tables:
+        """The repositories on other connections: their statements commit at once, also inside a transaction block."""
+        return Tables(self.database.autonomous)
 
     async def run(
         self,

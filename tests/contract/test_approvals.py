@@ -20,7 +20,7 @@ from agent_storage.types import NewApprovalRequest, NewWorkflow
 
 async def run(face: Any) -> Any:
     workflow = await face.workflows.create(NewWorkflow(name="w", definition={}))
-    return await face.workflow_sessions.start(workflow.id)
+    return await face.workflow_sessions.create_from(workflow.id)
 
 
 async def request(face: Any, **fields: Any) -> Any:
@@ -67,7 +67,7 @@ async def test_pending_lists_what_nobody_has_decided_and_overdue_ones_expire(fac
     await face.approval_requests.approve(done.id, "ada")
     assert [item.id for item in await face.approval_requests.pending()] == [late.id, open_.id]
     assert await face.approval_requests.pending({"session_id": open_.session_id}) == [open_]
-    assert [item.id for item in await face.approval_requests.of_session(done.session_id)] == [done.id]
+    assert [item.id for item in await face.approval_requests.by_session(done.session_id)] == [done.id]
     with pytest.raises(Conflict, match="expired at"):
         await face.approval_requests.approve(late.id, "ada")
     assert [item.status for item in await face.approval_requests.expire_overdue()] == ["expired"]
@@ -144,7 +144,7 @@ async def test_wait_returns_an_expired_request_when_its_time_has_run_out(face: A
 
 def test_wait_on_the_sync_face_is_woken_from_another_thread(sync_storage: Any) -> None:
     workflow = sync_storage.workflows.create(NewWorkflow(name="w", definition={}))
-    session = sync_storage.workflow_sessions.start(workflow.id)
+    session = sync_storage.workflow_sessions.create_from(workflow.id)
     new = NewApprovalRequest(session_id=session.id, node_id="n", type="budget_increase")
     asked = sync_storage.approval_requests.create(new)
     timer = threading.Timer(0.1, lambda: sync_storage.approval_requests.approve(asked.id, "ada"))

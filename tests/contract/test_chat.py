@@ -265,35 +265,35 @@ async def test_a_tool_call_starts_once_and_ends_once(face: Any) -> None:
     chat = await conversation(face)
     call = await face.tool_results.start(chat.id, "c1", "grep", {"q": "\x00"})
     assert (call.status, call.arguments) == ("running", {"q": "\x00"})
-    done = await face.tool_results.finish(call.id, {"hits": [1]})
+    done = await face.tool_results.complete(call.id, {"hits": [1]})
     assert (done.status, done.result) == ("success", {"hits": [1]})
     assert done.duration_ms is not None
-    for change in (face.tool_results.finish(call.id, 2), face.tool_results.fail(call.id, "late")):
+    for change in (face.tool_results.complete(call.id, 2), face.tool_results.fail(call.id, "late")):
         with pytest.raises(Conflict, match="status is success"):
             await change
     with pytest.raises(Conflict, match="begin"):
-        await face.tool_results.begin(call.id)
+        await face.tool_results.start(call.id)
     assert (await face.tool_results.require(call.id)).result == {"hits": [1]}
     with pytest.raises(NotFound):
-        await face.tool_results.finish(uuid4(), 1)
+        await face.tool_results.complete(uuid4(), 1)
     with pytest.raises(MissingReference):
         await face.tool_results.start(uuid4(), "c", "t")
 
 
 async def test_a_pending_call_begins_and_a_failed_one_keeps_its_error(face: Any) -> None:
     chat = await conversation(face)
-    pending = await face.tool_results.create(NewToolResult(conversation_id=chat.id, call_id="c", tool_name="t"))
-    assert (await face.tool_results.begin(pending.id)).started_at is not None
+    pending = await face.tool_results.create(NewToolResult(conversation_id=chat.id, tool_call_id="c", tool_name="t"))
+    assert (await face.tool_results.start(pending.id)).started_at is not None
     failed = await face.tool_results.fail(pending.id, "boom", "timeout")
     assert (failed.status, failed.error) == ("timeout", "boom")
-    assert [item.id for item in await face.tool_results.of_conversation(chat.id)] == [pending.id]
+    assert [item.id for item in await face.tool_results.by_conversation(chat.id)] == [pending.id]
 
 
 async def test_only_one_of_many_finishers_wins(storage: Any) -> None:
     chat = await conversation(storage)
     call = await storage.tool_results.start(chat.id, "c", "t")
     outcomes = await asyncio.gather(
-        *(storage.tool_results.finish(call.id, n) for n in range(50)), return_exceptions=True
+        *(storage.tool_results.complete(call.id, n) for n in range(50)), return_exceptions=True
     )
     winners = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
     assert len(winners) == 1
@@ -305,10 +305,10 @@ async def test_stats_count_calls_errors_and_percentiles_per_tool(face: Any) -> N
     chat = await conversation(face)
     await face.tool_results.create_many(
         [
-            NewToolResult(conversation_id=chat.id, call_id=str(n), tool_name="t", status="success", duration_ms=n)
+            NewToolResult(conversation_id=chat.id, tool_call_id=str(n), tool_name="t", status="success", duration_ms=n)
             for n in range(1, 101)
         ]
-        + [NewToolResult(conversation_id=chat.id, call_id="e", tool_name="u", status="timeout")]
+        + [NewToolResult(conversation_id=chat.id, tool_call_id="e", tool_name="u", status="timeout")]
     )
     first, second = await face.tool_results.stats(datetime.now(UTC) - timedelta(hours=1))
     assert (first.tool_name, first.calls, first.errors) == ("t", 100, 0)

@@ -24,12 +24,12 @@ async def test_boards_and_repos_are_found_by_their_slugs_and_keep_what_platforms
     again = await face.boards.upsert(NewBoard(name="Main", slug="main", data={"icon": "x", "columns": [1, {"y": 2}]}))
     assert (again.id, again.data.icon, again.data.color) == (board.id, "x", None)
     assert again.data.model_extra == {"columns": [1, {"y": 2}]}
-    assert await face.boards.by_slug("main") == again
-    assert await face.repos.by_slug("none") is None
+    assert await face.boards.get_by(slug="main") == again
+    assert await face.repos.get_by(slug="none") is None
     repo = await face.repos.create(
         NewRepo(slug="app", data={"worktrees": [{"name": "w1", "path": "/w", "pinned": True}]})
     )
-    assert await face.repos.by_slug("app") == repo
+    assert await face.repos.get_by(slug="app") == repo
     assert repo.data.worktrees[0].model_extra == {"pinned": True}
 
 
@@ -62,7 +62,7 @@ async def test_sessions_and_tasks_change_status_along_allowed_ways_alone(face: A
     done = await face.tasks.complete(task.id, {"tests": "green"})
     assert (done.status, done.data.report, done.data.description) == ("completed", {"tests": "green"}, "d")
     assert done.completed_at is not None
-    assert await face.tasks.of_session(made.id) == [done]
+    assert await face.tasks.by_session(made.id) == [done]
     assert await face.sessions.by_status("completed") == [await face.sessions.require(made.id)]
 
 
