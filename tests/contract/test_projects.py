@@ -46,9 +46,9 @@ async def test_tickets_come_with_their_tasks_in_order_archived_ones_aside(face: 
         NewTicketTask(ticket_id=first.id, content="c\x00", estimated_hours=Decimal("1.25"), depends_on=[made[0].id])
     )
     found = await face.tickets.with_tasks(owner.id)
-    assert [item.id for item in found] == [first.id, second.id]
-    assert found[0].tasks == [*made, exact]
-    assert found[1].tasks == []
+    assert [item.id for item in found] == [second.id, first.id]
+    assert found[1].tasks == [*made, exact]
+    assert found[0].tasks == []
 
 
 async def test_archived_tickets_are_in_no_list_until_they_are_restored(face: Any) -> None:
@@ -64,7 +64,7 @@ async def test_archived_tickets_are_in_no_list_until_they_are_restored(face: Any
     assert (await face.tickets.page()).items == [kept]
     assert await face.tickets.count() == 1
     assert await face.tickets.count({"labels__contains": ["x"]}) == 0
-    assert await face.tickets.count({"deleted_at__is_null": False}) == 1
+    assert await face.tickets.count({"archived_at__is_null": False}) == 1
     assert (await face.tickets.require(gone.id)).archived_at is not None
     restored = await face.tickets.restore(gone.id)
     assert restored.archived_at is None
@@ -120,13 +120,13 @@ async def test_tasks_added_and_reordered_at_once_keep_distinct_positions(storage
     assert positions == list(range(1, 57))
 
 
-async def test_comments_of_a_ticket_come_oldest_first(face: Any) -> None:
+async def test_comments_of_a_ticket_come_newest_first(face: Any) -> None:
     owner = await ticket(face)
     made = [
         await face.ticket_comments.create(NewTicketComment(ticket_id=owner.id, author="ada", body=body))
         for body in ("one", "two")
     ]
-    assert await face.ticket_comments.by_ticket(owner.id) == made
+    assert await face.ticket_comments.by_ticket(owner.id) == made[::-1]
 
 
 def files(owner: Any, names: dict[str, str], **fields: Any) -> list[NewProjectFile]:

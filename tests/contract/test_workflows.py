@@ -86,7 +86,7 @@ async def test_a_state_with_500_nodes_is_saved_and_read_back_equal(face: Any) ->
         assert (stored.input, stored.output, stored.started_at) == (given.input, given.output, given.started_at)
         assert (stored.metadata, stored.retry_count) == (given.metadata, given.retry_count)
     assert await face.execution_states.get_by(session_id=session.id) == saved
-    assert await face.execution_states.get(saved.id) == saved
+    assert (await face.execution_states.require(saved.id)).session_id == session.id
     assert await face.execution_states.get_by(session_id=uuid4()) is None
 
 
@@ -147,29 +147,29 @@ async def test_set_from_50_tasks_at_once_makes_one_row_and_loses_no_field(storag
     assert (node.input, node.output, node.error, node.retry_count, node.metadata) == (1, 2, "e", 3, {"m": 1})
 
 
-async def test_model_and_tool_calls_of_a_run_come_oldest_first_with_their_usage(face: Any) -> None:
+async def test_model_and_tool_calls_of_a_run_come_newest_first_with_their_usage(face: Any) -> None:
     session, other = await run(face), await run(face)
 
     async def call(node: str, **fields: Any) -> Any:
         return await face.llm_executions.create(NewLlmExecution(session_id=session.id, node_id=node, **fields))
 
-    first = await call(
-        "plan", input_tokens=10, output_tokens=5, cost=Decimal("0.00000015"), metadata={"model": "m"}
-    )
+    first = await call("plan", input_tokens=10, output_tokens=5, cost=Decimal("0.00000015"), metadata={"model": "m"})
     second = await call("write", input_tokens=1, cost=Decimal("0.1"), success=False, error="time-out")
     await face.llm_executions.create(NewLlmExecution(session_id=other.id, node_id="plan"))
-    assert await face.llm_executions.by_session(session.id) == [first, second]
+    assert await face.llm_executions.by_session(session.id) == [second, first]
     assert await face.llm_executions.by_node(session.id, "write") == [second]
     usage = await face.llm_executions.usage(session.id)
     assert (usage.calls, usage.failures, usage.input_tokens, usage.output_tokens) == (2, 1, 11, 5)
     assert usage.cost == Decimal("0.10000015")
     logs = [
         await face.tool_call_logs.create(
-            NewToolCallLog(execution_id=call.id, tool_call_id="c", tool_name="search", args={"q": "x"}, result=result)
+            NewToolCallLog(
+                execution_id=call.id, tool_call_id="c", tool_name="search", arguments={"q": "x"}, result=result
+            )
         )
         for call, result in ((second, 0), (first, False))
     ]
-    assert await face.tool_call_logs.by_session(session.id) == logs
+    assert await face.tool_call_logs.by_session(session.id) == logs[::-1]
     assert await face.tool_call_logs.by_execution(first.id) == [logs[1]]
     assert [item.result for item in logs] == [0, False]
     await face.workflow_sessions.delete(session.id)

@@ -139,7 +139,7 @@ class _Run:
             storage.workflows.get(run.workflow_id) if run.workflow_id else None,
             storage.execution_states.get_by(session_id=run.id),
             storage.llm_executions.usage(run.id),
-            storage.approval_requests.by_session(run.id),
+            storage.approval_requests.by_session(run.id)[::-1],
         )
 
     def show(self) -> None:

@@ -10,7 +10,7 @@ from agent_storage.errors import InvalidValue
 
 R = TypeVar("R")
 
-#: The highest limit of a list.
+#: The highest limit of `find` and `page`.
 MAX_LIMIT = 1000
 
 
@@ -51,8 +51,8 @@ def within(limit: int, rows: list[R]) -> Found[R]:
     return found
 
 
-def check_limit(limit: Any, table: str, *, least: int = 1) -> int:
-    """Return `limit`. Raises `InvalidValue` beyond `MAX_LIMIT`."""
-    if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= MAX_LIMIT:
-        raise InvalidValue(f"{table}: limit must be from {least} to {MAX_LIMIT}", table=table, column="limit")
+def check_limit(limit: Any, table: str, *, least: int = 1, most: int = MAX_LIMIT) -> int:
+    """Return `limit`. Raises `InvalidValue` if it is not from `least` to `most`."""
+    if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= most:
+        raise InvalidValue(f"{table}: limit must be from {least} to {most}", table=table, column="limit")
     return limit

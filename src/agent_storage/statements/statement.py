@@ -224,7 +224,7 @@ class LimitEncoder:
 
     def encode(self, value: Any, codec: Codec) -> list[Any]:
         """The limit and one."""
-        return [check_limit(value, self.table) + 1]
+        return [check_limit(value, self.table, least=0, most=2**31 - 2) + 1]
 
 
 class RowEncoder:

@@ -7,7 +7,6 @@ from typing import Any
 from agent_storage.adapters.text_ids import row_id
 from agent_storage.adapters.workflow.bound import Bound, called, where, where_id
 from agent_storage.adapters.workflow.records import ApprovalRequest, BudgetPool
-from agent_storage.statements.lists import MAX_LIMIT
 from agent_storage.types import ApprovalStatus, ApprovalType, NewApprovalRequest, NewBudgetPool
 
 
@@ -31,9 +30,10 @@ class Decisions(Bound):
         BudgetPool.check_changes(changes, "total_budget", "used_budget", "status", "metadata")
         return await self._update(self._tables.budget_pools, BudgetPool, id, changes)
 
-    async def get_child_budget_pools(self, id: str) -> list[BudgetPool]:
-        """The pools directly below one, oldest first."""
-        return BudgetPool.read_all(await self._tables.budget_pools.children(row_id(id), MAX_LIMIT))
+    async def get_child_budget_pools(self, id: str, limit: int = 1000, offset: int = 0) -> list[BudgetPool]:
+        """Return the pools directly below one, oldest first."""
+        asked = {"parent_pool_id": row_id(id)}
+        return BudgetPool.read_all(await self._tables.budget_pools.find(asked, "created_at", limit, offset))
 
     async def create_approval_request(self, request: ApprovalRequest) -> ApprovalRequest:
         """Store a request. Raises `AlreadyExists` if the id is taken, `MissingReference` without the session."""
