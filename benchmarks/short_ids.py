@@ -47,7 +47,7 @@ def short_ids(conninfo: str, rows: int, runs: int) -> list[Figure]:
 
 
 def ranged(connection: psycopg.Connection, prefix: str) -> float:
-    text = Conversations.statements()["between_ids"].text
+    text = Conversations.statements()["_between_ids"].text
     return explained(connection, text, prefix_range(prefix))
 
 

@@ -45,7 +45,7 @@ def linked(sync_storage: sync.Storage) -> dict[str, Any]:
         [NewTicketTask(ticket_id=t.id, content="c") for t in tickets for _ in "abc"]
     )
     workflow = storage.workflows.create(NewWorkflow(name="w", definition={}))
-    run = storage.workflow_sessions.start(workflow.id)
+    run = storage.workflow_sessions.create_from(workflow.id)
     nodes = [NewNodeExecutionState(session_id=run.id, node_id=str(n)) for n in range(20)]
     storage.execution_states.save(NewExecutionState(session_id=run.id), nodes)
     pool = storage.budget_pools.create(NewBudgetPool(total_budget=Decimal(9)))
@@ -76,8 +76,8 @@ CALLS: dict[str, Any] = {
     "tickets.with_tasks": lambda s, x: s.tickets.with_tasks(x["project"].id),
     "projects.overview": lambda s, x: s.projects.overview(),
     "ticket_tasks.reorder": lambda s, x: s.ticket_tasks.reorder(x["ticket"].id, [t.id for t in x["tasks"]][::-1]),
-    "workflow_sessions.start": lambda s, x: s.workflow_sessions.start(x["workflow"].id),
-    "execution_states.get": lambda s, x: s.execution_states.get(x["run"].id),
+    "workflow_sessions.create_from": lambda s, x: s.workflow_sessions.create_from(x["workflow"].id),
+    "execution_states.get_by": lambda s, x: s.execution_states.get_by(session_id=x["run"].id),
     "execution_states.save": lambda s, x: s.execution_states.save(
         NewExecutionState(session_id=x["run"].id), x["nodes"]
     ),

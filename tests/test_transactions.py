@@ -13,8 +13,8 @@ import pytest
 from agent_storage import (
     Conflict,
     ConnectionLost,
-    OutsideTransaction,
     PoolTimeout,
+    PoolUsedInTransaction,
     Retryable,
     Storage,
     StorageError,
@@ -42,7 +42,7 @@ def test_the_sync_face_does_the_same(sync_storage: sync.Storage) -> None:
     assert sync_storage.conversations.count() == 0
     with sync_storage.transaction() as tx:
         tx.conversations.create(NewConversation())
-        with pytest.raises(OutsideTransaction):
+        with pytest.raises(PoolUsedInTransaction):
             sync_storage.conversations.count()
     assert sync_storage.run(lambda tx: tx.conversations.count()) == 1
 
@@ -70,12 +70,12 @@ async def test_the_pool_inside_a_block_is_a_mistake_unless_meant(storage: Storag
     async with storage.transaction() as tx:
         made = await tx.conversations.create(NewConversation())
         for call in (storage.conversations.get(made.id), asyncio.create_task(storage.conversations.count())):
-            with pytest.raises(OutsideTransaction, match=r"storage\.outside"):
+            with pytest.raises(PoolUsedInTransaction, match=r"storage\.autonomous"):
                 await call
-        with pytest.raises(OutsideTransaction):
+        with pytest.raises(PoolUsedInTransaction):
             async with storage.transaction():
                 pass
-        assert await storage.outside.conversations.get(made.id) is None
+        assert await storage.autonomous.conversations.get(made.id) is None
     assert await storage.conversations.get(made.id) == made
 
 
@@ -103,7 +103,7 @@ async def test_read_only_and_isolation_are_told_to_the_server(storage: Storage) 
             await tx.conversations.create(NewConversation())
     async with storage.transaction("repeatable read") as tx:
         assert await tx.conversations.count() == 0
-        await storage.outside.conversations.create(NewConversation())
+        await storage.autonomous.conversations.create(NewConversation())
         assert await tx.conversations.count() == 0
 
 
@@ -147,7 +147,7 @@ async def test_a_schema_change_under_a_prepared_statement_is_run_anew(storage: S
 async def test_an_exhausted_pool_says_so_in_time(migrated: str) -> None:
     async with Storage(migrated, pool_max=1, pool_timeout=0.2, multiplex=0) as storage, storage.transaction():
         with pytest.raises(PoolTimeout, match="pool_max"):
-            await storage.outside.conversations.count()
+            await storage.autonomous.conversations.count()
 
 
 async def test_cancelled_tasks_leave_the_pool_whole(storage: Storage) -> None:

@@ -11,19 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from agent_storage.errors import (
+    AlreadyExists,
     AmbiguousId,
     BudgetExceeded,
     Conflict,
     ConnectionLost,
     InvalidSettings,
+    InvalidTransition,
     InvalidValue,
     MigrationError,
     MissingReference,
     NotFound,
     OutcomeUnknown,
-    OutsideTransaction,
     PermissionDenied,
     PoolTimeout,
+    PoolUsedInTransaction,
     Retryable,
     SchemaMismatch,
     SecretUnavailable,
@@ -40,7 +42,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from agent_storage.health import Health
     from agent_storage.repository import Repository, Stream, sql
-    from agent_storage.statements.pagination import Page
+    from agent_storage.statements.lists import Found, Page
     from agent_storage.statements.records import Document, Encrypted, Input, Jsonb, Key, Money, Record, Timestamp
     from agent_storage.storage import Storage
 
@@ -49,7 +51,8 @@ _LAZY = {
         ("Document", "Encrypted", "Input", "Jsonb", "Key", "Money", "Record", "Timestamp"), "statements.records"
     ),
     "Health": "health",
-    "Page": "statements.pagination",
+    "Found": "statements.lists",
+    "Page": "statements.lists",
     "Repository": "repository",
     "Stream": "repository",
     "sql": "repository",
@@ -71,15 +74,18 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "AlreadyExists",
     "AmbiguousId",
     "BudgetExceeded",
     "Conflict",
     "ConnectionLost",
     "Document",
     "Encrypted",
+    "Found",
     "Health",
     "Input",
     "InvalidSettings",
+    "InvalidTransition",
     "InvalidValue",
     "Jsonb",
     "Key",
@@ -88,10 +94,10 @@ __all__ = [
     "Money",
     "NotFound",
     "OutcomeUnknown",
-    "OutsideTransaction",
     "Page",
     "PermissionDenied",
     "PoolTimeout",
+    "PoolUsedInTransaction",
     "Record",
     "Repository",
     "Retryable",

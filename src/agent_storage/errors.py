@@ -51,7 +51,9 @@ class InvalidSettings(StorageError):
 
 
 class NotFound(StorageError):
-    """The row that was asked for does not exist."""
+    """The requested row does not exist. `id` is its id, where the row was requested by one."""
+
+    id: UUID | None = None
 
 
 class AmbiguousId(StorageError):
@@ -72,11 +74,19 @@ class InvalidValue(StorageError, ValueError):
 
 
 class Conflict(StorageError):
-    """The change contradicts what is stored: a duplicate key, an illegal transition, a request already decided."""
+    """The change contradicts the stored rows. Raised as such where a rule of the table is violated (a cycle, say)."""
+
+
+class AlreadyExists(Conflict):
+    """A row with the same unique key already exists."""
+
+
+class InvalidTransition(Conflict):
+    """The present state of the row does not allow the change: it was already made, or the row has reached its end."""
 
 
 class BudgetExceeded(Conflict):
-    """A budget pool has too little left: `pool_id` names it and `remaining` says how much; nothing was charged."""
+    """A budget pool has too little left: `pool_id` names it, `remaining` is the amount. Nothing was charged."""
 
     def __init__(self, message: str, *, pool_id: UUID, remaining: Decimal, table: str | None = None) -> None:
         super().__init__(message, table=table)
@@ -92,8 +102,8 @@ class StillReferenced(StorageError):
     """The row cannot go because other rows refer to it."""
 
 
-class OutsideTransaction(StorageError):
-    """A repository of the pool was used inside a `transaction()` block, where the block's own was meant."""
+class PoolUsedInTransaction(StorageError):
+    """A repository of the pool was used inside a `transaction()` block instead of the repository of the block."""
 
 
 class PermissionDenied(StorageError):
@@ -117,12 +127,12 @@ class Unreadable(SchemaMismatch):
         self.args = (f"{self.args[0]}; what the statement wrote was kept",)
 
 
-class StatementTimeout(StorageError):
+class StatementTimeout(StorageError, TimeoutError):
     """The statement ran longer than `statement_timeout` and was cancelled by the server."""
 
 
 class WaitTimeout(StorageError, TimeoutError):
-    """What was waited for did not happen in time; nothing was changed."""
+    """The awaited change did not happen within the timeout. Nothing was changed."""
 
 
 class Retryable(StorageError):
@@ -133,7 +143,7 @@ class Unavailable(StorageError):
     """The database cannot be reached or cannot serve now."""
 
 
-class PoolTimeout(Unavailable):
+class PoolTimeout(Unavailable, TimeoutError):
     """No connection of the pool became free in time."""
 
 
@@ -161,8 +171,8 @@ _RULE = "AS001"
 
 # Exact codes first, then classes. Only the error's kind stands here; the sentences are below.
 _BY_SQLSTATE: dict[str, type[StorageError]] = {
-    "23505": Conflict,
-    "23P01": Conflict,
+    "23505": AlreadyExists,
+    "23P01": AlreadyExists,
     "23001": StillReferenced,
     "40001": Retryable,
     "40P01": Retryable,
@@ -247,7 +257,7 @@ def _sentence(
     at = f" (statement {statement})" if statement else ""
     if error.sqlstate == _RULE:
         return f"{subject}: {diag.message_primary} (constraint {constraint}); {diag.message_hint}{at}"
-    if kind is Conflict:
+    if kind is AlreadyExists:
         key = _KEY.match(diag.message_detail or "")
         fields = f" with the same {key[1]}" if key else ""
         return f"{subject} already has a row{fields} (constraint {constraint}); change the value or update that row{at}"

@@ -1,7 +1,7 @@
 """`@sql` and `Repository`: the methods that every table has, themselves declared statements.
 
 A repository is a class with a table's name and declared methods. The annotation of a method is its contract: parameters
-bind by name, and the return annotation gives the shape of the result (`list[R]`, `R | None`, `R`, a scalar,
+bind by name, and the return annotation gives the shape of the result (`Found[R]`, `list[R]`, `R | None`, `R`, a scalar,
 `AsyncIterator[R]`, `None`; `int` and `bool` count the rows affected where the statement returns none).
 """
 
@@ -33,13 +33,14 @@ import psycopg_pool
 from agent_storage.database.batch import Batch
 from agent_storage.database.pool import Database
 from agent_storage.database.transaction import Attached, Isolation, Transaction
-from agent_storage.errors import AmbiguousId, Conflict, InvalidValue, NotFound, SecretUnavailable, StorageError
+from agent_storage.errors import AmbiguousId, InvalidTransition, InvalidValue, NotFound, SecretUnavailable, StorageError
 from agent_storage.statements import dynamic as composed
 from agent_storage.statements.codec import check, encode
 from agent_storage.statements.declaration import Owner, Template
 from agent_storage.statements.filters import Condition, Fields, Order, Where
 from agent_storage.statements.ids import prefix_range, shortest_prefix
-from agent_storage.statements.pagination import Found, Page, check_limit, read_cursor
+from agent_storage.statements.lists import Found, Page, check_limit
+from agent_storage.statements.pagination import read_cursor
 from agent_storage.statements.records import Input, JsonObject, Record, columns
 from agent_storage.statements.statement import Statement
 
@@ -55,7 +56,7 @@ V = TypeVar("V")
 Stream = AbstractAsyncContextManager[AsyncIterator[V]]
 
 #: The methods that only a table with a natural key has.
-_WITH_KEY = frozenset({"insert_or_update", "id_of"})
+_WITH_KEY = frozenset({"_insert_or_update", "_id_of"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -190,7 +191,7 @@ class Repository(Generic[R, N]):
 
     @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}", certain=True)
     async def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """The new row. Raises `Conflict` for a duplicate, `MissingReference` for a foreign key that points nowhere."""
+        """Return the new row. Raises `AlreadyExists`, `MissingReference` for a foreign key that points nowhere."""
         ...
 
     @sql(
@@ -218,12 +219,12 @@ class Repository(Generic[R, N]):
         """,
         certain=True,
     )
-    async def insert_or_update(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
+    async def _insert_or_update(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The row with this natural key, made or brought up to date, in one statement."""
         ...
 
     @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})", repeatable=True)
-    async def id_of(self, new: N) -> UUID | None:  # pyright: ignore[reportGeneralTypeIssues]
+    async def _id_of(self, new: N) -> UUID | None:  # pyright: ignore[reportGeneralTypeIssues]
         """The id of the row with this natural key, or None."""
         ...
 
@@ -235,7 +236,7 @@ class Repository(Generic[R, N]):
         if not self.natural_key:
             raise StorageError(f"{self.table} has no natural key: use create() or update()", table=self.table)
         if not any(column.encrypted for column in columns(self.new).values()):
-            return await self.insert_or_update(new)
+            return await self._insert_or_update(new)
         try:
             return await self._upsert_secrets(new)
         except SecretUnavailable:  # somebody made the row meanwhile, so its id is another one: now it can be found
@@ -243,8 +244,8 @@ class Repository(Generic[R, N]):
 
     async def _upsert_secrets(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         async with self.transaction() as rows:
-            existing = await rows.id_of(new)
-            return await rows.insert_or_update(new.model_copy(update={"id": existing}) if existing else new)
+            existing = await rows._id_of(new)
+            return await rows._insert_or_update(new.model_copy(update={"id": existing}) if existing else new)
 
     # ---- read ------------------------------------------------------------------------------------------------------
 
@@ -258,13 +259,26 @@ class Repository(Generic[R, N]):
         """The row. Raises `NotFound`."""
         ...
 
+    async def get_by(self, *args: Any, **key: Any) -> R | None:
+        """Return the row with this natural key, given by its columns (`get_by(slug="main")`), or None.
+
+        The shipped tables declare it with the types of their columns. Raises `InvalidValue` for other columns.
+        """
+        if args or key.keys() != set(self.natural_key):
+            names = ", ".join(f"{name}=…" for name in self.natural_key)
+            fault = f"takes {names}" if names else "needs a natural_key"
+            raise InvalidValue(f"{self.table}.get_by {fault}", table=self.table)
+        known = columns(self.record)
+        values = [check(known[name], key[name], table=self.table) for name in self.natural_key]
+        return await self.runner.run(composed.by_key(self.table, self.record, self.natural_key), values)
+
     @sql("SELECT EXISTS (SELECT FROM {table} WHERE id = %(id)s)", repeatable=True)
     async def exists(self, id: UUID) -> bool:
         """Whether there is such a row."""
         ...
 
     @sql("SELECT {columns} FROM {table} WHERE id BETWEEN %(low)s AND %(high)s ORDER BY id LIMIT 11", repeatable=True)
-    async def between_ids(self, low: UUID, high: UUID) -> list[R]:
+    async def _between_ids(self, low: UUID, high: UUID) -> list[R]:
         """Up to eleven rows whose ids lie in a range, in order: one index range scan."""
         ...
 
@@ -276,7 +290,7 @@ class Repository(Generic[R, N]):
         """,
         repeatable=True,
     )
-    async def neighbours(self, id: UUID) -> list[UUID | None]:
+    async def _neighbours(self, id: UUID) -> list[UUID | None]:
         """The ids next to this one in key order; None at an end."""
         ...
 
@@ -287,7 +301,7 @@ class Repository(Generic[R, N]):
         """
         if isinstance(short_id, UUID):
             return await self.require(short_id)
-        found = await self.between_ids(*prefix_range(short_id))
+        found = await self._between_ids(*prefix_range(short_id))
         if not found:
             raise NotFound(f"{self.table} has no row whose id begins with {short_id}", table=self.table)
         if len(found) > 1:
@@ -298,7 +312,7 @@ class Repository(Generic[R, N]):
 
     async def short_id(self, id: UUID) -> str:
         """The shortest prefix of at least 8 digits that no other row's id shares now."""
-        return shortest_prefix(id, *await self.neighbours(id))
+        return shortest_prefix(id, *await self._neighbours(id))
 
     async def find(
         self,
@@ -309,8 +323,9 @@ class Repository(Generic[R, N]):
         *,
         total: bool = False,
     ) -> Found[R]:
-        """The rows that match, at most `limit`; with `total=True` also how many match in all, from the same snapshot.
+        """Return the rows that match, at most `limit`; `.more` is whether there are others.
 
+        With `total=True`, `.total` is the number of all that match, from the same snapshot.
         Raises `InvalidValue` for an unknown field or operator (the known ones are listed) before any SQL exists.
         """
         order = self.fields().order(order_by)
@@ -319,7 +334,7 @@ class Repository(Generic[R, N]):
         if offset < 0:
             raise InvalidValue(f"{self.table}: offset must not be negative", table=self.table, column="offset")
         statement = composed.select(self.table, self.record, conditions, order, total=total)
-        return await self.runner.run(statement, [*values, limit, offset])
+        return await self.runner.run(statement, [*values, limit + 1, offset])
 
     async def page(
         self,
@@ -334,9 +349,9 @@ class Repository(Generic[R, N]):
 
         Raises `InvalidValue` for a cursor that is damaged or was made for another table or order.
         """
-        return await self.page_of(self.record, where, order_by, limit, cursor, total=total)
+        return await self._page_of(self.record, where, order_by, limit, cursor, total=total)
 
-    async def page_of(
+    async def _page_of(
         self, record: type[S], where: Where | None, order_by: Order, limit: int, cursor: str | None, *, total: bool
     ) -> Page[S]:
         """`page` with fewer columns: `record` holds some of the fields of the table's own; filters may name all."""
@@ -419,12 +434,12 @@ class Repository(Generic[R, N]):
         conditions, values = self._where(where)
         return await self.runner.run(composed.delete(self.table, self.record, conditions), values)
 
-    async def accepted(self, row: R | None, id: UUID, change: str) -> R:
-        """`row`, which a guarded change gave; without one, why: `NotFound`, else `Conflict` with the present status."""
+    async def _accepted(self, row: R | None, id: UUID, change: str) -> R:
+        """Return `row`, the result of a guarded change. Raises `NotFound`, else `InvalidTransition` with the status."""
         if row is not None:
             return row
         current: Any = await self.require(id)
-        raise Conflict(f"{self.table} {id} cannot {change}: its status is {current.status}", table=self.table)
+        raise InvalidTransition(f"{self.table} {id} cannot {change}: its status is {current.status}", table=self.table)
 
     # ---- composition -----------------------------------------------------------------------------------------------
 

@@ -130,9 +130,9 @@ class Storage(Tables):
         self.runner.after_commit(callback)
 
     @property
-    def outside(self) -> Self:
-        """The repositories on connections of their own, also inside a transaction block."""
-        return self._on(self.database.outside)
+    def autonomous(self) -> Self:
+        """The repositories on other connections: their statements commit at once, also inside a transaction block."""
+        return self._on(self.database.autonomous)
 
     async def run(
         self, work: Callable[[Self], Awaitable[T]], *, isolation: Isolation | None = None, attempts: int = 5

@@ -18,7 +18,7 @@ from agent_storage.tables.chat.messages.record import (
 from agent_storage.tables.chat.models.record import Model, ModelWithProvider, NewModel
 from agent_storage.tables.chat.providers.record import NewProvider, Provider
 from agent_storage.tables.chat.tool_configs.record import NewToolConfig, ToolConfig
-from agent_storage.tables.chat.tool_results.record import CallStatus, NewToolResult, ToolResult, ToolStats
+from agent_storage.tables.chat.tool_results.record import CallStatus, FailedStatus, NewToolResult, ToolResult, ToolStats
 from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint, Pruned
 from agent_storage.tables.coding.boards.record import Board, BoardData, NewBoard
 from agent_storage.tables.coding.repos.record import NewRepo, Repo, RepoData, Worktree
@@ -58,7 +58,12 @@ from agent_storage.tables.workflows.node_execution_states.record import (
 )
 from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent
 from agent_storage.tables.workflows.tool_call_logs.record import NewToolCallLog, ToolCallLog
-from agent_storage.tables.workflows.workflow_sessions.record import NewWorkflowSession, RunStatus, WorkflowSession
+from agent_storage.tables.workflows.workflow_sessions.record import (
+    NewWorkflowSession,
+    PausedStatus,
+    RunStatus,
+    WorkflowSession,
+)
 from agent_storage.tables.workflows.workflows.record import NewWorkflow, Workflow
 
 __all__ = [
@@ -78,6 +83,7 @@ __all__ = [
     "ExecutionState",
     "ExecutionStateWithNodes",
     "ExecutionStatus",
+    "FailedStatus",
     "Genealogy",
     "GitState",
     "Hours",
@@ -117,6 +123,7 @@ __all__ = [
     "NodeExecutionState",
     "NodeStatus",
     "Part",
+    "PausedStatus",
     "PoolStatus",
     "Project",
     "ProjectFile",

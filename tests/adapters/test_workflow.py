@@ -351,8 +351,8 @@ async def test_model_calls_come_back_whole_and_oldest_first(adapter: WorkflowSto
         success=False,
         text="\x00",
         tool_calls=[{"id": "c", "args": ""}],
-        prompt_tokens=0,
-        completion_tokens=2,
+        input_tokens=0,
+        output_tokens=2,
         total_tokens=2,
         cost=Decimal("0.000000123"),
         error="",
@@ -389,7 +389,7 @@ async def test_tool_calls_come_back_whole_by_call_and_by_run(adapter: WorkflowSt
             execution_id="l1" if number < 3 else "l2",
             tool_call_id="toolu_\x00",
             tool_name="search",
-            args={RESERVED: "the model's own", "q": ""},
+            arguments={RESERVED: "the model's own", "q": ""},
             result=result,
             error=None,
             duration_ms=0,
@@ -397,7 +397,7 @@ async def test_tool_calls_come_back_whole_by_call_and_by_run(adapter: WorkflowSt
         assert given(await adapter.log_tool_call(call)) == given(call)
     calls = await adapter.get_tool_calls("l1")
     assert [(call.id, call.result) for call in calls] == [("t0", 0), ("t1", ""), ("t2", False)]
-    assert calls[2].result is False and calls[0].args == {RESERVED: "the model's own", "q": ""}
+    assert calls[2].result is False and calls[0].arguments == {RESERVED: "the model's own", "q": ""}
     assert [call.id for call in await adapter.get_tool_calls("l1", limit=1, offset=1)] == ["t1"]
     assert [call.id for call in await adapter.get_session_tool_calls(session.id)] == ["t0", "t1", "t2", "t3"]
 

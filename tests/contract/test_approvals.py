@@ -14,13 +14,13 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from agent_storage import Conflict, MissingReference, NotFound, Storage, StorageError, WaitTimeout
+from agent_storage import InvalidTransition, MissingReference, NotFound, Storage, StorageError, WaitTimeout
 from agent_storage.types import NewApprovalRequest, NewWorkflow
 
 
 async def run(face: Any) -> Any:
     workflow = await face.workflows.create(NewWorkflow(name="w", definition={}))
-    return await face.workflow_sessions.start(workflow.id)
+    return await face.workflow_sessions.create_from(workflow.id)
 
 
 async def request(face: Any, **fields: Any) -> Any:
@@ -37,7 +37,7 @@ async def test_a_request_is_approved_or_rejected_with_who_when_and_why(face: Any
     assert (approved.status, approved.resolved_by, approved.resolution_notes) == ("approved", "ada", "fine")
     assert (rejected.status, rejected.resolved_by, rejected.resolution_notes) == ("rejected", "bob", "too dear")
     assert approved.resolved_at is not None
-    with pytest.raises(Conflict, match="was approved by ada at 20"):
+    with pytest.raises(InvalidTransition, match="was approved by ada at 20"):
         await face.approval_requests.reject(yes.id, "bob")
     with pytest.raises(NotFound):
         await face.approval_requests.approve(uuid4(), "ada")
@@ -52,7 +52,7 @@ async def test_of_50_deciders_exactly_one_wins_and_49_hear_who_did(storage: Any)
         verb = storage.approval_requests.approve if number % 2 else storage.approval_requests.reject
         try:
             return str((await verb(asked.id, f"person-{number}")).resolved_by)
-        except Conflict as error:
+        except InvalidTransition as error:
             return str(error)
 
     answers = await asyncio.gather(*(decide(number) for number in range(50)))
@@ -67,12 +67,12 @@ async def test_pending_lists_what_nobody_has_decided_and_overdue_ones_expire(fac
     await face.approval_requests.approve(done.id, "ada")
     assert [item.id for item in await face.approval_requests.pending()] == [late.id, open_.id]
     assert await face.approval_requests.pending({"session_id": open_.session_id}) == [open_]
-    assert [item.id for item in await face.approval_requests.of_session(done.session_id)] == [done.id]
-    with pytest.raises(Conflict, match="expired at"):
+    assert [item.id for item in await face.approval_requests.by_session(done.session_id)] == [done.id]
+    with pytest.raises(InvalidTransition, match="expired at"):
         await face.approval_requests.approve(late.id, "ada")
     assert [item.status for item in await face.approval_requests.expire_overdue()] == ["expired"]
     assert await face.approval_requests.expire_overdue() == []
-    with pytest.raises(Conflict, match="was expired at"):
+    with pytest.raises(InvalidTransition, match="was expired at"):
         await face.approval_requests.approve(late.id, "ada")
 
 
@@ -144,7 +144,7 @@ async def test_wait_returns_an_expired_request_when_its_time_has_run_out(face: A
 
 def test_wait_on_the_sync_face_is_woken_from_another_thread(sync_storage: Any) -> None:
     workflow = sync_storage.workflows.create(NewWorkflow(name="w", definition={}))
-    session = sync_storage.workflow_sessions.start(workflow.id)
+    session = sync_storage.workflow_sessions.create_from(workflow.id)
     new = NewApprovalRequest(session_id=session.id, node_id="n", type="budget_increase")
     asked = sync_storage.approval_requests.create(new)
     timer = threading.Timer(0.1, lambda: sync_storage.approval_requests.approve(asked.id, "ada"))

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from agent_storage import BudgetExceeded, Conflict, InvalidValue, NotFound, StillReferenced, sync
+from agent_storage import BudgetExceeded, Conflict, InvalidTransition, InvalidValue, NotFound, StillReferenced, sync
 from agent_storage.types import NewBudgetPool
 
 
@@ -48,7 +48,7 @@ async def test_a_pool_that_reaches_its_total_is_exhausted_until_something_comes_
     assert (await face.budget_pools.refund(root.id, Decimal("0.01"))).status == "active"
     await face.budget_pools.spend(root.id, Decimal("0.01"))
     assert (await face.budget_pools.update(root.id, total_budget=6)).status == "active"
-    with pytest.raises(Conflict, match=r"only 5\.000000 was spent"):
+    with pytest.raises(InvalidTransition, match=r"only 5\.000000 was spent"):
         await face.budget_pools.refund(root.id, 6)
 
 
@@ -57,14 +57,14 @@ async def test_nothing_is_spent_from_or_below_a_suspended_pool(face: Any) -> Non
     leaf = await face.budget_pools.allocate(root.id, 5, {"for": "tests"})
     await face.budget_pools.suspend(root.id)
     for spend in (root, leaf):
-        with pytest.raises(Conflict, match="suspended"):
+        with pytest.raises(InvalidTransition, match="suspended"):
             await face.budget_pools.spend(spend.id, 1)
-    with pytest.raises(Conflict, match="suspended"):
+    with pytest.raises(InvalidTransition, match="suspended"):
         await face.budget_pools.allocate(root.id, 1)
-    with pytest.raises(Conflict, match="status is suspended"):
+    with pytest.raises(InvalidTransition, match="status is suspended"):
         await face.budget_pools.suspend(root.id)
     assert (await face.budget_pools.resume(root.id)).status == "active"
-    with pytest.raises(Conflict, match="status is active"):
+    with pytest.raises(InvalidTransition, match="status is active"):
         await face.budget_pools.resume(root.id)
     assert (await face.budget_pools.spend(leaf.id, 5)).status == "exhausted"
 
@@ -168,7 +168,7 @@ class Budgets(RuleBasedStateMachine):
     def refund(self, number: int, amount: Decimal) -> None:
         chain = self.chain(number)
         if any(self.used[n] < amount for n in chain):
-            with pytest.raises(Conflict, match="cannot refund"):
+            with pytest.raises(InvalidTransition, match="cannot refund"):
                 self.storage.budget_pools.refund(self.ids[number], amount)
             return
         self.storage.budget_pools.refund(self.ids[number], amount)

@@ -7,12 +7,12 @@ import concurrent.futures
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
-from agent_storage import Conflict, InvalidValue, MissingReference, NotFound, StillReferenced
+from agent_storage import InvalidTransition, InvalidValue, MissingReference, NotFound, StillReferenced
 from agent_storage.types import NewConversation, NewMessage, NewModel, NewProvider, NewToolResult
 
 
@@ -97,13 +97,13 @@ async def test_pages_go_both_ways_by_position(face: Any) -> None:
     assert [message.position for message in await face.messages.latest(chat.id, 3)] == [10, 9, 8]
 
 
-async def test_a_thread_is_the_message_and_its_ancestors_oldest_first(face: Any) -> None:
+async def test_a_thread_is_the_message_and_its_ancestors_newest_first(face: Any) -> None:
     chat = await conversation(face)
     root = await face.messages.append(chat.id, "user", "root")
     await face.messages.append(chat.id, "assistant", "aside", parent_id=root.id)
     middle = await face.messages.append(chat.id, "assistant", "middle", parent_id=root.id)
     leaf = await face.messages.append(chat.id, "user", "leaf", parent_id=middle.id)
-    assert [message.content for message in await face.messages.thread(leaf.id)] == ["root", "middle", "leaf"]
+    assert [message.content for message in await face.messages.thread(leaf.id)] == ["leaf", "middle", "root"]
     await face.messages.update(root.id, parent_id=leaf.id)  # a circle ends instead of going round for ever
     assert {message.content for message in await face.messages.thread(leaf.id)} == {"root", "middle", "leaf"}
 
@@ -261,43 +261,48 @@ async def test_a_model_with_its_provider_comes_in_one_row_without_the_key(face: 
         await face.models.with_provider(uuid4())
 
 
+async def running_call(face: Any, conversation_id: UUID, **fields: Any) -> Any:
+    given = {"tool_call_id": "c", "tool_name": "t", "status": "running", **fields}
+    return await face.tool_results.create(NewToolResult(conversation_id=conversation_id, **given))
+
+
 async def test_a_tool_call_starts_once_and_ends_once(face: Any) -> None:
     chat = await conversation(face)
-    call = await face.tool_results.start(chat.id, "c1", "grep", {"q": "\x00"})
+    call = await running_call(face, chat.id, tool_call_id="c1", tool_name="grep", arguments={"q": "\x00"})
     assert (call.status, call.arguments) == ("running", {"q": "\x00"})
-    done = await face.tool_results.finish(call.id, {"hits": [1]})
+    done = await face.tool_results.complete(call.id, {"hits": [1]})
     assert (done.status, done.result) == ("success", {"hits": [1]})
     assert done.duration_ms is not None
-    for change in (face.tool_results.finish(call.id, 2), face.tool_results.fail(call.id, "late")):
-        with pytest.raises(Conflict, match="status is success"):
+    for change in (face.tool_results.complete(call.id, 2), face.tool_results.fail(call.id, "late")):
+        with pytest.raises(InvalidTransition, match="status is success"):
             await change
-    with pytest.raises(Conflict, match="begin"):
-        await face.tool_results.begin(call.id)
+    with pytest.raises(InvalidTransition, match="cannot start"):
+        await face.tool_results.start(call.id)
     assert (await face.tool_results.require(call.id)).result == {"hits": [1]}
     with pytest.raises(NotFound):
-        await face.tool_results.finish(uuid4(), 1)
+        await face.tool_results.complete(uuid4(), 1)
     with pytest.raises(MissingReference):
-        await face.tool_results.start(uuid4(), "c", "t")
+        await running_call(face, uuid4())
 
 
 async def test_a_pending_call_begins_and_a_failed_one_keeps_its_error(face: Any) -> None:
     chat = await conversation(face)
-    pending = await face.tool_results.create(NewToolResult(conversation_id=chat.id, call_id="c", tool_name="t"))
-    assert (await face.tool_results.begin(pending.id)).started_at is not None
+    pending = await face.tool_results.create(NewToolResult(conversation_id=chat.id, tool_call_id="c", tool_name="t"))
+    assert (await face.tool_results.start(pending.id)).started_at is not None
     failed = await face.tool_results.fail(pending.id, "boom", "timeout")
     assert (failed.status, failed.error) == ("timeout", "boom")
-    assert [item.id for item in await face.tool_results.of_conversation(chat.id)] == [pending.id]
+    assert [item.id for item in await face.tool_results.by_conversation(chat.id)] == [pending.id]
 
 
 async def test_only_one_of_many_finishers_wins(storage: Any) -> None:
     chat = await conversation(storage)
-    call = await storage.tool_results.start(chat.id, "c", "t")
+    call = await running_call(storage, chat.id)
     outcomes = await asyncio.gather(
-        *(storage.tool_results.finish(call.id, n) for n in range(50)), return_exceptions=True
+        *(storage.tool_results.complete(call.id, n) for n in range(50)), return_exceptions=True
     )
     winners = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
     assert len(winners) == 1
-    assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 49
+    assert sum(isinstance(outcome, InvalidTransition) for outcome in outcomes) == 49
     assert (await storage.tool_results.require(call.id)).result == winners[0].result
 
 
@@ -305,10 +310,10 @@ async def test_stats_count_calls_errors_and_percentiles_per_tool(face: Any) -> N
     chat = await conversation(face)
     await face.tool_results.create_many(
         [
-            NewToolResult(conversation_id=chat.id, call_id=str(n), tool_name="t", status="success", duration_ms=n)
+            NewToolResult(conversation_id=chat.id, tool_call_id=str(n), tool_name="t", status="success", duration_ms=n)
             for n in range(1, 101)
         ]
-        + [NewToolResult(conversation_id=chat.id, call_id="e", tool_name="u", status="timeout")]
+        + [NewToolResult(conversation_id=chat.id, tool_call_id="e", tool_name="u", status="timeout")]
     )
     first, second = await face.tool_results.stats(datetime.now(UTC) - timedelta(hours=1))
     assert (first.tool_name, first.calls, first.errors) == ("t", 100, 0)
@@ -330,7 +335,7 @@ async def test_stats_count_calls_errors_and_percentiles_per_tool(face: Any) -> N
 async def test_a_moment_without_a_zone_or_beyond_the_calendar_is_refused(face: Any, moment: datetime) -> None:
     chat = await conversation(face)
     with pytest.raises(InvalidValue, match="started_at"):
-        await face.tool_results.start(chat.id, "c", "t", started_at=moment)
+        await running_call(face, chat.id, started_at=moment)
     assert await face.tool_results.count() == 0
 
 

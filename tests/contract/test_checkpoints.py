@@ -22,21 +22,16 @@ async def test_a_checkpoint_is_stored_and_retrieved_whole(face: Any) -> None:
     state = {"messages": ["\x00", {"deep": [1, None, 0.5]}], "é": "ü" * 5000}
     new = NewCheckpoint(agent_id="a", session_id="s", agent_type="coder", name="before lunch", state=state)
     id_ = await face.checkpoints.store(new)
-    stored = await face.checkpoints.retrieve(id_)
-    assert (stored.state, stored.agent_id, stored.name, stored.captured_at) == (
-        state,
-        "a",
-        "before lunch",
-        new.captured_at,
-    )
+    stored = await face.checkpoints.get(id_)
+    assert (stored.state, stored.agent_id, stored.name) == (state, "a", "before lunch")
     assert stored.size_bytes > 10_000
-    assert await face.checkpoints.retrieve(uuid4()) is None
+    assert await face.checkpoints.get(uuid4()) is None
     child = await face.checkpoints.store(NewCheckpoint(agent_id="a", state=None, parent_id=id_))
-    assert (await face.checkpoints.retrieve(child)).state is None
+    assert (await face.checkpoints.get(child)).state is None
     with pytest.raises(MissingReference):
         await face.checkpoints.store(NewCheckpoint(agent_id="a", state=1, parent_id=uuid4()))
     await face.checkpoints.delete(id_)
-    assert (await face.checkpoints.retrieve(child)).parent_id is None
+    assert (await face.checkpoints.get(child)).parent_id is None
 
 
 async def test_latest_goes_by_the_callers_clock_not_by_the_order_of_storing(face: Any) -> None:
@@ -45,7 +40,7 @@ async def test_latest_goes_by_the_callers_clock_not_by_the_order_of_storing(face
     assert (await face.checkpoints.latest("a")).state == {"hour": 3}
     assert (await face.checkpoints.latest("a", "n")).state == {"hour": 2}
     assert await face.checkpoints.latest("nobody") is None
-    assert [item.captured_at.hour for item in await face.checkpoints.history("a")] == [3, 2, 1]
+    assert [item.captured_at.hour for item in await face.checkpoints.by_agent("a")] == [3, 2, 1]
 
 
 async def test_summaries_have_no_state_and_filter_page_and_count_from_one_snapshot(face: Any) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from agent_storage import AmbiguousId, Conflict, InvalidValue, MissingReference, NotFound, StorageError
+from agent_storage import AlreadyExists, AmbiguousId, InvalidValue, MissingReference, NotFound, StorageError
 from agent_storage.statements.ids import uuid7
 from agent_storage.types import NewConversation, NewModel, NewProvider
 
@@ -23,7 +23,7 @@ async def test_create_gives_back_what_was_given_and_what_the_database_added(face
 async def test_an_id_of_the_callers_own_makes_a_retry_a_conflict_instead_of_a_second_row(face: Any) -> None:
     mine = uuid4()
     await face.conversations.create(NewConversation(id=mine))
-    with pytest.raises(Conflict, match="same id"):
+    with pytest.raises(AlreadyExists, match="same id"):
         await face.conversations.create(NewConversation(id=mine))
     assert await face.conversations.count() == 1
 
@@ -39,7 +39,7 @@ async def test_create_many_keeps_the_order_and_is_all_or_nothing(face: Any) -> N
     news = [NewConversation(title=f"n{number}\x00", metadata={"n": number}) for number in range(50)]
     made = await face.conversations.create_many(news)
     assert [item.title for item in made] == [item.title for item in news]
-    with pytest.raises(Conflict):
+    with pytest.raises(AlreadyExists):
         await face.conversations.create_many([NewConversation(), NewConversation(id=made[0].id)])
     assert await face.conversations.count() == 50
     assert await face.conversations.create_many([]) == []
@@ -118,7 +118,7 @@ async def test_upsert_by_the_natural_key_keeps_the_id(face: Any) -> None:
 
 async def test_a_duplicate_key_names_the_constraint_and_its_fields_but_no_value(face: Any) -> None:
     await face.providers.create(NewProvider(name="hush-hush", kind="k"))
-    with pytest.raises(Conflict) as caught:
+    with pytest.raises(AlreadyExists) as caught:
         await face.providers.create(NewProvider(name="hush-hush", kind="k"))
     assert caught.value.constraint == "providers_name_key"
     assert caught.value.table == "providers"

@@ -187,7 +187,7 @@ async def test_no_string_changes_what_is_asked(face: Any, text: str) -> None:
     with pytest.raises(InvalidValue):
         await face.conversations.patch(made.id, **{text: {}})
     await face.messages.search(None, text)
-    assert await face.providers.named(text) is None
+    assert await face.providers.get_by(name=text) is None
     assert (await face.conversations.count(), await face.messages.count()) == (1, 1)
 
 
@@ -210,13 +210,13 @@ def test_what_a_page_of_an_application_asks_is_served_by_an_index(sync_storage: 
         connection.execute("SET plan_cache_mode = force_generic_plan")
         cases = [
             (messages.statements()["latest"], [some, "20"]),
-            (messages.statements()["thread"], [some]),
+            (messages.statements()["thread"], [some, "20"]),
             (messages.statements()["get"], [some]),
-            (messages.statements()["between_ids"], [some, some]),
-            (messages.statements()["neighbours"], [some]),
+            (messages.statements()["_between_ids"], [some, some]),
+            (messages.statements()["_neighbours"], [some]),
             (messages.statements()["create"], [some, some, "'user'", "'1'", *["NULL"] * 5, "'{}'"]),
             (conversations.statements()["usage"], [some]),
-            (type(sync_storage.tool_results).statements()["of_conversation"], [some]),
+            (type(sync_storage.tool_results).statements()["by_conversation"], [some, "20"]),
         ]
         for statement, values in cases:
             assert "Seq Scan on messages" not in (text := plan(connection, statement, values)), text

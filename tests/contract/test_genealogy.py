@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_storage import AmbiguousId, Conflict, InvalidValue, NotFound, Retryable, sync
+from agent_storage import AmbiguousId, Conflict, InvalidTransition, InvalidValue, NotFound, Retryable, sync
 from agent_storage.types import BoardData, NewBoard, NewRepo, NewSession, NewTask, SessionData, TaskData
 
 
@@ -24,12 +24,12 @@ async def test_boards_and_repos_are_found_by_their_slugs_and_keep_what_platforms
     again = await face.boards.upsert(NewBoard(name="Main", slug="main", data={"icon": "x", "columns": [1, {"y": 2}]}))
     assert (again.id, again.data.icon, again.data.color) == (board.id, "x", None)
     assert again.data.model_extra == {"columns": [1, {"y": 2}]}
-    assert await face.boards.by_slug("main") == again
-    assert await face.repos.by_slug("none") is None
+    assert await face.boards.get_by(slug="main") == again
+    assert await face.repos.get_by(slug="none") is None
     repo = await face.repos.create(
         NewRepo(slug="app", data={"worktrees": [{"name": "w1", "path": "/w", "pinned": True}]})
     )
-    assert await face.repos.by_slug("app") == repo
+    assert await face.repos.get_by(slug="app") == repo
     assert repo.data.worktrees[0].model_extra == {"pinned": True}
 
 
@@ -47,22 +47,22 @@ async def test_only_what_was_said_of_a_document_is_stored_and_patches_merge(face
 async def test_sessions_and_tasks_change_status_along_allowed_ways_alone(face: Any) -> None:
     made = await session(face)
     assert (await face.sessions.start(made.id)).status == "running"
-    with pytest.raises(Conflict, match="cannot start: its status is running"):
+    with pytest.raises(InvalidTransition, match="cannot start: its status is running"):
         await face.sessions.start(made.id)
     assert (await face.sessions.complete(made.id)).status == "completed"
-    with pytest.raises(Conflict):
+    with pytest.raises(InvalidTransition):
         await face.sessions.fail(made.id)
     with pytest.raises(NotFound):
         await face.sessions.start(uuid4())
     task = await face.tasks.create(NewTask(session_id=made.id, data=TaskData(description="d")))
-    with pytest.raises(Conflict, match="its status is created"):
+    with pytest.raises(InvalidTransition, match="its status is created"):
         await face.tasks.complete(task.id)
     await face.tasks.start(task.id)
     assert [item.id for item in await face.tasks.running()] == [task.id]
     done = await face.tasks.complete(task.id, {"tests": "green"})
     assert (done.status, done.data.report, done.data.description) == ("completed", {"tests": "green"}, "d")
     assert done.completed_at is not None
-    assert await face.tasks.of_session(made.id) == [done]
+    assert await face.tasks.by_session(made.id) == [done]
     assert await face.sessions.by_status("completed") == [await face.sessions.require(made.id)]
 
 
@@ -77,7 +77,7 @@ async def test_spawned_sessions_work_on_the_same_board_and_forks_take_what_their
     assert (fork.agent, fork.forked_from_session_id, fork.parent_session_id) == ("coder", origin.id, None)
     assert (fork.data.title, fork.data.concepts, fork.data.message_count) == ("T", ["c"], 0)
     assert fork.data.genealogy.fork_point_task_id == task.id
-    assert await face.sessions.children(origin.id) == [child, fork]
+    assert await face.sessions.children(origin.id) == [fork, child]
     assert await face.sessions.by_board(board.id) == [fork, child, origin]
     assert await face.sessions.roots() == [origin]
     with pytest.raises(NotFound, match="tasks has no row"):
@@ -98,15 +98,15 @@ async def test_a_tree_of_10000_sessions_is_walked_in_one_round_trip_each_way(syn
         news.append(NewSession(id=ids[number], agent="a", **{link: ids[above]}))
     for start in range(0, 10_000, 2500):
         sync_storage.sessions.create_many(news[start : start + 2500])
-    assert len(sync_storage.sessions.descendants(ids[0])) == 9_999
+    assert len(sync_storage.sessions.descendants(ids[0], 10_000)) == 9_999
     line: list[UUID] = []
     at = parents[299]
     while at is not None:
         line.append(ids[at])
         at = parents[at]
-    assert [item.id for item in sync_storage.sessions.ancestors(ids[299])] == line
+    assert [item.id for item in sync_storage.sessions.ancestors(ids[299], 300)] == line
     assert len(line) == 299
-    below = [item.id for item in sync_storage.sessions.descendants(ids[5000])]
+    below = [item.id for item in sync_storage.sessions.descendants(ids[5000], 10_000)]
     expected = {5000}
     for number in range(5001, 10_000):
         if parents[number] in expected:

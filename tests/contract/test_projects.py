@@ -46,9 +46,9 @@ async def test_tickets_come_with_their_tasks_in_order_archived_ones_aside(face: 
         NewTicketTask(ticket_id=first.id, content="c\x00", estimated_hours=Decimal("1.25"), depends_on=[made[0].id])
     )
     found = await face.tickets.with_tasks(owner.id)
-    assert [item.id for item in found] == [first.id, second.id]
-    assert found[0].tasks == [*made, exact]
-    assert found[1].tasks == []
+    assert [item.id for item in found] == [second.id, first.id]
+    assert found[1].tasks == [*made, exact]
+    assert found[0].tasks == []
 
 
 async def test_archived_tickets_are_in_no_list_until_they_are_restored(face: Any) -> None:
@@ -64,10 +64,10 @@ async def test_archived_tickets_are_in_no_list_until_they_are_restored(face: Any
     assert (await face.tickets.page()).items == [kept]
     assert await face.tickets.count() == 1
     assert await face.tickets.count({"labels__contains": ["x"]}) == 0
-    assert await face.tickets.count({"deleted_at__is_null": False}) == 1
-    assert (await face.tickets.require(gone.id)).deleted_at is not None
+    assert await face.tickets.count({"archived_at__is_null": False}) == 1
+    assert (await face.tickets.require(gone.id)).archived_at is not None
     restored = await face.tickets.restore(gone.id)
-    assert restored.deleted_at is None
+    assert restored.archived_at is None
     assert await face.tickets.count() == 2
     with pytest.raises(NotFound):
         await face.tickets.archive(uuid4())
@@ -96,7 +96,7 @@ async def test_reorder_is_one_statement_and_wants_exactly_the_tasks_of_the_ticke
     for wrong in ([], [a.id], [a.id, b.id, c.id, foreign.id], [a.id, a.id, b.id], [a.id, b.id, foreign.id]):
         with pytest.raises(InvalidValue, match="not exactly the tasks"):
             await face.ticket_tasks.reorder(owner.id, wrong)
-    assert await face.ticket_tasks.of_ticket(owner.id) == moved
+    assert await face.ticket_tasks.by_ticket(owner.id) == moved
 
 
 async def test_tasks_added_and_reordered_at_once_keep_distinct_positions(storage: Any) -> None:
@@ -105,7 +105,7 @@ async def test_tasks_added_and_reordered_at_once_keep_distinct_positions(storage
 
     async def reorder() -> None:
         for _ in range(10):
-            ids = [item.id for item in await storage.ticket_tasks.of_ticket(owner.id)]
+            ids = [item.id for item in await storage.ticket_tasks.by_ticket(owner.id)]
             try:
                 await storage.ticket_tasks.reorder(owner.id, ids[::-1])
             except (InvalidValue, Conflict, Retryable):
@@ -116,17 +116,17 @@ async def test_tasks_added_and_reordered_at_once_keep_distinct_positions(storage
             await tasks(storage, owner.id, "x")
 
     await asyncio.gather(*(reorder() for _ in range(3)), *(add() for _ in range(5)))
-    positions = [item.position for item in await storage.ticket_tasks.of_ticket(owner.id)]
+    positions = [item.position for item in await storage.ticket_tasks.by_ticket(owner.id)]
     assert positions == list(range(1, 57))
 
 
-async def test_comments_of_a_ticket_come_oldest_first(face: Any) -> None:
+async def test_comments_of_a_ticket_come_newest_first(face: Any) -> None:
     owner = await ticket(face)
     made = [
         await face.ticket_comments.create(NewTicketComment(ticket_id=owner.id, author="ada", body=body))
         for body in ("one", "two")
     ]
-    assert await face.ticket_comments.of_ticket(owner.id) == made
+    assert await face.ticket_comments.by_ticket(owner.id) == made[::-1]
 
 
 def files(owner: Any, names: dict[str, str], **fields: Any) -> list[NewProjectFile]:

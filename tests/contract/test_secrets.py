@@ -71,9 +71,9 @@ async def test_a_ciphertext_moved_to_another_row_or_column_does_not_decrypt(stor
     await storage.providers.create_many([NewProvider(name=n, kind="k", api_key=f"key {n}") for n in ("a", "b")])
     with psycopg.connect(migrated) as connection:
         connection.execute("UPDATE providers SET api_key = (SELECT api_key FROM providers WHERE name = 'a')")
-    assert (await storage.providers.named("a")).api_key.get_secret_value() == "key a"
+    assert (await storage.providers.get_by(name="a")).api_key.get_secret_value() == "key a"
     with pytest.raises(SecretUnavailable, match="does not decrypt"):
-        await storage.providers.named("b")
+        await storage.providers.get_by(name="b")
 
 
 async def test_rotation_rewraps_everything_and_the_old_key_can_go(migrated: str) -> None:
@@ -86,10 +86,10 @@ async def test_rotation_rewraps_everything_and_the_old_key_can_go(migrated: str)
         assert rotate(connection, both) == {"providers.api_key": 1200, "tool_configs.env": 1}
         assert rotate(connection, both) == {"providers.api_key": 0, "tool_configs.env": 0}
     async with Storage(migrated, secret_key=lambda: new) as storage:
-        assert (await storage.providers.named("p77")).api_key.get_secret_value() == "77"
+        assert (await storage.providers.get_by(name="p77")).api_key.get_secret_value() == "77"
     async with Storage(migrated, secret_key=old) as storage:
         with pytest.raises(SecretUnavailable, match="is not set"):
-            await storage.providers.named("p77")
+            await storage.providers.get_by(name="p77")
 
 
 async def test_no_secret_stands_in_an_error(storage: Any) -> None:

@@ -39,7 +39,7 @@ async def test_events_are_numbered_without_a_gap_each_stream_for_itself(face: An
     assert [(item.sequence, item.data["n"]) for item in read] == [(2, 0), (3, 1), (4, 2)]
     assert read[0].data["text"] == "\x00"
     assert await face.stream_events.read("nothing") == []
-    assert (await face.event_streams.named("a")).last_sequence == 13
+    assert (await face.event_streams.get_by(stream_id="a")).last_sequence == 13
 
 
 async def test_publish_many_is_all_or_nothing(face: Any) -> None:
@@ -53,7 +53,7 @@ async def test_sequences_go_on_when_old_events_are_gone_and_a_stream_takes_its_e
     await face.stream_events.publish_many("a", events("a", 3))
     await face.stream_events.delete_where({"stream_id": "a"})
     assert (await face.stream_events.publish("a")).sequence == 4
-    stream = await face.event_streams.named("a")
+    stream = await face.event_streams.get_by(stream_id="a")
     await face.event_streams.delete(stream.id)
     assert await face.stream_events.count() == 0
 
@@ -75,7 +75,7 @@ async def test_follow_started_before_during_and_after_gives_every_event_once_and
 
     # four publishers: 12 single events and 3 times 38 each
     await asyncio.gather(*(publish(worker) for worker in range(4)))
-    count = (await storage.event_streams.named("s")).last_sequence
+    count = (await storage.event_streams.get_by(stream_id="s")).last_sequence
     assert count == 4 * (12 + 3 * 38)
     await storage.stream_events.publish_many("s", events("s", total - count))
     expected = list(range(1, total + 1))

@@ -23,7 +23,7 @@ from agent_storage import (
     InvalidValue,
     MissingReference,
     NotFound,
-    OutsideTransaction,
+    PoolUsedInTransaction,
     Storage,
     StorageError,
     sync,
@@ -250,7 +250,7 @@ async def test_in_a_transaction_a_batch_is_a_part_of_it(storage: Storage) -> Non
 
 
 async def test_inside_a_transaction_the_storages_own_batch_is_refused(storage: Storage) -> None:
-    with pytest.raises(OutsideTransaction, match="batch"):
+    with pytest.raises(PoolUsedInTransaction, match="batch"):
         async with storage.transaction() as tx:
             await tx.conversations.create(NewConversation())
             async with storage.batch() as batch:

@@ -241,7 +241,7 @@ async def test_tasks_that_share_a_transaction_may_divide_at_once(storage: Storag
 async def test_chunks_go_on_a_connection_outside_a_transaction(storage: Storage) -> None:
     with pytest.raises(StorageError, match="goes back"):
         async with storage.transaction():
-            assert len(await storage.outside.providers.create_many(providers())) == MANY
+            assert len(await storage.autonomous.providers.create_many(providers())) == MANY
             raise StorageError("the block goes back, what was made outside stays")
     assert await storage.providers.count() == MANY
 

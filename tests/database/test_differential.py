@@ -28,7 +28,7 @@ from agent_storage import Page, Repository, Storage, StorageError, sync
 from agent_storage.database.pool import Database
 from agent_storage.maintenance.check import check
 from agent_storage.statements import statement
-from agent_storage.statements.pagination import Found
+from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Record, Timestamp, columns
 from tests.database.test_storm import done, entered
 
@@ -281,7 +281,7 @@ def calls(new: type[NewThing]) -> st.SearchStrategy[Call]:
     single = st.one_of(
         call("create", row),
         call("create", row),
-        call("insert_or_update", row),
+        call("_insert_or_update", row),
         call("create_many", st.lists(row, max_size=4)),
         call("update", IDS, by_name=change),
         call("patch", IDS, by_name=merged),
@@ -443,7 +443,7 @@ class Model:
         """`matched` are the names of the rows that the call's filter found."""
         args, kwargs = call.args, call.kwargs or {}
         match call.method:
-            case "create" | "upsert" | "insert_or_update":
+            case "create" | "upsert" | "_insert_or_update":
                 self._put(args[0])
             case "create_many":
                 for new in args[0]:

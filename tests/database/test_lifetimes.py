@@ -23,7 +23,7 @@ import psycopg_pool
 import pytest
 
 import agent_storage
-from agent_storage import OutsideTransaction, Retryable, Storage, StorageError, sync
+from agent_storage import PoolUsedInTransaction, Retryable, Storage, StorageError, sync
 from agent_storage.database import listener as listener_module
 from agent_storage.migrations.migrator import Migrator
 from agent_storage.tables import Conversations
@@ -342,7 +342,7 @@ async def test_who_has_left_a_block_in_another_context_is_not_inside_for_ever(
     async with opened(conninfo, path, pool_max=2) as storage:
         block = storage.transaction()
         await block.__aenter__()
-        with pytest.raises(OutsideTransaction):
+        with pytest.raises(PoolUsedInTransaction):
             await storage.conversations.count()
         if isinstance(storage, Waited):
             contextvars.copy_context().run(block.target.__exit__, None, None, None)
@@ -351,7 +351,7 @@ async def test_who_has_left_a_block_in_another_context_is_not_inside_for_ever(
         assert await storage.conversations.count() == 0
         async with storage.transaction() as tx:
             assert await tx.conversations.count() == 0
-            with pytest.raises(OutsideTransaction):
+            with pytest.raises(PoolUsedInTransaction):
                 await storage.conversations.count()
         assert await storage.conversations.count() == 0
 
@@ -363,7 +363,7 @@ async def test_a_task_that_was_made_inside_may_use_the_storage_when_the_block_ha
     ended = asyncio.Event()
 
     async def worker(storage: Storage) -> None:
-        with pytest.raises(OutsideTransaction):
+        with pytest.raises(PoolUsedInTransaction):
             await storage.conversations.count()
         refused.set()
         await ended.wait()
@@ -392,7 +392,7 @@ async def test_a_thread_that_has_the_context_of_a_block_may_use_the_storage_when
         with storage.target.transaction() as tx:
             inside = contextvars.copy_context()
             tx.conversations.create(new("block"))
-            with pytest.raises(OutsideTransaction):
+            with pytest.raises(PoolUsedInTransaction):
                 inside.run(storage.target.conversations.count)
         assert inside.run(storage.target.conversations.count) == 1
 

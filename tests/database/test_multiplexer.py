@@ -106,16 +106,16 @@ async def test_200_tasks_travel_on_the_shared_connections_and_need_none_of_the_p
     migrated: str, unhurried: None
 ) -> None:
     async with Storage(migrated, multiplex=2, pool_max=1, pool_timeout=60) as storage:
-        create = storage.outside.conversations.create
+        create = storage.autonomous.conversations.create
         await known(
             storage,
             create=lambda: create(NewConversation()),
-            get=lambda: storage.outside.conversations.get(UUID(int=0)),
+            get=lambda: storage.autonomous.conversations.get(UUID(int=0)),
         )
         async with storage.transaction():  # on the pool's only connection
             made = await asyncio.gather(*(create(NewConversation(title=str(n))) for n in range(200)))
             assert [row.title for row in made] == [str(n) for n in range(200)]
-            assert await asyncio.gather(*(storage.outside.conversations.get(row.id) for row in made)) == made
+            assert await asyncio.gather(*(storage.autonomous.conversations.get(row.id) for row in made)) == made
         assert ask(migrated, f"SELECT count(*) FROM pg_stat_activity WHERE {OURS}") == [(3,)]
 
 
@@ -311,7 +311,7 @@ async def test_a_write_that_was_cut_short_is_done_exactly_once(storage: Storage)
 async def test_a_lock_that_this_very_process_holds_is_no_deadlock(storage: Storage) -> None:
     """The block asks on a shared connection, behind a statement that waits for the block: alone, each would get on."""
     chat = await storage.conversations.create(NewConversation(title="t"))
-    outside = storage.outside.conversations
+    outside = storage.autonomous.conversations
     await known(storage, count=outside.count, update=lambda: outside.update(chat.id, title="t"))
     async with storage.transaction() as tx:
         await tx.conversations.update(chat.id, title="mine")

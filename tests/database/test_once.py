@@ -218,7 +218,7 @@ async def test_a_cancelled_update_never_comes_after_the_next_one(
                 except TimeoutError:
                     cancelled += 1
                 at_once = one(admin, "SELECT note FROM charges")
-                await charges_on(storage.outside).count()
+                await charges_on(storage.autonomous).count()
             second = await charges.update(made.id, note=f"second {number}")
             assert second.note == f"second {number}"
             await quiet(admin)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 import agent_storage
-from agent_storage import Conflict, InvalidValue, NotFound, OutsideTransaction, StorageError, Unreadable, sync
+from agent_storage import Conflict, InvalidValue, NotFound, PoolUsedInTransaction, StorageError, Unreadable, sync
 from agent_storage.database.fastpath import prepared
 from agent_storage.maintenance.check import check
 from agent_storage.statements.records import Document, Input, Json, Jsonb, JsonObject, Record
@@ -465,7 +465,7 @@ async def test_a_batch_of_the_storage_inside_a_transaction_is_refused_and_sends_
             with suppress(ZeroDivisionError):
                 async with storage.transaction() as tx:
                     await samples_on(tx).create(NewSample(name="inside"))
-                    with pytest.raises(OutsideTransaction, match=r"batch\(\)"):
+                    with pytest.raises(PoolUsedInTransaction, match=r"batch\(\)"):
                         async with storage.batch() as batch:
                             samples = samples_on(batch)
                             batch.add(samples.create, NewSample(name="beside"))

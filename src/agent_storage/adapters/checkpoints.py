@@ -22,7 +22,7 @@ class CheckpointProvider(Protocol):
     """Where agents keep their states."""
 
     async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
-        """Store a checkpoint; its id. Raises `Conflict` when an id of the caller's own is taken, `InvalidValue`."""
+        """Store a checkpoint; its id. Raises `AlreadyExists` if its id is taken, `InvalidValue`."""
         ...
 
     async def retrieve_checkpoint(self, id: str) -> Checkpoint | None:
@@ -52,12 +52,12 @@ class PostgresCheckpoints(CheckpointProvider):
         self.storage = storage
 
     async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
-        """Store a checkpoint; its id. Raises `Conflict`, `InvalidValue`, `MissingReference` without its parent."""
+        """Store a checkpoint; its id. Raises `AlreadyExists`, `InvalidValue`, `MissingReference` without its parent."""
         return str(await self.storage.checkpoints.store(checkpoint))
 
     async def retrieve_checkpoint(self, id: str) -> Checkpoint | None:
         """The checkpoint with its state, or None, also when `id` is no UUID."""
-        return await self.storage.checkpoints.retrieve(row_id(id))
+        return await self.storage.checkpoints.get(row_id(id))
 
     async def list_checkpoints(
         self,

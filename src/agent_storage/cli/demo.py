@@ -67,7 +67,15 @@ def _read(file: Path | None) -> dict[str, Any]:
 
 def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]:
     """Everything in one transaction: a demo that is interrupted leaves nothing behind."""
-    from agent_storage.types import NewConversation, NewMessage, NewModel, NewProvider, NewToolConfig, ToolCallPart
+    from agent_storage.types import (
+        NewConversation,
+        NewMessage,
+        NewModel,
+        NewProvider,
+        NewToolConfig,
+        NewToolResult,
+        ToolCallPart,
+    )
 
     with storage.transaction() as tx:
         provider = tx.providers.upsert(NewProvider(**talk["provider"]))
@@ -80,24 +88,27 @@ def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]
         for message in messages:
             for part in message.content if isinstance(message.content, list) else []:
                 if isinstance(part, ToolCallPart):
-                    call = tx.tool_results.start(
-                        conversation.id,
-                        part.id,
-                        part.name,
-                        part.arguments,
-                        message_id=message.id,
-                        tool_config_id=tool.id,
+                    call = tx.tool_results.create(
+                        NewToolResult(
+                            conversation_id=conversation.id,
+                            message_id=message.id,
+                            tool_config_id=tool.id,
+                            tool_call_id=part.id,
+                            tool_name=part.name,
+                            arguments=part.arguments,
+                            status="running",
+                        )
                     )
-                    tx.tool_results.finish(call.id, _answer(messages, call.call_id))
+                    tx.tool_results.complete(call.id, _answer(messages, part.id))
     return storage.conversations.require(conversation.id), model
 
 
-def _answer(messages: list[Message], call_id: str) -> Any:
+def _answer(messages: list[Message], tool_call_id: str) -> Any:
     from agent_storage.types import ToolResultPart
 
     for message in messages:
         for part in message.content if isinstance(message.content, list) else []:
-            if isinstance(part, ToolResultPart) and part.tool_call_id == call_id:
+            if isinstance(part, ToolResultPart) and part.tool_call_id == tool_call_id:
                 return part.result
     return None
 

@@ -82,7 +82,7 @@ def show(
             run = _Run.read(storage, _run(storage, id))
             emit(vars(run)) if as_json else run.show()
             return
-        runs = storage.workflow_sessions.of_workflow(workflow.id, limit)
+        runs = storage.workflow_sessions.by_workflow(workflow.id, limit)
     if as_json:
         emit({"workflow": workflow, "runs": runs})
     else:
@@ -102,7 +102,7 @@ def _show_workflow(workflow: Workflow, runs: list[WorkflowSession]) -> None:
     nodes = " → ".join(f"{name} ({kind})" if kind else name for name, kind in _nodes(workflow.definition))
     facts({"workflow": workflow.id, "name": workflow.name, "version": workflow.version, "nodes": nodes})
     if not runs:
-        line("it never ran; workflow_sessions.start() begins a run")
+        line("it never ran; workflow_sessions.create_from() begins a run")
         return
     short = short_ids(run.id for run in runs)
     columns = {"RUN": "", "BEGUN": "", "STATUS": "", "STARTED BY": "wide"}
@@ -137,15 +137,15 @@ class _Run:
         return cls(
             run,
             storage.workflows.get(run.workflow_id) if run.workflow_id else None,
-            storage.execution_states.get(run.id),
+            storage.execution_states.get_by(session_id=run.id),
             storage.llm_executions.usage(run.id),
-            storage.approval_requests.of_session(run.id),
+            storage.approval_requests.by_session(run.id)[::-1],
         )
 
     def show(self) -> None:
         """Print it."""
         usage, at = self.usage, self.state
-        tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out, cost {usage.cost:.6f}"
+        tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out, cost {usage.cost:.6f}"
         facts(
             {
                 "run": self.run.id,

@@ -21,7 +21,7 @@ from agent_storage.database.forks import LoopHome
 from agent_storage.database.listener import AsyncSignal, Listener
 from agent_storage.database.settings import Settings
 from agent_storage.database.transaction import Asked, Isolation, Transaction, current, executor_of, outermost
-from agent_storage.errors import ConnectionLost, OutsideTransaction, PoolTimeout, StorageError
+from agent_storage.errors import ConnectionLost, PoolTimeout, PoolUsedInTransaction, StorageError
 from agent_storage.statements.codec import Codec
 from agent_storage.statements.encryption import Keyring
 from agent_storage.statements.statement import Statement
@@ -168,21 +168,21 @@ class Database:
         finally:
             await self._give_back(pool, connection)
 
-    def _check_outside(self, what: str) -> None:
+    def _check_not_in_transaction(self, what: str) -> None:
         inside = current.get()
         if inside is not None and not inside.ended and self._guarded and inside.pool is self._pool is not None:
-            raise OutsideTransaction(
+            raise PoolUsedInTransaction(
                 f"{what} was called on the storage inside a transaction() block: use the block's own repositories "
-                "(async with storage.transaction() as tx: tx…), or storage.outside if you mean another connection"
+                "(async with storage.transaction() as tx: tx…), or storage.autonomous if you mean another connection"
             )
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """The statement's result, in one autocommit round trip.
 
         A statement whose prepared form was stale runs again, and so does a repeatable one whose connection was lost.
-        Raises `OutsideTransaction` inside a `transaction()` block.
+        Raises `PoolUsedInTransaction` inside a `transaction()` block.
         """
-        self._check_outside(statement.name)
+        self._check_not_in_transaction(statement.name)
         return await self._run(statement, values)
 
     async def _run(self, statement: Statement[T], values: Sequence[Any]) -> T:
@@ -208,7 +208,7 @@ class Database:
 
     async def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """The result of a chunked statement, all or nothing."""
-        self._check_outside(statement.name)
+        self._check_not_in_transaction(statement.name)
         if statement.encode_chunks(arguments, self.codec) is None:
             return await self._run(statement, statement.encode(arguments, self.codec))
         return await self._attempt(
@@ -217,7 +217,7 @@ class Database:
 
     async def run_all(self, asked: Sequence[Asked]) -> list[Any]:
         """The results of several statements, all or nothing; one that cannot be made may be the error that says so."""
-        self._check_outside("batch()")
+        self._check_not_in_transaction("batch()")
         return await self._attempt(lambda executor: executor.run_all(asked))
 
     @asynccontextmanager
@@ -226,7 +226,7 @@ class Database:
 
         It has no statement time-out: a slow reader is no fault of the query. Leaving the block early cancels it.
         """
-        self._check_outside(statement.name)
+        self._check_not_in_transaction(statement.name)
         last = False
         while True:
             async with AsyncExitStack() as stack:
@@ -259,7 +259,7 @@ class Database:
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> AsyncGenerator[Transaction]:
         """A transaction on a connection of its own. Raises `OutcomeUnknown` when the connection breaks at COMMIT."""
-        self._check_outside("transaction()")
+        self._check_not_in_transaction("transaction()")
         async with self.connection() as connection:
             executor = self._executor(connection)
             transaction = Transaction(executor, name or "unnamed", self._pool)
@@ -276,8 +276,8 @@ class Database:
         return AsyncSignal(self._listener, channel, payload)
 
     @property
-    def outside(self) -> Self:
-        """This database, usable inside a transaction block on purpose: on other connections of the same pool."""
+    def autonomous(self) -> Self:
+        """Return this database for autonomous statements: usable inside a transaction, on other connections."""
         view = copy.copy(self)
         view._guarded = False
         return view

@@ -101,7 +101,7 @@ class _Talk:
             conversation_id=self.id,
             message_id=message,
             tool_config_id=self.unit.known.tools[call.name],
-            call_id=call.id,
+            tool_call_id=call.id,
             tool_name=call.name,
             arguments=call.arguments,
             result=None if failed else result,

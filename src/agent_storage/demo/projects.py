@@ -75,7 +75,7 @@ def _ticket(unit: Unit, project: UUID, text: tuple[str, str, tuple[str, ...]], *
         priority=unit.random.randint(0, 3),
         assignee=None if status == "open" else unit.pick(unit.people),
         labels=unit.random.sample(words.LABELS, unit.random.randint(1, 2)),
-        extra={"deleted_at": finished if archived else None},
+        extra={"archived_at": finished if archived else None},
     )
     _steps(unit, ticket, at, steps, 0 if status == "open" else done)
     for _ in range(unit.random.randint(1, 3)):

@@ -23,7 +23,15 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel
 
 from agent_storage.statements.records import Column, Input, Record, bare, columns, nullable, storage
-from agent_storage.statements.statement import Encoder, RowEncoder, RowsEncoder, Shape, Statement, ValueEncoder
+from agent_storage.statements.statement import (
+    Encoder,
+    LimitEncoder,
+    RowEncoder,
+    RowsEncoder,
+    Shape,
+    Statement,
+    ValueEncoder,
+)
 
 _SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows|json)\}")
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>[a-z_][a-z0-9_.]*)\)s|(?P<other>.?))", re.DOTALL)
@@ -94,6 +102,10 @@ class _Compiler:
         self.shape = Shape.of(self.hints.pop("return", None))
 
     def statement(self) -> Statement[Any]:
+        if self.shape.kind == "found" and "limit" not in self.hints:
+            raise self._fault(
+                "a list takes a limit: give it the parameter limit: int = 100, and the text LIMIT %(limit)s"
+            )
         filled = _SLOT.sub(self._fill, self.template.text)
         fields = self._placeholders(filled)
         if unused := [name for name in self.hints if name not in fields]:
@@ -191,6 +203,8 @@ class _Compiler:
 
     def _encoder(self, name: str, fields: Sequence[str]) -> Encoder:
         new = self._input(name)
+        if name == "limit" and self.shape.kind == "found":
+            return LimitEncoder(self.owner.table)
         if new is None:
             hint = self.hints[name]
             return ValueEncoder(Column(name, hint, nullable(hint), storage(hint)), self.owner.table)

@@ -15,7 +15,8 @@ from agent_storage.errors import StorageError
 from agent_storage.statements.codec import Codec, check
 from agent_storage.statements.declaration import quoted
 from agent_storage.statements.filters import Condition, Fields, predicate
-from agent_storage.statements.pagination import Found, Page, after_sql, order_sql, write_cursor
+from agent_storage.statements.lists import Found, Page, within
+from agent_storage.statements.pagination import after_sql, order_sql, write_cursor
 from agent_storage.statements.records import Column, JsonObject, columns
 from agent_storage.statements.statement import Shape, Statement
 
@@ -27,7 +28,9 @@ _ID = Column("id", UUID, nullable=False, storage=None)
 
 
 class Listed(Statement[Found[Any]]):
-    """A select of rows."""
+    """A select of rows. With a limit, it asks for one row more, and the limit is the last but one of the values."""
+
+    limited = True
 
     def result(
         self,
@@ -38,10 +41,11 @@ class Listed(Statement[Found[Any]]):
         codec: Codec,
     ) -> Found[Any]:
         """The rows."""
-        return Found(self.rows.make(names or (), rows, codec))
+        found = self.rows.make(names or (), rows, codec)
+        return within(values[-2] - 1, found) if self.limited else Found(found)
 
 
-class Counted(Statement[Found[Any]]):
+class Counted(Listed):
     """A select whose first column is the number of all matching rows, in the same snapshot."""
 
     def result(
@@ -57,15 +61,16 @@ class Counted(Statement[Found[Any]]):
             raise StorageError(f"{self.name} gave no rows")
         at = list(names).index("id", 1)
         given = list(rows)
-        found = Found(self.rows.make(names[1:], [row[1:] for row in given if row[at] is not None], codec))
+        rows = [row[1:] for row in given if row[at] is not None]
+        found = within(values[-2] - 1, self.rows.make(names[1:], rows, codec))
         found.total = given[0][0]
         return found
 
 
 class Paged(Statement[Page[Any]]):
-    """A select of a page's rows and one more, whose number is the last but one of the values."""
+    """A list as a page."""
 
-    def __init__(self, found: Statement[Found[Any]], order: Order) -> None:
+    def __init__(self, found: Listed, order: Order) -> None:
         vars(self).update(vars(found))
         self._found = found
         self._order = order
@@ -80,9 +85,8 @@ class Paged(Statement[Page[Any]]):
     ) -> Page[Any]:
         """The page. Its cursor stands behind its last row when there are more."""
         found = self._found.result(names, rows, affected, values, codec)
-        items = list(found[: values[-2] - 1])
-        more = write_cursor(self._order, items[-1], self.table) if len(found) > len(items) else None
-        return Page(items, more, found.total)
+        cursor = write_cursor(self._order, found[-1], self.table) if found.more else None
+        return Page(list(found), cursor, found.total)
 
 
 class Changed(Statement[Any]):
@@ -91,6 +95,10 @@ class Changed(Statement[Any]):
     def absence(self, values: Sequence[Any]) -> str:
         """Which row is missing."""
         return f"{self.table} has no row {values[-1]} (statement {self.name})"
+
+    def given_id(self, values: Sequence[Any]) -> UUID | None:
+        """Return the last of the values."""
+        return values[-1]
 
 
 @lru_cache(_FORMS)
@@ -104,7 +112,7 @@ def select(
     total: bool = False,
     limited: bool = True,
     made: Any = None,
-) -> Statement[Found[Any]]:
+) -> Listed:
     """Rows in order: those that match and, with `after`, lie behind the cursor (its items say which keys are null).
 
     They are made into `made` (default: `record`), whose fields alone are selected.
@@ -120,7 +128,9 @@ def select(
     if limited:
         rows += f"\n LIMIT ${number} OFFSET ${number + 1}"
     if not total:
-        return Listed(f"{table}.find", rows, Shape("many", made), table=table, repeatable=True)
+        found = Listed(f"{table}.find", rows, Shape("many", made), table=table, repeatable=True)
+        found.limited = limited
+        return found
     counted = (
         "SELECT counted.total, found.*\n"
         f"  FROM (SELECT count(*) AS total FROM {quoted(table)}{_where(matching)}) counted"
@@ -133,6 +143,14 @@ def select(
 def page(table: str, record: Any, conditions: Conditions, order: Order, **given: Any) -> Statement[Page[Any]]:
     """The same as a page."""
     return Paged(select(table, record, conditions, order, **given), order)
+
+
+@lru_cache(_FORMS)
+def by_key(table: str, record: Any, key: tuple[str, ...]) -> Statement[Any]:
+    """The row with a natural key."""
+    where = " AND ".join(f"{quoted(name)} = ${number}" for number, name in enumerate(key, start=1))
+    text = f"SELECT {_list(record)} FROM {quoted(table)} WHERE {where}"
+    return Statement(f"{table}.get_by", text, Shape("optional", record), table=table, repeatable=True)
 
 
 @lru_cache(_FORMS)

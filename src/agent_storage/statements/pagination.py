@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import orjson
 
@@ -15,33 +14,6 @@ from agent_storage.statements.codec import check
 from agent_storage.statements.declaration import quoted
 from agent_storage.statements.filters import Fields, comparable
 from agent_storage.statements.text import escape, unescape
-
-R = TypeVar("R")
-
-#: The most rows that one `find` or `page` gives.
-MAX_LIMIT = 1000
-
-
-class Found(list[R]):
-    """The rows of a `find`. `total` counts all that match, in the same snapshot, when it was asked for."""
-
-    total: int | None = None
-
-
-@dataclass(frozen=True)
-class Page(Generic[R]):
-    """One page by keyset: its rows, the cursor of the next page (None: this is the last), the total when asked for."""
-
-    items: list[R]
-    next_cursor: str | None
-    total: int | None = None
-
-
-def check_limit(limit: Any, table: str, *, least: int = 1) -> int:
-    """`limit` if it is one. Raises `InvalidValue` beyond `MAX_LIMIT`."""
-    if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= MAX_LIMIT:
-        raise InvalidValue(f"{table}: limit must be from {least} to {MAX_LIMIT}", table=table, column="limit")
-    return limit
 
 
 def order_sql(order: Sequence[tuple[str, bool]]) -> str:

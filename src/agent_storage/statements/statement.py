@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from agent_storage.errors import InvalidValue, NotFound
 from agent_storage.statements.codec import Codec, RowMaker, check, encode, encode_row
+from agent_storage.statements.lists import Found, check_limit, within
 from agent_storage.statements.records import Column, Input, bare, columns, nullable
 from agent_storage.statements.text import JsonText, escape_all, unusual
 from agent_storage.statements.types import to_json
@@ -36,7 +37,7 @@ _ATOMIC = frozenset({"select", "insert", "update", "delete", "merge", "with", "v
 
 @dataclass(frozen=True)
 class Shape:
-    """What a return annotation promises: `many`, `optional`, `one`, `stream` or `nothing`, of `item`."""
+    """What a return annotation promises: `found`, `many`, `optional`, `one`, `stream` or `nothing`, of `item`."""
 
     kind: str
     item: Any
@@ -47,6 +48,8 @@ class Shape:
         origin = get_origin(annotation)
         if annotation is None or annotation is type(None):
             return cls("nothing", None)
+        if origin is Found:
+            return cls("found", get_args(annotation)[0])
         if origin is list:
             return cls("many", get_args(annotation)[0])
         if origin in (AbstractAsyncContextManager, AbstractContextManager):
@@ -96,6 +99,8 @@ class Statement(Generic[T]):
         self.rows = RowMaker(shape.item, table=table)
         self._encoders = encoders
         self._missing = missing
+        if shape.kind == "found":
+            self._limit_at = [parameter.name for parameter in self.parameters].index("limit")
 
     def __repr__(self) -> str:
         return f"<Statement {self.name}>"
@@ -143,11 +148,22 @@ class Statement(Generic[T]):
         made = self.rows.make(names, rows, codec)
         if kind in ("many", "stream"):
             return cast(T, made)
+        if kind == "found":
+            return cast(T, within(values[self._limit_at] - 1, made))
         if made:
             return made[0]
         if kind == "optional":
             return cast(T, None)
-        raise NotFound(self.absence(values), table=self.table, statement=self.name)
+        raise self._not_found(values)
+
+    def _not_found(self, values: Sequence[Any]) -> NotFound:
+        error = NotFound(self.absence(values), table=self.table, statement=self.name)
+        error.id = self.given_id(values)
+        return error
+
+    def given_id(self, values: Sequence[Any]) -> UUID | None:
+        """Return the id that the row was requested by, if it was requested by its id."""
+        return next((value for one, value in zip(self.parameters, values, strict=False) if one.name == "id"), None)
 
     def absence(self, values: Sequence[Any]) -> str:
         """What is missing when there is no row."""
@@ -197,6 +213,18 @@ class ValueEncoder:
         if type(value) is self._as_it_is:
             return [value]
         return [encode(self.column, check(self.column, value, table=self.table), codec, table=self.table)]
+
+
+class LimitEncoder:
+    """The limit of a list: one row more is requested, so that the result says whether there is more."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        self.parameters = [Parameter("limit", Column("limit", int, nullable=False, storage=None))]
+
+    def encode(self, value: Any, codec: Codec) -> list[Any]:
+        """The limit and one."""
+        return [check_limit(value, self.table, least=0, most=2**31 - 2) + 1]
 
 
 class RowEncoder:

@@ -2,7 +2,7 @@
 """`@sql` and `Repository`: the methods that every table has, themselves declared statements.
 
 A repository is a class with a table's name and declared methods. The annotation of a method is its contract: parameters
-bind by name, and the return annotation gives the shape of the result (`list[R]`, `R | None`, `R`, a scalar,
+bind by name, and the return annotation gives the shape of the result (`Found[R]`, `list[R]`, `R | None`, `R`, a scalar,
 `AsyncIterator[R]`, `None`; `int` and `bool` count the rows affected where the statement returns none).
 """
 
@@ -31,13 +31,14 @@ from uuid import UUID
 import psycopg
 import psycopg_pool
 
-from agent_storage.errors import AmbiguousId, Conflict, InvalidValue, NotFound, SecretUnavailable, StorageError
+from agent_storage.errors import AmbiguousId, InvalidTransition, InvalidValue, NotFound, SecretUnavailable, StorageError
 from agent_storage.statements import dynamic as composed
 from agent_storage.statements.codec import check, encode
 from agent_storage.statements.declaration import Owner, Template
 from agent_storage.statements.filters import Condition, Fields, Order, Where
 from agent_storage.statements.ids import prefix_range, shortest_prefix
-from agent_storage.statements.pagination import Found, Page, check_limit, read_cursor
+from agent_storage.statements.lists import Found, Page, check_limit
+from agent_storage.statements.pagination import read_cursor
 from agent_storage.statements.records import Input, JsonObject, Record, columns
 from agent_storage.statements.statement import Statement
 from agent_storage.sync.database.batch import Batch
@@ -56,7 +57,7 @@ V = TypeVar("V")
 Stream = AbstractContextManager[Iterator[V]]
 
 #: The methods that only a table with a natural key has.
-_WITH_KEY = frozenset({"insert_or_update", "id_of"})
+_WITH_KEY = frozenset({"_insert_or_update", "_id_of"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -191,7 +192,7 @@ class Repository(Generic[R, N]):
 
     @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}", certain=True)
     def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """The new row. Raises `Conflict` for a duplicate, `MissingReference` for a foreign key that points nowhere."""
+        """Return the new row. Raises `AlreadyExists`, `MissingReference` for a foreign key that points nowhere."""
         ...
 
     @sql(
@@ -219,12 +220,12 @@ class Repository(Generic[R, N]):
         """,
         certain=True,
     )
-    def insert_or_update(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
+    def _insert_or_update(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The row with this natural key, made or brought up to date, in one statement."""
         ...
 
     @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})", repeatable=True)
-    def id_of(self, new: N) -> UUID | None:  # pyright: ignore[reportGeneralTypeIssues]
+    def _id_of(self, new: N) -> UUID | None:  # pyright: ignore[reportGeneralTypeIssues]
         """The id of the row with this natural key, or None."""
         ...
 
@@ -236,7 +237,7 @@ class Repository(Generic[R, N]):
         if not self.natural_key:
             raise StorageError(f"{self.table} has no natural key: use create() or update()", table=self.table)
         if not any(column.encrypted for column in columns(self.new).values()):
-            return self.insert_or_update(new)
+            return self._insert_or_update(new)
         try:
             return self._upsert_secrets(new)
         except SecretUnavailable:  # somebody made the row meanwhile, so its id is another one: now it can be found
@@ -244,8 +245,8 @@ class Repository(Generic[R, N]):
 
     def _upsert_secrets(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         with self.transaction() as rows:
-            existing = rows.id_of(new)
-            return rows.insert_or_update(new.model_copy(update={"id": existing}) if existing else new)
+            existing = rows._id_of(new)
+            return rows._insert_or_update(new.model_copy(update={"id": existing}) if existing else new)
 
     # ---- read ------------------------------------------------------------------------------------------------------
 
@@ -259,13 +260,26 @@ class Repository(Generic[R, N]):
         """The row. Raises `NotFound`."""
         ...
 
+    def get_by(self, *args: Any, **key: Any) -> R | None:
+        """Return the row with this natural key, given by its columns (`get_by(slug="main")`), or None.
+
+        The shipped tables declare it with the types of their columns. Raises `InvalidValue` for other columns.
+        """
+        if args or key.keys() != set(self.natural_key):
+            names = ", ".join(f"{name}=…" for name in self.natural_key)
+            fault = f"takes {names}" if names else "needs a natural_key"
+            raise InvalidValue(f"{self.table}.get_by {fault}", table=self.table)
+        known = columns(self.record)
+        values = [check(known[name], key[name], table=self.table) for name in self.natural_key]
+        return self.runner.run(composed.by_key(self.table, self.record, self.natural_key), values)
+
     @sql("SELECT EXISTS (SELECT FROM {table} WHERE id = %(id)s)", repeatable=True)
     def exists(self, id: UUID) -> bool:
         """Whether there is such a row."""
         ...
 
     @sql("SELECT {columns} FROM {table} WHERE id BETWEEN %(low)s AND %(high)s ORDER BY id LIMIT 11", repeatable=True)
-    def between_ids(self, low: UUID, high: UUID) -> list[R]:
+    def _between_ids(self, low: UUID, high: UUID) -> list[R]:
         """Up to eleven rows whose ids lie in a range, in order: one index range scan."""
         ...
 
@@ -277,7 +291,7 @@ class Repository(Generic[R, N]):
         """,
         repeatable=True,
     )
-    def neighbours(self, id: UUID) -> list[UUID | None]:
+    def _neighbours(self, id: UUID) -> list[UUID | None]:
         """The ids next to this one in key order; None at an end."""
         ...
 
@@ -288,7 +302,7 @@ class Repository(Generic[R, N]):
         """
         if isinstance(short_id, UUID):
             return self.require(short_id)
-        found = self.between_ids(*prefix_range(short_id))
+        found = self._between_ids(*prefix_range(short_id))
         if not found:
             raise NotFound(f"{self.table} has no row whose id begins with {short_id}", table=self.table)
         if len(found) > 1:
@@ -299,7 +313,7 @@ class Repository(Generic[R, N]):
 
     def short_id(self, id: UUID) -> str:
         """The shortest prefix of at least 8 digits that no other row's id shares now."""
-        return shortest_prefix(id, *self.neighbours(id))
+        return shortest_prefix(id, *self._neighbours(id))
 
     def find(
         self,
@@ -310,8 +324,9 @@ class Repository(Generic[R, N]):
         *,
         total: bool = False,
     ) -> Found[R]:
-        """The rows that match, at most `limit`; with `total=True` also how many match in all, from the same snapshot.
+        """Return the rows that match, at most `limit`; `.more` is whether there are others.
 
+        With `total=True`, `.total` is the number of all that match, from the same snapshot.
         Raises `InvalidValue` for an unknown field or operator (the known ones are listed) before any SQL exists.
         """
         order = self.fields().order(order_by)
@@ -320,7 +335,7 @@ class Repository(Generic[R, N]):
         if offset < 0:
             raise InvalidValue(f"{self.table}: offset must not be negative", table=self.table, column="offset")
         statement = composed.select(self.table, self.record, conditions, order, total=total)
-        return self.runner.run(statement, [*values, limit, offset])
+        return self.runner.run(statement, [*values, limit + 1, offset])
 
     def page(
         self,
@@ -335,9 +350,9 @@ class Repository(Generic[R, N]):
 
         Raises `InvalidValue` for a cursor that is damaged or was made for another table or order.
         """
-        return self.page_of(self.record, where, order_by, limit, cursor, total=total)
+        return self._page_of(self.record, where, order_by, limit, cursor, total=total)
 
-    def page_of(
+    def _page_of(
         self, record: type[S], where: Where | None, order_by: Order, limit: int, cursor: str | None, *, total: bool
     ) -> Page[S]:
         """`page` with fewer columns: `record` holds some of the fields of the table's own; filters may name all."""
@@ -420,12 +435,12 @@ class Repository(Generic[R, N]):
         conditions, values = self._where(where)
         return self.runner.run(composed.delete(self.table, self.record, conditions), values)
 
-    def accepted(self, row: R | None, id: UUID, change: str) -> R:
-        """`row`, which a guarded change gave; without one, why: `NotFound`, else `Conflict` with the present status."""
+    def _accepted(self, row: R | None, id: UUID, change: str) -> R:
+        """Return `row`, the result of a guarded change. Raises `NotFound`, else `InvalidTransition` with the status."""
         if row is not None:
             return row
         current: Any = self.require(id)
-        raise Conflict(f"{self.table} {id} cannot {change}: its status is {current.status}", table=self.table)
+        raise InvalidTransition(f"{self.table} {id} cannot {change}: its status is {current.status}", table=self.table)
 
     # ---- composition -----------------------------------------------------------------------------------------------
 

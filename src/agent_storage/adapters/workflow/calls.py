@@ -12,7 +12,7 @@ class Calls(Bound):
     """The part of the facade that keeps model calls, tool calls and events."""
 
     async def save_llm_execution(self, execution: LlmExecution) -> LlmExecution:
-        """Store a call of a language model. Raises `Conflict` when the id is taken, `MissingReference`."""
+        """Store a call of a language model. Raises `AlreadyExists` if the id is taken, `MissingReference`."""
         return LlmExecution.read(await self._tables.llm_executions.create(execution.to_new(NewLlmExecution)))
 
     async def get_llm_executions(self, session_id: str, limit: int = 1000, offset: int = 0) -> list[LlmExecution]:
@@ -28,7 +28,7 @@ class Calls(Bound):
         return LlmExecution.read_all(await self._tables.llm_executions.find(asked, "created_at", limit, offset))
 
     async def log_tool_call(self, call: ToolCall) -> ToolCall:
-        """Store a tool call. Raises `Conflict` when the id is taken, `MissingReference` without the model's call."""
+        """Store a tool call. Raises `AlreadyExists` if the id is taken, `MissingReference` without the model's call."""
         return ToolCall.read(await self._tables.tool_call_logs.create(call.to_new(NewToolCallLog)))
 
     async def get_tool_calls(self, execution_id: str, limit: int = 1000, offset: int = 0) -> list[ToolCall]:
@@ -39,9 +39,9 @@ class Calls(Bound):
     async def get_session_tool_calls(self, session_id: str, limit: int = 1000) -> list[ToolCall]:
         """The tool calls of a run, oldest first; one query for all of its model calls.
 
-        When there are more than `limit`, they are chosen by id: the oldest ones if the ids are those of the records.
+        When there are more than `limit`, they are the newest by id.
         """
-        return ToolCall.read_all(await self._tables.tool_call_logs.of_session(row_id(session_id), limit))
+        return ToolCall.read_all(await self._tables.tool_call_logs.by_session(row_id(session_id), limit))
 
     async def save_stream_event(self, event: StreamEvent) -> StreamEvent:
         """Put an event at the end of its stream; `sequence` counts from 1 in the order of commits, without a gap.

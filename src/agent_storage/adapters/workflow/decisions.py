@@ -14,7 +14,7 @@ class Decisions(Bound):
     """The part of the facade that keeps budget pools and approval requests."""
 
     async def create_budget_pool(self, pool: BudgetPool) -> BudgetPool:
-        """Store a pool. Raises `Conflict` when the id is taken, `MissingReference` without its parent."""
+        """Store a pool. Raises `AlreadyExists` if the id is taken, `MissingReference` without its parent."""
         return BudgetPool.read(await self._tables.budget_pools.create(pool.to_new(NewBudgetPool)))
 
     async def get_budget_pool(self, id: str) -> BudgetPool | None:
@@ -30,12 +30,13 @@ class Decisions(Bound):
         BudgetPool.check_changes(changes, "total_budget", "used_budget", "status", "metadata")
         return await self._update(self._tables.budget_pools, BudgetPool, id, changes)
 
-    async def get_child_budget_pools(self, id: str) -> list[BudgetPool]:
-        """The pools directly below one, oldest first."""
-        return BudgetPool.read_all(await self._tables.budget_pools.children(row_id(id)))
+    async def get_child_budget_pools(self, id: str, limit: int = 1000, offset: int = 0) -> list[BudgetPool]:
+        """Return the pools directly below one, oldest first."""
+        asked = {"parent_pool_id": row_id(id)}
+        return BudgetPool.read_all(await self._tables.budget_pools.find(asked, "created_at", limit, offset))
 
     async def create_approval_request(self, request: ApprovalRequest) -> ApprovalRequest:
-        """Store a request. Raises `Conflict` when the id is taken, `MissingReference` without the session."""
+        """Store a request. Raises `AlreadyExists` if the id is taken, `MissingReference` without the session."""
         new = request.to_new(NewApprovalRequest)
         return ApprovalRequest.read(await self._tables.approval_requests.create(new))
 
@@ -68,11 +69,11 @@ class Decisions(Bound):
         return await self._update(self._tables.approval_requests, ApprovalRequest, id, changes)
 
     async def approve_request(self, id: str, by: str, notes: str | None = None) -> ApprovalRequest:
-        """Say yes. Raises `Conflict` with who decided and when, if somebody did, or when it expired; `NotFound`."""
+        """Approve a pending request. Raises `InvalidTransition` that names the decision, `NotFound`."""
         with called(id) as key:
             return ApprovalRequest.read(await self._tables.approval_requests.approve(key, by, notes))
 
     async def reject_request(self, id: str, by: str, reason: str | None = None) -> ApprovalRequest:
-        """Say no. Raises `Conflict` with who decided and when, if somebody did, or when it expired; `NotFound`."""
+        """Reject a pending request. Raises `InvalidTransition` that names the decision, `NotFound`."""
         with called(id) as key:
             return ApprovalRequest.read(await self._tables.approval_requests.reject(key, by, reason))

@@ -52,7 +52,7 @@ class WorkflowStorage(Runs, Calls, Decisions):
     async def begin_transaction(self) -> AsyncGenerator[WorkflowStorage, None]:
         """A `WorkflowStorage` on one transaction: leaving the block commits, an exception rolls all of it back.
 
-        Within one it is a savepoint. Use what the block gives: the outer one raises `OutsideTransaction` inside it.
+        Within one it is a savepoint. Use what the block gives: the outer one raises `PoolUsedInTransaction` inside it.
         """
         async with self._tables.transaction() as transaction:
             yield _InTransaction(self._storage, transaction)

@@ -153,8 +153,8 @@ class LlmExecution(Item):
     success: bool = True
     text: str | None = None
     tool_calls: list[Json] = []
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
     total_tokens: int | None = None
     cost: Decimal | None = None
     error: str | None = None
@@ -164,14 +164,14 @@ class LlmExecution(Item):
 class ToolCall(Item):
     """A tool call that a language model asked for in a call of it; `tool_call_id` is the model's own name for it."""
 
-    kept_in = "args"
+    kept_in = "arguments"
     references = ("id", "execution_id")
 
     id: str = Field(default_factory=_new_id)
     execution_id: str
     tool_call_id: str
     tool_name: str
-    args: JsonObject = {}
+    arguments: JsonObject = {}
     result: Json = None
     error: str | None = None
     duration_ms: int | None = None

@@ -22,7 +22,7 @@ class Runs(Bound):
     """The part of the facade that keeps workflows, sessions, execution states and node states."""
 
     async def save_workflow(self, workflow: Workflow) -> Workflow:
-        """Store a workflow. Raises `Conflict` when the id is taken."""
+        """Store a workflow. Raises `AlreadyExists` if the id is taken."""
         return Workflow.read(await self._tables.workflows.create(workflow.to_new(NewWorkflow)))
 
     async def get_workflow(self, id: str) -> Workflow | None:
@@ -48,7 +48,7 @@ class Runs(Bound):
     async def create_session(self, session: Session) -> Session:
         """Start a run. Without `workflow_snapshot` it is given the definition of its workflow, as it is now.
 
-        Raises `Conflict` when the id is taken, `NotFound` or `MissingReference` without the workflow.
+        Raises `AlreadyExists` if the id is taken, `NotFound` or `MissingReference` without the workflow.
         """
         new = session.to_new(NewWorkflowSession)
         if session.workflow_id is None or "workflow_snapshot" in session.model_fields_set:
@@ -58,9 +58,9 @@ class Runs(Bound):
 
     async def _start(self, workflow_id: UUID, new: NewWorkflowSession) -> WorkflowSession:
         if new.status == "running":
-            return await self._tables.workflow_sessions.start(workflow_id, new.metadata, id=new.id)
+            return await self._tables.workflow_sessions.create_from(workflow_id, new.metadata, id=new.id)
         async with self._tables.transaction() as transaction:
-            made = await transaction.workflow_sessions.start(workflow_id, new.metadata, id=new.id)
+            made = await transaction.workflow_sessions.create_from(workflow_id, new.metadata, id=new.id)
             return await transaction.workflow_sessions.update(made.id, status=new.status)
 
     async def get_session(self, id: str) -> Session | None:
@@ -94,7 +94,7 @@ class Runs(Bound):
 
     async def get_execution_state(self, session_id: str) -> ExecutionState | None:
         """The state of a run with all of its nodes, or None."""
-        row = await self._tables.execution_states.get(row_id(session_id))
+        row = await self._tables.execution_states.get_by(session_id=row_id(session_id))
         return None if row is None else ExecutionState.read(row)
 
     async def update_node_state(self, session_id: str, node_id: str, /, **changes: Any) -> NodeState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from agent_storage.repository import Repository, sql
+from agent_storage.statements.lists import Found
 from agent_storage.tables.chat.models.record import Model, ModelWithProvider, NewModel
 
 _WITH_PROVIDER = """
@@ -20,12 +21,17 @@ class Models(Repository[Model, NewModel]):
     table = "models"
     natural_key = ("provider_id", "name")
 
-    @sql(_WITH_PROVIDER + "WHERE m.id = %(id)s")
-    async def with_provider(self, id: UUID) -> ModelWithProvider:
-        """A model and who serves it, in one round trip. Raises `NotFound`."""
+    @sql("SELECT {columns} FROM {table} WHERE provider_id = %(provider_id)s AND name = %(name)s", repeatable=True)
+    async def get_by(self, *, provider_id: UUID, name: str) -> Model | None:
+        """Return the model of this provider and name, or None."""
         ...
 
-    @sql(_WITH_PROVIDER + "WHERE m.enabled AND p.enabled ORDER BY p.name, m.name")
-    async def enabled(self) -> list[ModelWithProvider]:
-        """The models that can be used now, by provider and name."""
+    @sql(_WITH_PROVIDER + "WHERE m.id = %(id)s", repeatable=True)
+    async def with_provider(self, id: UUID) -> ModelWithProvider:
+        """Return a model with its provider, in one round trip. Raises `NotFound`."""
+        ...
+
+    @sql(_WITH_PROVIDER + "WHERE m.enabled AND p.enabled ORDER BY p.name, m.name LIMIT %(limit)s", repeatable=True)
+    async def enabled(self, limit: int = 100) -> Found[ModelWithProvider]:
+        """Return the models that are enabled, as their providers are, by provider and name."""
         ...

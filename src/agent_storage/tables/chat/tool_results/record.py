@@ -10,15 +10,16 @@ from pydantic import BaseModel
 from agent_storage.statements.records import Count, Input, Json, Jsonb, JsonObject, Key, Record, Timestamp
 
 CallStatus = Literal["pending", "running", "success", "error", "timeout", "cancelled"]
+FailedStatus = Literal["error", "timeout", "cancelled"]
 
 
 class NewToolResult(Input):
-    """What makes a call; one that is imported may bring its outcome."""
+    """Fields to create a call; an imported one may have its outcome. A running one without `started_at` starts now."""
 
     conversation_id: UUID
     message_id: UUID | None = None
     tool_config_id: UUID | None = None
-    call_id: Key
+    tool_call_id: Key
     tool_name: Key
     arguments: Jsonb[JsonObject] = {}
     result: Jsonb[Json] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -17,12 +17,12 @@ class _About(Input):
     session_id: str | None = None
     agent_type: str | None = None
     name: str | None = None
-    captured_at: Timestamp = Field(default_factory=lambda: datetime.now(UTC))
+    captured_at: Timestamp | None = None
     parent_id: UUID | None = None
 
 
 class NewCheckpoint(_About):
-    """What makes a checkpoint; `captured_at` is the caller's clock."""
+    """Fields to create a checkpoint; without `captured_at` it is captured now, by the clock of the server."""
 
     state: Jsonb[Json]
 
@@ -30,12 +30,14 @@ class NewCheckpoint(_About):
 class Checkpoint(Record, NewCheckpoint):
     """An agent's state at a moment. `size_bytes` is the length of the state as JSON text."""
 
+    captured_at: datetime = Field(default=...)
     size_bytes: int
 
 
 class CheckpointSummary(Record, _About):
     """A checkpoint without its state."""
 
+    captured_at: datetime = Field(default=...)
     size_bytes: int
 
 

@@ -13,6 +13,6 @@ class Boards(Repository[Board, NewBoard]):
     natural_key = ("slug",)
 
     @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s", repeatable=True)
-    async def by_slug(self, slug: str) -> Board | None:
-        """The board, or None."""
+    async def get_by(self, *, slug: str) -> Board | None:
+        """Return the board of this slug, or None."""
         ...

@@ -13,6 +13,6 @@ class Repos(Repository[Repo, NewRepo]):
     natural_key = ("slug",)
 
     @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s", repeatable=True)
-    async def by_slug(self, slug: str) -> Repo | None:
-        """The repository of code, or None."""
+    async def get_by(self, *, slug: str) -> Repo | None:
+        """Return the repository of code of this slug, or None."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from agent_storage.repository import Repository, sql
+from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Json, Jsonb
 from agent_storage.tables.coding.tasks.record import NewTask, Task, TaskStatus
 
@@ -14,14 +15,17 @@ class Tasks(Repository[Task, NewTask]):
 
     table = "tasks"
 
-    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id LIMIT %(limit)s", repeatable=True)
-    async def of_session(self, session_id: UUID, limit: int = 1000) -> list[Task]:
-        """The tasks of a session, oldest first."""
+    @sql(
+        "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
+        repeatable=True,
+    )
+    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[Task]:
+        """Return the tasks of a session, newest first."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE status = 'running' ORDER BY id LIMIT %(limit)s", repeatable=True)
-    async def running(self, limit: int = 1000) -> list[Task]:
-        """The tasks that run now, oldest first."""
+    @sql("SELECT {columns} FROM {table} WHERE status = 'running' ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
+    async def running(self, limit: int = 100) -> Found[Task]:
+        """Return the running tasks, newest first."""
         ...
 
     @sql("""
@@ -33,20 +37,20 @@ class Tasks(Repository[Task, NewTask]):
          WHERE id = %(id)s AND status = ANY(%(present)s)
         RETURNING {columns}
     """)
-    async def move(
+    async def _move(
         self, id: UUID, status: TaskStatus, present: list[str], report: Jsonb[Json] | None = None
     ) -> Task | None:
-        """The task with its new status; None when its present one is not among those given."""
+        """Return the task with its new status, or None if its present one is not among those given."""
         ...
 
     async def start(self, id: UUID) -> Task:
-        """A created task runs. Raises `Conflict` when it is not new, `NotFound`."""
-        return await self.accepted(await self.move(id, "running", ["created"]), id, "start")
+        """Start a created task. Raises `InvalidTransition`, `NotFound`."""
+        return await self._accepted(await self._move(id, "running", ["created"]), id, "start")
 
     async def complete(self, id: UUID, report: Json = None) -> Task:
-        """A running task is done, with its report. Raises `Conflict` when it is not running, `NotFound`."""
-        return await self.accepted(await self.move(id, "completed", ["running"], report), id, "complete")
+        """Complete a running task with its report. Raises `InvalidTransition`, `NotFound`."""
+        return await self._accepted(await self._move(id, "completed", ["running"], report), id, "complete")
 
     async def fail(self, id: UUID, report: Json = None) -> Task:
-        """A task failed. Raises `Conflict` when it had ended, `NotFound`."""
-        return await self.accepted(await self.move(id, "failed", ["created", "running"], report), id, "fail")
+        """Fail a created or running task. Raises `InvalidTransition`, `NotFound`."""
+        return await self._accepted(await self._move(id, "failed", ["created", "running"], report), id, "fail")

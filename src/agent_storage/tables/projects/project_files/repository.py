@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from agent_storage.errors import InvalidValue, NotFound
+from agent_storage.errors import InvalidValue
 from agent_storage.repository import Repository, sql
 from agent_storage.tables.projects.project_files.record import NewProjectFile, ProjectFile, Synced
 
@@ -16,9 +16,17 @@ class ProjectFiles(Repository[ProjectFile, NewProjectFile]):
     table = "project_files"
     natural_key = ("project_id", "path")
 
-    @sql("SELECT id FROM projects WHERE id = %(project_id)s FOR NO KEY UPDATE")
-    async def lock_project(self, project_id: UUID) -> UUID | None:
-        """The project's id, its row locked to the end of the transaction; None when there is none."""
+    @sql("SELECT {columns} FROM {table} WHERE project_id = %(project_id)s AND path = %(path)s", repeatable=True)
+    async def get_by(self, *, project_id: UUID, path: str) -> ProjectFile | None:
+        """Return the file of this project and path, or None."""
+        ...
+
+    @sql(
+        "SELECT id FROM projects WHERE id = %(project_id)s FOR NO KEY UPDATE",
+        missing="projects has no row %(project_id)s: create the project first",
+    )
+    async def _lock_project(self, project_id: UUID) -> UUID:
+        """Lock the row of the project to the end of the transaction. Raises `NotFound`."""
         ...
 
     @sql("""
@@ -41,12 +49,12 @@ class ProjectFiles(Repository[ProjectFile, NewProjectFile]):
                (SELECT count(*) FROM gone) AS deleted,
                (SELECT count(*) FROM given) - (SELECT count(*) FROM written) AS unchanged
     """)
-    async def replace(self, project_id: UUID, new: Sequence[NewProjectFile]) -> Synced:
-        """Make the project's files those given."""
+    async def _replace(self, project_id: UUID, new: Sequence[NewProjectFile]) -> Synced:
+        """Replace the files of the project by those given."""
         ...
 
     async def sync(self, project_id: UUID, files: Sequence[NewProjectFile]) -> Synced:
-        """Make a project's files those given: new ones added, those of another checksum changed, others deleted.
+        """Replace the files of a project: add new ones, change those of another checksum, delete the others.
 
         A file whose checksum is the same keeps its row as it is, its summary too; one without a checksum is written
         always. One transaction; two syncs of a project take turns. Raises `NotFound`, or `InvalidValue` for files of
@@ -57,6 +65,5 @@ class ProjectFiles(Repository[ProjectFile, NewProjectFile]):
             fault = "a path is given twice" if len(paths) < len(files) else "a file belongs to another project"
             raise InvalidValue(f"project_files: {fault}", table=self.table, column="path")
         async with self.transaction() as rows:
-            if await rows.lock_project(project_id) is None:
-                raise NotFound(f"projects has no row {project_id}: create the project first", table="projects")
-            return await rows.replace(project_id, files)
+            await rows._lock_project(project_id)
+            return await rows._replace(project_id, files)

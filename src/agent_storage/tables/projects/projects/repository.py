@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent_storage.repository import Repository, sql
+from agent_storage.statements.lists import Found
 from agent_storage.tables.projects.projects.record import NewProject, Project, ProjectOverview
 
 
@@ -11,6 +12,11 @@ class Projects(Repository[Project, NewProject]):
 
     table = "projects"
     natural_key = ("path",)
+
+    @sql("SELECT {columns} FROM {table} WHERE path = %(path)s", repeatable=True)
+    async def get_by(self, *, path: str) -> Project | None:
+        """Return the project at this path, or None."""
+        ...
 
     @sql(
         """
@@ -24,11 +30,11 @@ class Projects(Repository[Project, NewProject]):
                    count(*) FILTER (WHERE status = 'closed') AS closed_tickets,
                    max(updated_at) AS changed_at
               FROM tickets
-             WHERE project_id = p.id AND deleted_at IS NULL) counted
+             WHERE project_id = p.id AND archived_at IS NULL) counted
          ORDER BY p.id DESC
         """,
         repeatable=True,
     )
-    async def overview(self, limit: int = 20) -> list[ProjectOverview]:
-        """The newest projects, each with its tickets counted by status and its last change. One round trip."""
+    async def overview(self, limit: int = 20) -> Found[ProjectOverview]:
+        """Return the newest projects, each with the number of its tickets by status and its last change."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from agent_storage.repository import Repository, sql
+from agent_storage.statements.lists import Found
 from agent_storage.tables.projects.ticket_comments.record import NewTicketComment, TicketComment
 
 
@@ -13,7 +14,10 @@ class TicketComments(Repository[TicketComment, NewTicketComment]):
 
     table = "ticket_comments"
 
-    @sql("SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY id LIMIT %(limit)s", repeatable=True)
-    async def of_ticket(self, ticket_id: UUID, limit: int = 1000) -> list[TicketComment]:
-        """A ticket's comments, oldest first."""
+    @sql(
+        "SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY id DESC LIMIT %(limit)s",
+        repeatable=True,
+    )
+    async def by_ticket(self, ticket_id: UUID, limit: int = 100) -> Found[TicketComment]:
+        """Return the comments of a ticket, newest first."""
         ...

@@ -27,9 +27,9 @@ class NewTicket(Input):
 
 
 class Ticket(Record, NewTicket):
-    """A ticket; an archived one has `deleted_at`."""
+    """A ticket; an archived one has `archived_at`."""
 
-    deleted_at: datetime | None
+    archived_at: datetime | None
 
 
 class TicketWithTasks(Ticket):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from uuid import UUID
 
-from agent_storage.errors import Conflict, Unavailable, WaitTimeout
+from agent_storage.errors import InvalidTransition, Unavailable, WaitTimeout
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.filters import Where
+from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.approval_requests.record import ApprovalRequest, ApprovalStatus, NewApprovalRequest
 
 #: How long `wait` pauses when the database cannot be asked, in seconds.
@@ -20,13 +20,16 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
 
     table = "approval_requests"
 
-    async def pending(self, where: Where | None = None, limit: int = 100) -> list[ApprovalRequest]:
-        """The requests that nobody has decided, oldest first; `where` narrows them as in `find`."""
+    async def pending(self, where: Where | None = None, limit: int = 100) -> Found[ApprovalRequest]:
+        """Return the requests that wait for a decision, oldest first; `where` filters as in `find`."""
         return await self.find({**(where or {}), "status": "pending"}, "id", limit)
 
-    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id LIMIT %(limit)s", repeatable=True)
-    async def of_session(self, session_id: UUID, limit: int = 1000) -> list[ApprovalRequest]:
-        """The requests of a run, oldest first."""
+    @sql(
+        "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
+        repeatable=True,
+    )
+    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[ApprovalRequest]:
+        """Return the requests of a run, newest first."""
         ...
 
     @sql("""
@@ -35,10 +38,10 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
          WHERE id = %(id)s AND status = 'pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
         RETURNING {columns}
     """)
-    async def decide(
+    async def _decide(
         self, id: UUID, status: ApprovalStatus, by: str, notes: str | None = None
     ) -> ApprovalRequest | None:
-        """The request, decided; None when it is not pending any more."""
+        """Return the decided request, or None if it is not pending."""
         ...
 
     @sql("""
@@ -48,21 +51,29 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
         RETURNING {columns}
     """)
     async def expire_overdue(self) -> list[ApprovalRequest]:
-        """End the requests whose time has run out; those ended now. Who waits for them hears of it."""
+        """Expire all pending requests whose time has run out, wake those that wait for them, and return them."""
+        ...
+
+    @sql(
+        "SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM {table} WHERE id = %(id)s",
+        repeatable=True,
+    )
+    async def _seconds_left(self, id: UUID) -> float | None:
+        """Return the seconds until the request expires, by the clock of the server."""
         ...
 
     async def approve(self, id: UUID, by: str, notes: str | None = None) -> ApprovalRequest:
-        """Say yes. Raises `Conflict` with who decided and when, if somebody did, or when it expired; `NotFound`."""
-        return await self.decide(id, "approved", by, notes) or await self._decided(id)
+        """Approve a pending request. Raises `InvalidTransition` that names the decision, `NotFound`."""
+        return await self._decide(id, "approved", by, notes) or await self._decided(id)
 
     async def reject(self, id: UUID, by: str, reason: str | None = None) -> ApprovalRequest:
-        """Say no. Raises `Conflict` with who decided and when, if somebody did, or when it expired; `NotFound`."""
-        return await self.decide(id, "rejected", by, reason) or await self._decided(id)
+        """Reject a pending request. Raises `InvalidTransition` that names the decision, `NotFound`."""
+        return await self._decide(id, "rejected", by, reason) or await self._decided(id)
 
     async def wait(self, id: UUID, timeout: float | None = None) -> ApprovalRequest:
-        """The request once it is decided or expired, by whomever; at once if it is. Notified, never polling.
+        """Wait until the request is decided or expired, and return it. Notified, never polling.
 
-        A broken connection is made anew. Raises `WaitTimeout` after `timeout` seconds, `NotFound`.
+        A broken connection is opened again. Raises `WaitTimeout` after `timeout` seconds, `NotFound`.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.runner.listen("approval_requests", str(id)) as signal:
@@ -76,13 +87,13 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
                 await signal.wait(min((given for given in (left, pause) if given is not None), default=None))
 
     async def _look(self, id: UUID) -> tuple[ApprovalRequest | None, float | None]:
-        """The request, and after how many seconds to look again even if nobody says so."""
+        """Return the request, and the seconds after which to look again without a notification."""
         try:
             request = await self.require(id)
             if request.status != "pending" or request.expires_at is None:
                 return request, None
-            left = (request.expires_at - datetime.now(UTC)).total_seconds()
-            if left <= 0:
+            left = await self._seconds_left(id)
+            if left is not None and left <= 0:
                 await self.expire_overdue()
                 return await self.require(id), _PAUSE
         except Unavailable:
@@ -92,6 +103,8 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
     async def _decided(self, id: UUID) -> ApprovalRequest:
         request = await self.require(id)
         if request.status == "pending":
-            raise Conflict(f"approval_requests {id} expired at {request.expires_at}", table=self.table)
+            raise InvalidTransition(f"approval_requests {id} expired at {request.expires_at}", table=self.table)
         by = f" by {request.resolved_by}" if request.resolved_by else ""
-        raise Conflict(f"approval_requests {id} was {request.status}{by} at {request.resolved_at}", table=self.table)
+        raise InvalidTransition(
+            f"approval_requests {id} was {request.status}{by} at {request.resolved_at}", table=self.table
+        )

@@ -19,8 +19,8 @@ class NewLlmExecution(Input):
     success: bool = True
     text: str | None = None
     tool_calls: Jsonb[list[Json]] = []
-    prompt_tokens: Count | None = None
-    completion_tokens: Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     total_tokens: Count | None = None
     cost: Annotated[Decimal, Field(ge=0)] | None = None
     error: str | None = None
@@ -36,6 +36,6 @@ class ModelUsage(BaseModel, frozen=True):
 
     calls: int
     failures: int
-    prompt_tokens: int
-    completion_tokens: int
+    input_tokens: int
+    output_tokens: int
     cost: Decimal

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from agent_storage.repository import Repository, sql
+from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.node_execution_states.record import NewNodeExecutionState, NodeExecutionState
 
 
@@ -15,9 +16,17 @@ class NodeExecutionStates(Repository[NodeExecutionState, NewNodeExecutionState])
     table = "node_execution_states"
     natural_key = ("session_id", "node_id")
 
-    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY node_id", repeatable=True)
-    async def of_session(self, session_id: UUID) -> list[NodeExecutionState]:
-        """The nodes of a run, by node id."""
+    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s AND node_id = %(node_id)s", repeatable=True)
+    async def get_by(self, *, session_id: UUID, node_id: str) -> NodeExecutionState | None:
+        """Return the state of this node of a run, or None."""
+        ...
+
+    @sql(
+        "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY node_id LIMIT %(limit)s",
+        repeatable=True,
+    )
+    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[NodeExecutionState]:
+        """Return the states of the nodes of a run, by node id."""
         ...
 
     @sql("""
@@ -37,13 +46,13 @@ class NodeExecutionStates(Repository[NodeExecutionState, NewNodeExecutionState])
                metadata = CASE WHEN 'metadata' = ANY(%(named)s) THEN excluded.metadata ELSE n.metadata END
         RETURNING {columns}
     """)
-    async def put(self, new: NewNodeExecutionState, named: list[str]) -> NodeExecutionState:
-        """The node's state, made, or changed in the fields that are named."""
+    async def _set(self, new: NewNodeExecutionState, named: list[str]) -> NodeExecutionState:
+        """Create the state of the node, or change the named fields."""
         ...
 
     async def set(self, session_id: UUID, node_id: str, **fields: Any) -> NodeExecutionState:
-        """The state of a node, made, or changed in the fields given, the others as they were; one statement.
+        """Create the state of a node, or change the given fields and keep the others; one statement.
 
         `fields` are those of `NewNodeExecutionState`. Raises `MissingReference` for the session, `InvalidValue`.
         """
-        return await self.put(NewNodeExecutionState(session_id=session_id, node_id=node_id, **fields), list(fields))
+        return await self._set(NewNodeExecutionState(session_id=session_id, node_id=node_id, **fields), list(fields))

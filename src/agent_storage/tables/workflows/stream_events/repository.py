@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from agent_storage.database.listener import AsyncSignal
 from agent_storage.errors import InvalidValue, Unavailable
 from agent_storage.repository import Repository, sql
+from agent_storage.statements.lists import Found
 from agent_storage.statements.records import BigCount, Json
 from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent
 
@@ -93,8 +94,8 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         """,
         repeatable=True,
     )
-    async def read(self, stream_id: str, after: int = 0, limit: int = 100) -> list[StreamEvent]:
-        """The events behind the sequence `after`, oldest first."""
+    async def read(self, stream_id: str, after: int = 0, limit: int = 100) -> Found[StreamEvent]:
+        """Return the events after the sequence `after`, oldest first."""
         ...
 
     async def publish(self, stream_id: str, node_id: str | None = None, data: Json = None) -> StreamEvent:

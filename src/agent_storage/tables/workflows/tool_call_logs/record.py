@@ -13,7 +13,7 @@ class NewToolCallLog(Input):
     execution_id: UUID
     tool_call_id: str
     tool_name: Key
-    args: Jsonb[JsonObject] = {}
+    arguments: Jsonb[JsonObject] = {}
     result: Jsonb[Json] | None = None
     error: str | None = None
     duration_ms: Count | None = None

@@ -3,7 +3,7 @@ CREATE TABLE tool_call_logs (
     execution_id uuid        NOT NULL REFERENCES llm_executions (id) ON DELETE CASCADE,
     tool_call_id text        NOT NULL,
     tool_name    text        NOT NULL CHECK (tool_name <> ''),
-    args         jsonb       NOT NULL DEFAULT '{}',
+    arguments    jsonb       NOT NULL DEFAULT '{}',
     result       jsonb,
     error        text,
     duration_ms  integer     CHECK (duration_ms >= 0),

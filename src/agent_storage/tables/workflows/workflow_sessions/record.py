@@ -16,10 +16,13 @@ RunStatus = Literal[
     "waiting_for_budget_approval",
     "waiting_for_workflow_approval",
 ]
+PausedStatus = Literal[
+    "paused", "waiting_for_human_review", "waiting_for_budget_approval", "waiting_for_workflow_approval"
+]
 
 
 class NewWorkflowSession(Input):
-    """What makes a run; `start` copies the snapshot from the workflow."""
+    """What makes a run; `create_from` copies the snapshot from the workflow."""
 
     workflow_id: UUID | None = None
     workflow_snapshot: Jsonb[Json]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import get_args
 from uuid import UUID
 
-from agent_storage.errors import NotFound
 from agent_storage.repository import Repository, sql
+from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb, JsonObject
-from agent_storage.tables.workflows.workflow_sessions.record import NewWorkflowSession, RunStatus, WorkflowSession
+from agent_storage.tables.workflows.workflow_sessions.record import (
+    NewWorkflowSession,
+    PausedStatus,
+    RunStatus,
+    WorkflowSession,
+)
+
+_PAUSED = list(get_args(PausedStatus))
 
 
 class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
@@ -15,37 +23,61 @@ class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
 
     table = "workflow_sessions"
 
-    @sql("""
+    @sql(
+        """
         INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)
-        SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, %(metadata)s
+        SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, coalesce(%(metadata)s::jsonb, '{}')
           FROM workflows w
          WHERE w.id = %(workflow_id)s
         RETURNING {columns}
-    """)
-    async def insert_started(
-        self, workflow_id: UUID, metadata: Jsonb[JsonObject], id: UUID | None
-    ) -> WorkflowSession | None:
-        """A new run; None without the workflow."""
+    """,
+        missing="workflows has no row %(workflow_id)s: create the workflow first",
+    )
+    async def create_from(
+        self, workflow_id: UUID, metadata: Jsonb[JsonObject] | None = None, *, id: UUID | None = None
+    ) -> WorkflowSession:
+        """Create a running session of the workflow as it is now; later changes do not reach it. Raises `NotFound`."""
         ...
 
     @sql(
         "SELECT {columns} FROM {table} WHERE workflow_id = %(workflow_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    async def of_workflow(self, workflow_id: UUID, limit: int = 100) -> list[WorkflowSession]:
-        """The runs of a workflow, newest first."""
+    async def by_workflow(self, workflow_id: UUID, limit: int = 100) -> Found[WorkflowSession]:
+        """Return the runs of a workflow, newest first."""
         ...
 
     @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
-    async def by_status(self, status: RunStatus, limit: int = 100) -> list[WorkflowSession]:
-        """The runs of a status, newest first."""
+    async def by_status(self, status: RunStatus, limit: int = 100) -> Found[WorkflowSession]:
+        """Return the runs of a status, newest first."""
         ...
 
-    async def start(
-        self, workflow_id: UUID, metadata: JsonObject | None = None, *, id: UUID | None = None
-    ) -> WorkflowSession:
-        """A run of the workflow as it is now; later changes do not reach it. One round trip. Raises `NotFound`."""
-        made = await self.insert_started(workflow_id, metadata or {}, id)
-        if made is None:
-            raise NotFound(f"workflows has no row {workflow_id}: create the workflow first", table="workflows")
-        return made
+    @sql("""
+        UPDATE {table} SET status = %(status)s
+         WHERE id = %(id)s AND status = ANY(%(present)s)
+        RETURNING {columns}
+    """)
+    async def _move(self, id: UUID, status: RunStatus, present: list[str]) -> WorkflowSession | None:
+        """Return the run with its new status, or None if its present one is not among those given."""
+        ...
+
+    @sql("UPDATE {table} SET status = %(status)s WHERE id = %(id)s AND status = 'running' RETURNING {columns}")
+    async def _pause(self, id: UUID, status: PausedStatus) -> WorkflowSession | None:
+        """Return the paused run, or None if it is not running."""
+        ...
+
+    async def pause(self, id: UUID, status: PausedStatus = "paused") -> WorkflowSession:
+        """Pause a running session; `status` is what it waits for. Raises `InvalidTransition`, `NotFound`."""
+        return await self._accepted(await self._pause(id, status), id, "pause")
+
+    async def start(self, id: UUID) -> WorkflowSession:
+        """Start a paused or waiting session again. Raises `InvalidTransition`, `NotFound`."""
+        return await self._accepted(await self._move(id, "running", _PAUSED), id, "start")
+
+    async def complete(self, id: UUID) -> WorkflowSession:
+        """Complete a running session. Raises `InvalidTransition`, `NotFound`."""
+        return await self._accepted(await self._move(id, "completed", ["running"]), id, "complete")
+
+    async def fail(self, id: UUID) -> WorkflowSession:
+        """Fail a session that has not ended. Raises `InvalidTransition`, `NotFound`."""
+        return await self._accepted(await self._move(id, "failed", ["running", *_PAUSED]), id, "fail")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent_storage.repository import Repository, sql
+from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.workflows.record import NewWorkflow, Workflow
 
 
@@ -15,6 +16,6 @@ class Workflows(Repository[Workflow, NewWorkflow]):
         "SELECT {columns} FROM {table} WHERE name = %(name)s ORDER BY version DESC, id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    async def named(self, name: str, limit: int = 100) -> list[Workflow]:
-        """The versions of a workflow, the highest (as text) first."""
+    async def by_name(self, name: str, limit: int = 100) -> Found[Workflow]:
+        """Return the versions of a workflow, the highest (as text) first."""
         ...

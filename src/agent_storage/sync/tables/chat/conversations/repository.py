@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from agent_storage.statements.pagination import Page
+from agent_storage.statements.lists import Page
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.chat.conversations.record import Conversation, NewConversation, Usage
 
@@ -14,11 +14,12 @@ class Conversations(Repository[Conversation, NewConversation]):
     """A dialogue: its title, its model, and how far it has come."""
 
     table = "conversations"
+    soft_delete = "archived_at"
 
     def recent(
         self, limit: int = 20, cursor: str | None = None, *, project_id: UUID | None = None, archived: bool = False
     ) -> Page[Conversation]:
-        """The conversations that were last active, newest first, by keyset; archived ones instead when asked for."""
+        """Return the conversations, the last active first; with `archived=True` the archived ones instead."""
         where = {"archived_at__is_null": not archived}
         if project_id is not None:
             return self.page({**where, "project_id": project_id}, "-last_message_at", limit, cursor)
@@ -34,34 +35,34 @@ class Conversations(Repository[Conversation, NewConversation]):
           FROM conversations c
           LEFT JOIN messages m ON m.conversation_id = c.id
           LEFT JOIN models p ON p.id = coalesce(m.model_id, c.model_id)
-         WHERE c.id = %(conversation_id)s
+         WHERE c.id = %(id)s
          GROUP BY c.id
         """,
         repeatable=True,
     )
-    def usage(self, conversation_id: UUID) -> Usage:
-        """Tokens and their cost at the models' prices of today. Raises `NotFound`."""
+    def usage(self, id: UUID) -> Usage:
+        """Return the tokens of a conversation and their cost at the present prices. Raises `NotFound`."""
         ...
 
     @sql("""
-        UPDATE {table} SET archived_at = coalesce(archived_at, now())
+        UPDATE {table} SET archived_at = coalesce(archived_at, clock_timestamp())
          WHERE id = %(id)s
         RETURNING {columns}
     """)
     def archive(self, id: UUID) -> Conversation:
-        """Take a conversation out of `recent`; twice is once. Raises `NotFound`."""
+        """Archive the conversation: lists leave it out. Idempotent. Raises `NotFound`."""
         ...
 
     @sql("UPDATE {table} SET archived_at = NULL WHERE id = %(id)s RETURNING {columns}")
     def restore(self, id: UUID) -> Conversation:
-        """Undo `archive`. Raises `NotFound`."""
+        """Undo `archive`. Idempotent. Raises `NotFound`."""
         ...
 
     @sql("""
         WITH copied AS MATERIALIZED (      -- materialized: each message gets its new id once
             SELECT m.*, uuid_v7() AS new_id
               FROM messages m
-             WHERE m.conversation_id = %(conversation_id)s
+             WHERE m.conversation_id = %(id)s
                AND m.position <= coalesce(%(at_position)s, m.position)
         ), forked AS (
             INSERT INTO conversations (title, project_id, model_id, metadata, message_count, last_message_at)
@@ -69,7 +70,7 @@ class Conversations(Repository[Conversation, NewConversation]):
                    (SELECT coalesce(max(position), 0) FROM copied),
                    (SELECT coalesce(max(created_at), now()) FROM copied)
               FROM conversations
-             WHERE id = %(conversation_id)s
+             WHERE id = %(id)s
             RETURNING *
         ), placed AS (
             INSERT INTO messages (id, conversation_id, position, role, content, model_id, parent_id,
@@ -82,6 +83,6 @@ class Conversations(Repository[Conversation, NewConversation]):
         )
         SELECT {columns} FROM forked
     """)
-    def fork(self, conversation_id: UUID, at_position: int | None = None, title: str | None = None) -> Conversation:
-        """A copy up to and including a position (default: all of it), one statement. Raises `NotFound`."""
+    def fork(self, id: UUID, at_position: int | None = None, title: str | None = None) -> Conversation:
+        """Copy the conversation up to and including a position (default: all of it). Raises `NotFound`."""
         ...

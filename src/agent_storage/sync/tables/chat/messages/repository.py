@@ -9,7 +9,7 @@ from uuid import UUID
 
 from agent_storage.errors import InvalidValue
 from agent_storage.statements.filters import Order, Where
-from agent_storage.statements.pagination import Page
+from agent_storage.statements.lists import Found, Page
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.chat.messages.record import Content, Message, MessageMatch, NewMessage, Role
 
@@ -75,25 +75,25 @@ class Messages(Repository[Message, NewMessage]):
         """,
         repeatable=True,
     )
-    def latest(self, conversation_id: UUID, limit: int = 100) -> list[Message]:
-        """The newest messages of a conversation, newest first."""
+    def latest(self, conversation_id: UUID, limit: int = 100) -> Found[Message]:
+        """Return the newest messages of a conversation, newest first."""
         ...
 
     @sql(
         """
         WITH RECURSIVE thread AS (
-            SELECT m.*, 1 AS distance FROM messages m WHERE m.id = %(message_id)s
+            SELECT m.*, 1 AS distance FROM messages m WHERE m.id = %(id)s
              UNION ALL
             SELECT parent.*, thread.distance + 1
               FROM thread
               JOIN messages parent ON parent.id = thread.parent_id
         ) CYCLE id SET repeated USING path
-        SELECT {columns} FROM thread WHERE NOT repeated ORDER BY distance DESC
+        SELECT {columns} FROM thread WHERE NOT repeated ORDER BY distance LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def thread(self, message_id: UUID) -> list[Message]:
-        """A message and its ancestors by `parent_id`, the oldest first; one round trip."""
+    def thread(self, id: UUID, limit: int = 100) -> Found[Message]:
+        """Return a message and its ancestors by `parent_id`, newest first; one round trip."""
         ...
 
     @sql(
@@ -111,8 +111,8 @@ class Messages(Repository[Message, NewMessage]):
         """,
         repeatable=True,
     )
-    def search(self, conversation_id: UUID | None, text: str, limit: int = 20) -> list[MessageMatch]:
-        """Messages that contain the words, best first, each with a snippet that has the hits between `**`.
+    def search(self, conversation_id: UUID | None, text: str, limit: int = 20) -> Found[MessageMatch]:
+        """Return the messages that contain the words, best first, each with a snippet that has the hits between `**`.
 
         `text` is what people type: words, "a phrase", `or`, `-without`. None searches every conversation.
         """

@@ -14,6 +14,6 @@ class Providers(Repository[Provider, NewProvider]):
     natural_key = ("name",)
 
     @sql("SELECT {columns} FROM {table} WHERE name = %(name)s", repeatable=True)
-    def named(self, name: str) -> Provider | None:
-        """The provider of this name, or None."""
+    def get_by(self, *, name: str) -> Provider | None:
+        """Return the provider of this name, or None."""
         ...

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.chat.tool_configs.record import NewToolConfig, ToolConfig
 
@@ -14,11 +15,11 @@ class ToolConfigs(Repository[ToolConfig, NewToolConfig]):
     natural_key = ("name",)
 
     @sql("SELECT {columns} FROM {table} WHERE name = %(name)s", repeatable=True)
-    def named(self, name: str) -> ToolConfig | None:
-        """The tool of this name, or None."""
+    def get_by(self, *, name: str) -> ToolConfig | None:
+        """Return the tool of this name, or None."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE enabled ORDER BY name", repeatable=True)
-    def enabled(self) -> list[ToolConfig]:
-        """The tools that can be used now, by name."""
+    @sql("SELECT {columns} FROM {table} WHERE enabled ORDER BY name LIMIT %(limit)s", repeatable=True)
+    def enabled(self, limit: int = 100) -> Found[ToolConfig]:
+        """Return the tools that are enabled, by name."""
         ...

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Literal
 from uuid import UUID
 
-from agent_storage.statements.records import Json, Jsonb, JsonObject, Timestamp
+from agent_storage.statements.lists import Found
+from agent_storage.statements.records import Json, Jsonb, Timestamp
 from agent_storage.sync.repository import Repository, sql
-from agent_storage.tables.chat.tool_results.record import NewToolResult, ToolResult, ToolStats
+from agent_storage.tables.chat.tool_results.record import FailedStatus, NewToolResult, ToolResult, ToolStats
 
 
 class ToolResults(Repository[ToolResult, NewToolResult]):
@@ -17,9 +16,18 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
 
     table = "tool_results"
 
-    @sql("SELECT {columns} FROM {table} WHERE conversation_id = %(conversation_id)s ORDER BY id", repeatable=True)
-    def of_conversation(self, conversation_id: UUID) -> list[ToolResult]:
-        """The calls of a conversation, oldest first."""
+    @sql(
+        """
+        SELECT {columns}
+          FROM {table}
+         WHERE conversation_id = %(conversation_id)s
+         ORDER BY id DESC
+         LIMIT %(limit)s
+        """,
+        repeatable=True,
+    )
+    def by_conversation(self, conversation_id: UUID, limit: int = 100) -> Found[ToolResult]:
+        """Return the calls of a conversation, newest first."""
         ...
 
     @sql(
@@ -33,11 +41,12 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
          WHERE created_at >= %(since)s
          GROUP BY tool_name
          ORDER BY tool_name
+         LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def stats(self, since: Timestamp) -> list[ToolStats]:
-        """Calls, errors and durations (milliseconds) per tool, of the calls made since then."""
+    def stats(self, since: Timestamp, limit: int = 100) -> Found[ToolStats]:
+        """Return calls, errors and durations (milliseconds) of each tool, of the calls created since then, by name."""
         ...
 
     @sql("""
@@ -45,56 +54,40 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
          WHERE id = %(id)s AND status = 'pending'
         RETURNING {columns}
     """)
-    def run_pending(self, id: UUID) -> ToolResult | None:
-        """The call, now running; None when it is not pending."""
+    def _start(self, id: UUID) -> ToolResult | None:
+        """Return the running call, or None if it is not pending."""
         ...
 
     @sql("""
         UPDATE {table}
-           SET status = %(status)s, result = %(result)s, error = %(error)s,
+           SET status = 'success', result = %(result)s,
                duration_ms = extract(epoch FROM clock_timestamp() - coalesce(started_at, created_at)) * 1000
          WHERE id = %(id)s AND status IN ('pending', 'running')
         RETURNING {columns}
     """)
-    def end(
-        self, id: UUID, status: str, result: Jsonb[Json] | None = None, error: str | None = None
-    ) -> ToolResult | None:
-        """The call, ended; None when it is not open."""
+    def _complete(self, id: UUID, result: Jsonb[Json] | None) -> ToolResult | None:
+        """Return the completed call, or None if it had ended."""
         ...
 
-    def start(
-        self,
-        conversation_id: UUID,
-        call_id: str,
-        tool_name: str,
-        arguments: JsonObject | None = None,
-        *,
-        message_id: UUID | None = None,
-        tool_config_id: UUID | None = None,
-        started_at: datetime | None = None,
-    ) -> ToolResult:
-        """A call that runs from now on. Raises `MissingReference` for a missing conversation."""
-        return self.create(
-            NewToolResult(
-                conversation_id=conversation_id,
-                call_id=call_id,
-                tool_name=tool_name,
-                arguments=arguments or {},
-                message_id=message_id,
-                tool_config_id=tool_config_id,
-                status="running",
-                started_at=started_at or datetime.now().astimezone(),
-            )
-        )
+    @sql("""
+        UPDATE {table}
+           SET status = %(status)s, error = %(error)s,
+               duration_ms = extract(epoch FROM clock_timestamp() - coalesce(started_at, created_at)) * 1000
+         WHERE id = %(id)s AND status IN ('pending', 'running')
+        RETURNING {columns}
+    """)
+    def _fail(self, id: UUID, error: str, status: FailedStatus) -> ToolResult | None:
+        """Return the failed call, or None if it had ended."""
+        ...
 
-    def begin(self, id: UUID) -> ToolResult:
-        """A pending call runs from now on. Raises `Conflict` when it is not pending, `NotFound`."""
-        return self.accepted(self.run_pending(id), id, "begin")
+    def start(self, id: UUID) -> ToolResult:
+        """Start a pending call; its duration counts from now. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._start(id), id, "start")
 
-    def finish(self, id: UUID, result: Json) -> ToolResult:
-        """The call succeeded. Raises `Conflict` when it had already ended, `NotFound`."""
-        return self.accepted(self.end(id, "success", result), id, "finish")
+    def complete(self, id: UUID, result: Json = None) -> ToolResult:
+        """Complete a pending or running call with its result. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._complete(id, result), id, "complete")
 
-    def fail(self, id: UUID, error: str, status: Literal["error", "timeout", "cancelled"] = "error") -> ToolResult:
-        """The call failed. Raises `Conflict` when it had already ended, `NotFound`."""
-        return self.accepted(self.end(id, status, None, error), id, "fail")
+    def fail(self, id: UUID, error: str, status: FailedStatus = "error") -> ToolResult:
+        """Fail a pending or running call. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._fail(id, error, status), id, "fail")

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from agent_storage.errors import InvalidValue
-from agent_storage.statements.pagination import Page
+from agent_storage.statements.lists import Page
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint, Pruned
 
@@ -23,12 +23,8 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
 
     @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id", certain=True)
     def store(self, new: NewCheckpoint) -> UUID:
-        """The id of the new checkpoint; its state is not sent back. Raises `MissingReference` for its parent."""
+        """Create a checkpoint and return its id alone. Raises `AlreadyExists`, `MissingReference` for its parent."""
         ...
-
-    def retrieve(self, id: UUID) -> Checkpoint | None:
-        """The checkpoint with its state, or None."""
-        return self.get(id)
 
     @sql(
         """
@@ -42,12 +38,12 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
         repeatable=True,
     )
     def latest(self, agent_id: str, name: str | None = None) -> Checkpoint | None:
-        """The checkpoint that an agent captured last (with this name, when given), or None."""
+        """Return the newest checkpoint of an agent (of this name, if given), or None."""
         ...
 
-    def history(self, agent_id: str, limit: int = 100) -> list[CheckpointSummary]:
-        """An agent's checkpoints without their states, newest first."""
-        return (self.summaries(agent_id, limit=limit)).items
+    def by_agent(self, agent_id: str, limit: int = 100) -> Page[CheckpointSummary]:
+        """Return the checkpoints of an agent without their states, newest first."""
+        return self.summaries(agent_id, limit)
 
     def summaries(
         self,
@@ -62,7 +58,7 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
         ascending: bool = False,
         total: bool = False,
     ) -> Page[CheckpointSummary]:
-        """Checkpoints without their states, by when they were captured: newest first, unless `ascending`.
+        """Return checkpoints without their states, in the order of their capture: newest first, unless `ascending`.
 
         `before` and `after` are exclusive. With `total=True` the page says how many match, from the same snapshot.
         """
@@ -75,7 +71,7 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
         }
         where = {name: value for name, value in asked.items() if value is not None}
         order = ["captured_at", "id"] if ascending else ["-captured_at", "-id"]
-        return self.page_of(CheckpointSummary, where, order, limit, cursor, total=total)
+        return self._page_of(CheckpointSummary, where, order, limit, cursor, total=total)
 
     @sql(
         """
@@ -84,22 +80,22 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
                        row_number() OVER (PARTITION BY agent_id ORDER BY captured_at DESC, id DESC) AS nth
                   FROM checkpoints) ranked
          WHERE (nth > 1 OR NOT %(keep_latest)s)
-           AND (captured_at < %(captured_before)s::timestamptz OR nth > %(max_per_agent)s::integer)
+           AND (captured_at < clock_timestamp() - %(max_age)s::interval OR nth > %(max_per_agent)s::integer)
          LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def superfluous(
-        self, captured_before: datetime | None, max_per_agent: int | None, *, keep_latest: bool, limit: int
+    def _superfluous(
+        self, max_age: timedelta | None, max_per_agent: int | None, *, keep_latest: bool, limit: int
     ) -> list[UUID]:
-        """The ids of checkpoints that are too old, or of which their agent has enough newer ones."""
+        """Return the ids of checkpoints that are too old, or that have enough newer ones of the same agent."""
         ...
 
     @sql("""
         WITH gone AS (
             DELETE FROM checkpoints c
              WHERE id = ANY(%(ids)s)
-               AND (NOT %(keep_latest)s       -- asked anew: another may have become its agent's newest
+               AND (NOT %(keep_latest)s       -- checked again: another may have become its agent's newest
                     OR EXISTS (SELECT FROM checkpoints newer
                                 WHERE newer.agent_id = c.agent_id
                                   AND (newer.captured_at, newer.id) > (c.captured_at, c.id)))
@@ -107,7 +103,7 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
         )
         SELECT count(*) AS checkpoints, coalesce(sum(size_bytes), 0) AS bytes FROM gone
     """)
-    def remove(self, ids: list[UUID], *, keep_latest: bool) -> Pruned:
+    def _remove(self, ids: list[UUID], *, keep_latest: bool) -> Pruned:
         """Delete checkpoints, but with `keep_latest` never an agent's newest."""
         ...
 
@@ -123,12 +119,11 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
             raise InvalidValue("checkpoints: prune needs max_age, max_per_agent or both", table=self.table)
         if max_per_agent is not None and max_per_agent < 0:
             raise InvalidValue("checkpoints: max_per_agent must not be negative", table=self.table)
-        captured_before = None if max_age is None else datetime.now(UTC) - max_age
         checkpoints = size = 0
-        while ids := self.superfluous(captured_before, max_per_agent, keep_latest=keep_latest, limit=_LOOKED_UP):
+        while ids := self._superfluous(max_age, max_per_agent, keep_latest=keep_latest, limit=_LOOKED_UP):
             found = checkpoints
             for batch in _batches(ids):
-                gone = self.remove(batch, keep_latest=keep_latest)
+                gone = self._remove(batch, keep_latest=keep_latest)
                 checkpoints, size = checkpoints + gone.checkpoints, size + gone.bytes
             if len(ids) < _LOOKED_UP or checkpoints == found:
                 break

@@ -14,6 +14,6 @@ class Boards(Repository[Board, NewBoard]):
     natural_key = ("slug",)
 
     @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s", repeatable=True)
-    def by_slug(self, slug: str) -> Board | None:
-        """The board, or None."""
+    def get_by(self, *, slug: str) -> Board | None:
+        """Return the board of this slug, or None."""
         ...

@@ -14,6 +14,6 @@ class Repos(Repository[Repo, NewRepo]):
     natural_key = ("slug",)
 
     @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s", repeatable=True)
-    def by_slug(self, slug: str) -> Repo | None:
-        """The repository of code, or None."""
+    def get_by(self, *, slug: str) -> Repo | None:
+        """Return the repository of code of this slug, or None."""
         ...

@@ -6,6 +6,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from agent_storage.errors import NotFound
+from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.coding.sessions.record import NewSession, Session, SessionData, SessionStatus
@@ -18,15 +19,15 @@ class Sessions(Repository[Session, NewSession]):
     refers_to_itself = True
 
     @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
-    def by_status(self, status: SessionStatus, limit: int = 100) -> list[Session]:
-        """The sessions of a status, newest first."""
+    def by_status(self, status: SessionStatus, limit: int = 100) -> Found[Session]:
+        """Return the sessions of a status, newest first."""
         ...
 
     @sql(
         "SELECT {columns} FROM {table} WHERE board_id = %(board_id)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True
     )
-    def by_board(self, board_id: UUID, limit: int = 100) -> list[Session]:
-        """The sessions of a board, newest first."""
+    def by_board(self, board_id: UUID, limit: int = 100) -> Found[Session]:
+        """Return the sessions of a board, newest first."""
         ...
 
     @sql(
@@ -39,8 +40,8 @@ class Sessions(Repository[Session, NewSession]):
         """,
         repeatable=True,
     )
-    def roots(self, limit: int = 100) -> list[Session]:
-        """The sessions that no other spawned and that were forked from none, newest first."""
+    def roots(self, limit: int = 100) -> Found[Session]:
+        """Return the sessions that were neither spawned nor forked, newest first."""
         ...
 
     @sql(
@@ -48,12 +49,13 @@ class Sessions(Repository[Session, NewSession]):
         SELECT {columns}
           FROM {table}
          WHERE parent_session_id = %(id)s OR forked_from_session_id = %(id)s
-         ORDER BY id
+         ORDER BY id DESC
+         LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def children(self, id: UUID) -> list[Session]:
-        """The sessions that this one spawned or that were forked from it, oldest first."""
+    def children(self, id: UUID, limit: int = 100) -> Found[Session]:
+        """Return the sessions that this one spawned or that were forked from it, newest first."""
         ...
 
     @sql(
@@ -69,12 +71,12 @@ class Sessions(Repository[Session, NewSession]):
         ), nearest AS (
             SELECT id, min(distance) AS distance FROM below WHERE distance > 0 GROUP BY id
         )
-        SELECT {s.columns} FROM nearest JOIN sessions s USING (id) ORDER BY distance, id
+        SELECT {s.columns} FROM nearest JOIN sessions s USING (id) ORDER BY distance, id LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def descendants(self, id: UUID) -> list[Session]:
-        """All that came from this session, spawned or forked, nearest first; itself excluded. One round trip."""
+    def descendants(self, id: UUID, limit: int = 100) -> Found[Session]:
+        """Return all sessions that descend from this one, spawned or forked, nearest first. One round trip."""
         ...
 
     @sql(
@@ -86,12 +88,12 @@ class Sessions(Repository[Session, NewSession]):
               FROM above
               JOIN sessions s ON s.id = above.id
         )
-        SELECT {s.columns} FROM above JOIN sessions s USING (id) ORDER BY distance
+        SELECT {s.columns} FROM above JOIN sessions s USING (id) ORDER BY distance LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def ancestors(self, id: UUID) -> list[Session]:
-        """Where this session comes from: its parent, else what it was forked from, and so on; nearest first."""
+    def ancestors(self, id: UUID, limit: int = 100) -> Found[Session]:
+        """Return the parent of this session, else its origin, and theirs in turn; nearest first. One round trip."""
         ...
 
     @sql("""
@@ -100,14 +102,12 @@ class Sessions(Repository[Session, NewSession]):
                jsonb_merge(%(data)s, jsonb_strip_nulls(
                    jsonb_build_object('genealogy', jsonb_build_object('spawn_point_task_id', %(at_task)s::uuid))))
           FROM sessions
-         WHERE id = %(parent)s
-           AND (%(at_task)s IS NULL OR EXISTS (SELECT FROM tasks WHERE id = %(at_task)s AND session_id = %(parent)s))
+         WHERE id = %(id)s
+           AND (%(at_task)s IS NULL OR EXISTS (SELECT FROM tasks WHERE id = %(at_task)s AND session_id = %(id)s))
         RETURNING {columns}
     """)
-    def insert_spawned(
-        self, parent: UUID, agent: str | None, at_task: UUID | None, data: Jsonb[SessionData]
-    ) -> Session | None:
-        """A child; None without its parent or the parent's task."""
+    def _spawn(self, id: UUID, agent: str | None, at_task: UUID | None, data: Jsonb[SessionData]) -> Session | None:
+        """Return the child, or None without its parent or the task of the parent."""
         ...
 
     @sql("""
@@ -117,14 +117,12 @@ class Sessions(Repository[Session, NewSession]):
                            jsonb_merge(%(data)s, jsonb_strip_nulls(
                    jsonb_build_object('genealogy', jsonb_build_object('fork_point_task_id', %(at_task)s::uuid)))))
           FROM sessions
-         WHERE id = %(session)s
-           AND (%(at_task)s IS NULL OR EXISTS (SELECT FROM tasks WHERE id = %(at_task)s AND session_id = %(session)s))
+         WHERE id = %(id)s
+           AND (%(at_task)s IS NULL OR EXISTS (SELECT FROM tasks WHERE id = %(at_task)s AND session_id = %(id)s))
         RETURNING {columns}
     """)
-    def insert_forked(
-        self, session: UUID, agent: str | None, at_task: UUID | None, data: Jsonb[SessionData]
-    ) -> Session | None:
-        """A fork; None without its origin or the origin's task."""
+    def _fork(self, id: UUID, agent: str | None, at_task: UUID | None, data: Jsonb[SessionData]) -> Session | None:
+        """Return the fork, or None without its origin or the task of the origin."""
         ...
 
     @sql("""
@@ -132,47 +130,47 @@ class Sessions(Repository[Session, NewSession]):
          WHERE id = %(id)s AND status = ANY(%(present)s)
         RETURNING {columns}
     """)
-    def move(self, id: UUID, status: SessionStatus, present: list[str]) -> Session | None:
-        """The session with its new status; None when its present one is not among those given."""
+    def _move(self, id: UUID, status: SessionStatus, present: list[str]) -> Session | None:
+        """Return the session with its new status, or None if its present one is not among those given."""
         ...
 
     def spawn(
-        self, parent: UUID, agent: str | None = None, *, at_task: UUID | None = None, data: SessionData | None = None
+        self, id: UUID, agent: str | None = None, *, at_task: UUID | None = None, data: SessionData | None = None
     ) -> Session:
-        """A session of its own that works for `parent`, on the same board and code; by default with the same agent.
+        """Create a child of the session, on the same board and code; by default with the same agent.
 
-        `at_task` is the parent's task that wanted it. One round trip. Raises `NotFound` for either.
+        `at_task` is the task of the session that the child works for. One round trip. Raises `NotFound` for either.
         """
-        made = self.insert_spawned(parent, agent, at_task, data or SessionData())
-        return made or self._no_origin(parent, at_task)
+        made = self._spawn(id, agent, at_task, data or SessionData())
+        return made or self._no_origin(id, at_task)
 
     def fork(
         self,
-        session: UUID,
+        id: UUID,
         at_task: UUID | None = None,
         agent: str | None = None,
         *,
         data: SessionData | None = None,
     ) -> Session:
-        """A session that goes on from `session` as it was at one of its tasks, with its title, code and concepts.
+        """Create a session that continues from this one at one of its tasks, with its title, code and concepts.
 
-        What `data` says wins over what is taken along. One round trip. Raises `NotFound` for either.
+        `data` takes precedence over the copied fields. One round trip. Raises `NotFound` for either.
         """
-        made = self.insert_forked(session, agent, at_task, data or SessionData())
-        return made or self._no_origin(session, at_task)
+        made = self._fork(id, agent, at_task, data or SessionData())
+        return made or self._no_origin(id, at_task)
 
     def start(self, id: UUID) -> Session:
-        """An idle session runs. Raises `Conflict` when it is not idle, `NotFound`."""
-        return self.accepted(self.move(id, "running", ["idle"]), id, "start")
+        """Start an idle session. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._move(id, "running", ["idle"]), id, "start")
 
     def complete(self, id: UUID) -> Session:
-        """A running session is done. Raises `Conflict` when it is not running, `NotFound`."""
-        return self.accepted(self.move(id, "completed", ["running"]), id, "complete")
+        """Complete a running session. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._move(id, "completed", ["running"]), id, "complete")
 
     def fail(self, id: UUID) -> Session:
-        """An idle or running session failed. Raises `Conflict` when it had ended, `NotFound`."""
-        return self.accepted(self.move(id, "failed", ["idle", "running"]), id, "fail")
+        """Fail an idle or running session. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._move(id, "failed", ["idle", "running"]), id, "fail")
 
-    def _no_origin(self, origin: UUID, task: UUID | None) -> Session:
-        self.require(origin)
-        raise NotFound(f"tasks has no row {task} of session {origin}", table="tasks")
+    def _no_origin(self, id: UUID, task: UUID | None) -> Session:
+        self.require(id)
+        raise NotFound(f"tasks has no row {task} of session {id}", table="tasks")

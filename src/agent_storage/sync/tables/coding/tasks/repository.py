@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Json, Jsonb
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.coding.tasks.record import NewTask, Task, TaskStatus
@@ -15,14 +16,17 @@ class Tasks(Repository[Task, NewTask]):
 
     table = "tasks"
 
-    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id LIMIT %(limit)s", repeatable=True)
-    def of_session(self, session_id: UUID, limit: int = 1000) -> list[Task]:
-        """The tasks of a session, oldest first."""
+    @sql(
+        "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
+        repeatable=True,
+    )
+    def by_session(self, session_id: UUID, limit: int = 100) -> Found[Task]:
+        """Return the tasks of a session, newest first."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE status = 'running' ORDER BY id LIMIT %(limit)s", repeatable=True)
-    def running(self, limit: int = 1000) -> list[Task]:
-        """The tasks that run now, oldest first."""
+    @sql("SELECT {columns} FROM {table} WHERE status = 'running' ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
+    def running(self, limit: int = 100) -> Found[Task]:
+        """Return the running tasks, newest first."""
         ...
 
     @sql("""
@@ -34,18 +38,18 @@ class Tasks(Repository[Task, NewTask]):
          WHERE id = %(id)s AND status = ANY(%(present)s)
         RETURNING {columns}
     """)
-    def move(self, id: UUID, status: TaskStatus, present: list[str], report: Jsonb[Json] | None = None) -> Task | None:
-        """The task with its new status; None when its present one is not among those given."""
+    def _move(self, id: UUID, status: TaskStatus, present: list[str], report: Jsonb[Json] | None = None) -> Task | None:
+        """Return the task with its new status, or None if its present one is not among those given."""
         ...
 
     def start(self, id: UUID) -> Task:
-        """A created task runs. Raises `Conflict` when it is not new, `NotFound`."""
-        return self.accepted(self.move(id, "running", ["created"]), id, "start")
+        """Start a created task. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._move(id, "running", ["created"]), id, "start")
 
     def complete(self, id: UUID, report: Json = None) -> Task:
-        """A running task is done, with its report. Raises `Conflict` when it is not running, `NotFound`."""
-        return self.accepted(self.move(id, "completed", ["running"], report), id, "complete")
+        """Complete a running task with its report. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._move(id, "completed", ["running"], report), id, "complete")
 
     def fail(self, id: UUID, report: Json = None) -> Task:
-        """A task failed. Raises `Conflict` when it had ended, `NotFound`."""
-        return self.accepted(self.move(id, "failed", ["created", "running"], report), id, "fail")
+        """Fail a created or running task. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._move(id, "failed", ["created", "running"], report), id, "fail")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from agent_storage.errors import InvalidValue, NotFound
+from agent_storage.errors import InvalidValue
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.projects.project_files.record import NewProjectFile, ProjectFile, Synced
 
@@ -17,9 +17,17 @@ class ProjectFiles(Repository[ProjectFile, NewProjectFile]):
     table = "project_files"
     natural_key = ("project_id", "path")
 
-    @sql("SELECT id FROM projects WHERE id = %(project_id)s FOR NO KEY UPDATE")
-    def lock_project(self, project_id: UUID) -> UUID | None:
-        """The project's id, its row locked to the end of the transaction; None when there is none."""
+    @sql("SELECT {columns} FROM {table} WHERE project_id = %(project_id)s AND path = %(path)s", repeatable=True)
+    def get_by(self, *, project_id: UUID, path: str) -> ProjectFile | None:
+        """Return the file of this project and path, or None."""
+        ...
+
+    @sql(
+        "SELECT id FROM projects WHERE id = %(project_id)s FOR NO KEY UPDATE",
+        missing="projects has no row %(project_id)s: create the project first",
+    )
+    def _lock_project(self, project_id: UUID) -> UUID:
+        """Lock the row of the project to the end of the transaction. Raises `NotFound`."""
         ...
 
     @sql("""
@@ -42,12 +50,12 @@ class ProjectFiles(Repository[ProjectFile, NewProjectFile]):
                (SELECT count(*) FROM gone) AS deleted,
                (SELECT count(*) FROM given) - (SELECT count(*) FROM written) AS unchanged
     """)
-    def replace(self, project_id: UUID, new: Sequence[NewProjectFile]) -> Synced:
-        """Make the project's files those given."""
+    def _replace(self, project_id: UUID, new: Sequence[NewProjectFile]) -> Synced:
+        """Replace the files of the project by those given."""
         ...
 
     def sync(self, project_id: UUID, files: Sequence[NewProjectFile]) -> Synced:
-        """Make a project's files those given: new ones added, those of another checksum changed, others deleted.
+        """Replace the files of a project: add new ones, change those of another checksum, delete the others.
 
         A file whose checksum is the same keeps its row as it is, its summary too; one without a checksum is written
         always. One transaction; two syncs of a project take turns. Raises `NotFound`, or `InvalidValue` for files of
@@ -58,6 +66,5 @@ class ProjectFiles(Repository[ProjectFile, NewProjectFile]):
             fault = "a path is given twice" if len(paths) < len(files) else "a file belongs to another project"
             raise InvalidValue(f"project_files: {fault}", table=self.table, column="path")
         with self.transaction() as rows:
-            if rows.lock_project(project_id) is None:
-                raise NotFound(f"projects has no row {project_id}: create the project first", table="projects")
-            return rows.replace(project_id, files)
+            rows._lock_project(project_id)
+            return rows._replace(project_id, files)

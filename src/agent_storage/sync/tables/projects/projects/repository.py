@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.projects.projects.record import NewProject, Project, ProjectOverview
 
@@ -12,6 +13,11 @@ class Projects(Repository[Project, NewProject]):
 
     table = "projects"
     natural_key = ("path",)
+
+    @sql("SELECT {columns} FROM {table} WHERE path = %(path)s", repeatable=True)
+    def get_by(self, *, path: str) -> Project | None:
+        """Return the project at this path, or None."""
+        ...
 
     @sql(
         """
@@ -25,11 +31,11 @@ class Projects(Repository[Project, NewProject]):
                    count(*) FILTER (WHERE status = 'closed') AS closed_tickets,
                    max(updated_at) AS changed_at
               FROM tickets
-             WHERE project_id = p.id AND deleted_at IS NULL) counted
+             WHERE project_id = p.id AND archived_at IS NULL) counted
          ORDER BY p.id DESC
         """,
         repeatable=True,
     )
-    def overview(self, limit: int = 20) -> list[ProjectOverview]:
-        """The newest projects, each with its tickets counted by status and its last change. One round trip."""
+    def overview(self, limit: int = 20) -> Found[ProjectOverview]:
+        """Return the newest projects, each with the number of its tickets by status and its last change."""
         ...

@@ -6,6 +6,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from agent_storage.errors import InvalidValue
+from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.projects.ticket_tasks.record import NewTicketTask, TicketTask
 
@@ -15,9 +16,12 @@ class TicketTasks(Repository[TicketTask, NewTicketTask]):
 
     table = "ticket_tasks"
 
-    @sql("SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY position", repeatable=True)
-    def of_ticket(self, ticket_id: UUID) -> list[TicketTask]:
-        """A ticket's tasks, in order."""
+    @sql(
+        "SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY position LIMIT %(limit)s",
+        repeatable=True,
+    )
+    def by_ticket(self, ticket_id: UUID, limit: int = 100) -> Found[TicketTask]:
+        """Return the tasks of a ticket, in order."""
         ...
 
     @sql("""
@@ -37,8 +41,8 @@ class TicketTasks(Repository[TicketTask, NewTicketTask]):
         )
         SELECT {columns} FROM moved ORDER BY position
     """)
-    def place(self, ticket_id: UUID, ids: list[UUID]) -> list[TicketTask]:
-        """The tasks in their new order; none when `ids` are not exactly the ticket's tasks."""
+    def _reorder(self, ticket_id: UUID, ids: list[UUID]) -> list[TicketTask]:
+        """Return the tasks in their new order, none if `ids` are not exactly the tasks of the ticket."""
         ...
 
     def reorder(self, ticket_id: UUID, ids: list[UUID]) -> list[TicketTask]:
@@ -46,10 +50,10 @@ class TicketTasks(Repository[TicketTask, NewTicketTask]):
 
         Raises `InvalidValue` when they do not; then nothing has moved.
         """
-        moved = self.place(ticket_id, ids)
+        moved = self._reorder(ticket_id, ids)
         if len(moved) != len(ids) or not ids:
             raise InvalidValue(
-                f"ticket_tasks: the ids are not exactly the tasks of ticket {ticket_id}; read them with of_ticket()",
+                f"ticket_tasks: the ids are not exactly the tasks of ticket {ticket_id}; read them with by_ticket()",
                 table=self.table,
                 column="id",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.projects.tickets.record import NewTicket, Ticket, TicketWithTasks
 
@@ -13,7 +14,7 @@ class Tickets(Repository[Ticket, NewTicket]):
     """What is to be done in a project. Archived tickets are left out of every list."""
 
     table = "tickets"
-    soft_delete = "deleted_at"
+    soft_delete = "archived_at"
 
     @sql(
         """
@@ -22,26 +23,26 @@ class Tickets(Repository[Ticket, NewTicket]):
                            FROM ticket_tasks tasks
                           WHERE tasks.ticket_id = t.id), '[]') AS tasks
           FROM tickets t
-         WHERE t.project_id = %(project_id)s AND t.deleted_at IS NULL
-         ORDER BY t.id
+         WHERE t.project_id = %(project_id)s AND t.archived_at IS NULL
+         ORDER BY t.id DESC
          LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def with_tasks(self, project_id: UUID, limit: int = 1000) -> list[TicketWithTasks]:
-        """A project's tickets, oldest first, each with its tasks in order. One round trip."""
+    def with_tasks(self, project_id: UUID, limit: int = 100) -> Found[TicketWithTasks]:
+        """Return the tickets of a project, newest first, each with its tasks in order. One round trip."""
         ...
 
     @sql("""
-        UPDATE {table} SET deleted_at = coalesce(deleted_at, clock_timestamp())
+        UPDATE {table} SET archived_at = coalesce(archived_at, clock_timestamp())
          WHERE id = %(id)s
         RETURNING {columns}
     """)
     def archive(self, id: UUID) -> Ticket:
-        """Take a ticket out of every list; twice is once. Raises `NotFound`."""
+        """Archive the ticket: lists leave it out. Idempotent. Raises `NotFound`."""
         ...
 
-    @sql("UPDATE {table} SET deleted_at = NULL WHERE id = %(id)s RETURNING {columns}")
+    @sql("UPDATE {table} SET archived_at = NULL WHERE id = %(id)s RETURNING {columns}")
     def restore(self, id: UUID) -> Ticket:
-        """Undo `archive`. Raises `NotFound`."""
+        """Undo `archive`. Idempotent. Raises `NotFound`."""
         ...

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from uuid import UUID
 
-from agent_storage.errors import Conflict, Unavailable, WaitTimeout
+from agent_storage.errors import InvalidTransition, Unavailable, WaitTimeout
 from agent_storage.statements.filters import Where
+from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.approval_requests.record import ApprovalRequest, ApprovalStatus, NewApprovalRequest
 
@@ -21,13 +21,16 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
 
     table = "approval_requests"
 
-    def pending(self, where: Where | None = None, limit: int = 100) -> list[ApprovalRequest]:
-        """The requests that nobody has decided, oldest first; `where` narrows them as in `find`."""
+    def pending(self, where: Where | None = None, limit: int = 100) -> Found[ApprovalRequest]:
+        """Return the requests that wait for a decision, oldest first; `where` filters as in `find`."""
         return self.find({**(where or {}), "status": "pending"}, "id", limit)
 
-    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id LIMIT %(limit)s", repeatable=True)
-    def of_session(self, session_id: UUID, limit: int = 1000) -> list[ApprovalRequest]:
-        """The requests of a run, oldest first."""
+    @sql(
+        "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
+        repeatable=True,
+    )
+    def by_session(self, session_id: UUID, limit: int = 100) -> Found[ApprovalRequest]:
+        """Return the requests of a run, newest first."""
         ...
 
     @sql("""
@@ -36,8 +39,8 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
          WHERE id = %(id)s AND status = 'pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
         RETURNING {columns}
     """)
-    def decide(self, id: UUID, status: ApprovalStatus, by: str, notes: str | None = None) -> ApprovalRequest | None:
-        """The request, decided; None when it is not pending any more."""
+    def _decide(self, id: UUID, status: ApprovalStatus, by: str, notes: str | None = None) -> ApprovalRequest | None:
+        """Return the decided request, or None if it is not pending."""
         ...
 
     @sql("""
@@ -47,21 +50,29 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
         RETURNING {columns}
     """)
     def expire_overdue(self) -> list[ApprovalRequest]:
-        """End the requests whose time has run out; those ended now. Who waits for them hears of it."""
+        """Expire all pending requests whose time has run out, wake those that wait for them, and return them."""
+        ...
+
+    @sql(
+        "SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM {table} WHERE id = %(id)s",
+        repeatable=True,
+    )
+    def _seconds_left(self, id: UUID) -> float | None:
+        """Return the seconds until the request expires, by the clock of the server."""
         ...
 
     def approve(self, id: UUID, by: str, notes: str | None = None) -> ApprovalRequest:
-        """Say yes. Raises `Conflict` with who decided and when, if somebody did, or when it expired; `NotFound`."""
-        return self.decide(id, "approved", by, notes) or self._decided(id)
+        """Approve a pending request. Raises `InvalidTransition` that names the decision, `NotFound`."""
+        return self._decide(id, "approved", by, notes) or self._decided(id)
 
     def reject(self, id: UUID, by: str, reason: str | None = None) -> ApprovalRequest:
-        """Say no. Raises `Conflict` with who decided and when, if somebody did, or when it expired; `NotFound`."""
-        return self.decide(id, "rejected", by, reason) or self._decided(id)
+        """Reject a pending request. Raises `InvalidTransition` that names the decision, `NotFound`."""
+        return self._decide(id, "rejected", by, reason) or self._decided(id)
 
     def wait(self, id: UUID, timeout: float | None = None) -> ApprovalRequest:
-        """The request once it is decided or expired, by whomever; at once if it is. Notified, never polling.
+        """Wait until the request is decided or expired, and return it. Notified, never polling.
 
-        A broken connection is made anew. Raises `WaitTimeout` after `timeout` seconds, `NotFound`.
+        A broken connection is opened again. Raises `WaitTimeout` after `timeout` seconds, `NotFound`.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.runner.listen("approval_requests", str(id)) as signal:
@@ -75,13 +86,13 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
                 signal.wait(min((given for given in (left, pause) if given is not None), default=None))
 
     def _look(self, id: UUID) -> tuple[ApprovalRequest | None, float | None]:
-        """The request, and after how many seconds to look again even if nobody says so."""
+        """Return the request, and the seconds after which to look again without a notification."""
         try:
             request = self.require(id)
             if request.status != "pending" or request.expires_at is None:
                 return request, None
-            left = (request.expires_at - datetime.now(UTC)).total_seconds()
-            if left <= 0:
+            left = self._seconds_left(id)
+            if left is not None and left <= 0:
                 self.expire_overdue()
                 return self.require(id), _PAUSE
         except Unavailable:
@@ -91,6 +102,8 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
     def _decided(self, id: UUID) -> ApprovalRequest:
         request = self.require(id)
         if request.status == "pending":
-            raise Conflict(f"approval_requests {id} expired at {request.expires_at}", table=self.table)
+            raise InvalidTransition(f"approval_requests {id} expired at {request.expires_at}", table=self.table)
         by = f" by {request.resolved_by}" if request.resolved_by else ""
-        raise Conflict(f"approval_requests {id} was {request.status}{by} at {request.resolved_at}", table=self.table)
+        raise InvalidTransition(
+            f"approval_requests {id} was {request.status}{by} at {request.resolved_at}", table=self.table
+        )

@@ -6,7 +6,8 @@ from __future__ import annotations
 from decimal import Decimal
 from uuid import UUID
 
-from agent_storage.errors import BudgetExceeded, Conflict
+from agent_storage.errors import BudgetExceeded, Conflict, InvalidTransition
+from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb, JsonObject, Money
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.budget_pools.record import BudgetPool, Charge, NewBudgetPool, PoolStatus
@@ -18,9 +19,11 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
     table = "budget_pools"
     refers_to_itself = True
 
-    @sql("SELECT {columns} FROM {table} WHERE parent_pool_id = %(id)s ORDER BY id", repeatable=True)
-    def children(self, id: UUID) -> list[BudgetPool]:
-        """The pools directly below this one, oldest first."""
+    @sql(
+        "SELECT {columns} FROM {table} WHERE parent_pool_id = %(id)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True
+    )
+    def children(self, id: UUID, limit: int = 100) -> Found[BudgetPool]:
+        """Return the pools directly below this one, newest first."""
         ...
 
     @sql(
@@ -31,11 +34,12 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
             SELECT p.id, depth + 1 FROM below JOIN budget_pools p ON p.parent_pool_id = below.id
         ) CYCLE id SET repeated USING path
         SELECT {p.columns} FROM below JOIN budget_pools p USING (id) WHERE NOT repeated ORDER BY depth, id
+         LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def subtree(self, id: UUID) -> list[BudgetPool]:
-        """This pool and all below it, level by level. One round trip."""
+    def subtree(self, id: UUID, limit: int = 100) -> Found[BudgetPool]:
+        """Return this pool and all below it, level by level. One round trip."""
         ...
 
     @sql("""
@@ -46,8 +50,8 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
               FROM chain
               JOIN budget_pools p ON p.id = chain.parent_pool_id
         ) CYCLE id SET repeated USING path, locked AS MATERIALIZED (
-            -- Everybody locks in the order of ids, so nobody waits in a circle; a row that another one changed
-            -- meanwhile is read anew once it is locked.
+            -- Every statement locks in the order of ids, so no deadlock is possible; a row that another transaction
+            -- changed meanwhile is read again once it is locked.
             SELECT p.*, chain.distance,
                    CASE WHEN %(refund)s THEN CASE WHEN p.used_budget < %(amount)s THEN 'unused' END
                         WHEN p.status = 'suspended' THEN 'suspended'
@@ -70,13 +74,13 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
          UNION ALL
         (SELECT {locked.columns}, refusal FROM locked WHERE refusal IS NOT NULL ORDER BY distance LIMIT 1)
     """)
-    def charge(self, id: UUID, amount: Money, *, refund: bool) -> Charge:
-        """The pool after the amount moved in it and in all above, or the nearest pool that stood against it."""
+    def _charge(self, id: UUID, amount: Money, *, refund: bool) -> Charge:
+        """Return the pool after the charge of it and all above, or the nearest pool that refused it."""
         ...
 
     @sql("""
         WITH parent AS (
-            SELECT * FROM budget_pools WHERE id = %(parent)s FOR NO KEY UPDATE
+            SELECT * FROM budget_pools WHERE id = %(id)s FOR NO KEY UPDATE
         )
         INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)
         SELECT id, %(amount)s, %(metadata)s
@@ -84,8 +88,8 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
          WHERE total_budget - used_budget >= %(amount)s AND status <> 'suspended'
         RETURNING {columns}
     """)
-    def insert_below(self, parent: UUID, amount: Money, metadata: Jsonb[JsonObject]) -> BudgetPool | None:
-        """A pool below another one; None when that is missing, suspended or too small."""
+    def _allocate(self, id: UUID, amount: Money, metadata: Jsonb[JsonObject]) -> BudgetPool | None:
+        """Return a pool below another one, or None if that is missing, suspended or too small."""
         ...
 
     @sql("""
@@ -96,39 +100,39 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
          WHERE id = %(id)s AND (status = 'suspended') <> (%(status)s = 'suspended')
         RETURNING {columns}
     """)
-    def move(self, id: UUID, status: PoolStatus) -> BudgetPool | None:
-        """The pool, suspended or no longer; None when it was so already."""
+    def _move(self, id: UUID, status: PoolStatus) -> BudgetPool | None:
+        """Return the pool, suspended or resumed, or None if it was so already."""
         ...
 
     def spend(self, id: UUID, amount: Money) -> BudgetPool:
-        """Charge the pool and every one above it, all or nothing, in one statement; the pool afterwards.
+        """Charge the pool and every one above it, all or nothing, in one statement. Return the pool afterwards.
 
-        However many spend at once, no pool exceeds its total. Raises `BudgetExceeded` naming the nearest pool with too
-        little left and what it has, `Conflict` when one is suspended, `NotFound`.
+        However many spend at once, no pool exceeds its total. Raises `BudgetExceeded` for the nearest pool with too
+        little left, `InvalidTransition` if one is suspended, `NotFound`.
         """
-        return _pool(self.charge(id, amount, refund=False), amount)
+        return _pool(self._charge(id, amount, refund=False), amount)
 
     def refund(self, id: UUID, amount: Money) -> BudgetPool:
-        """Give back what was spent from the pool, in it and in every one above. Raises `Conflict` beyond what was."""
-        return _pool(self.charge(id, amount, refund=True), amount)
+        """Undo a charge of the pool and every one above it. Raises `InvalidTransition` beyond what was spent."""
+        return _pool(self._charge(id, amount, refund=True), amount)
 
-    def allocate(self, parent: UUID, amount: Money, metadata: JsonObject | None = None) -> BudgetPool:
-        """A pool of `amount` below `parent`, of what that has left now. It reserves nothing: what is spent counts.
+    def allocate(self, id: UUID, amount: Money, metadata: JsonObject | None = None) -> BudgetPool:
+        """Create a pool of `amount` below this one. It reserves nothing: only charges count.
 
-        Raises `BudgetExceeded` when the parent has less left, `Conflict` when it is suspended, `NotFound`.
+        Raises `BudgetExceeded` if this pool has less left, `InvalidTransition` if it is suspended, `NotFound`.
         """
-        made = self.insert_below(parent, amount, metadata or {})
+        made = self._allocate(id, amount, metadata or {})
         if made is None:
-            raise _refusal(self.require(parent), "short", amount)
+            raise _refusal(self.require(id), "short", amount)
         return made
 
     def suspend(self, id: UUID) -> BudgetPool:
-        """Nothing can be spent from the pool, nor from those below it. Raises `Conflict` when it is so, `NotFound`."""
-        return self.accepted(self.move(id, "suspended"), id, "be suspended")
+        """Refuse every charge of the pool and of those below it. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._move(id, "suspended"), id, "be suspended")
 
     def resume(self, id: UUID) -> BudgetPool:
-        """Undo `suspend`. Raises `Conflict` when it is not suspended, `NotFound`."""
-        return self.accepted(self.move(id, "active"), id, "be resumed")
+        """Undo `suspend`. Raises `InvalidTransition`, `NotFound`."""
+        return self._accepted(self._move(id, "active"), id, "be resumed")
 
 
 def _pool(charge: Charge, amount: Decimal) -> BudgetPool:
@@ -140,9 +144,11 @@ def _pool(charge: Charge, amount: Decimal) -> BudgetPool:
 
 def _refusal(pool: BudgetPool, reason: str, amount: Decimal) -> Conflict:
     if pool.status == "suspended" and reason != "unused":
-        return Conflict(f"budget_pools {pool.id} is suspended: nothing can be spent; resume it first")
+        return InvalidTransition(f"budget_pools {pool.id} is suspended: nothing can be spent; resume it first")
     if reason == "unused":
-        return Conflict(f"budget_pools {pool.id} cannot refund {amount}: only {pool.used_budget} was spent from it")
+        return InvalidTransition(
+            f"budget_pools {pool.id} cannot refund {amount}: only {pool.used_budget} was spent from it"
+        )
     return BudgetExceeded(
         f"budget_pools {pool.id} has {pool.remaining_budget} left, {amount} was asked; nothing was charged",
         pool_id=pool.id,

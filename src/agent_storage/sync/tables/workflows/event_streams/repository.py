@@ -14,6 +14,6 @@ class EventStreams(Repository[EventStream, NewEventStream]):
     natural_key = ("stream_id",)
 
     @sql("SELECT {columns} FROM {table} WHERE stream_id = %(stream_id)s", repeatable=True)
-    def named(self, stream_id: str) -> EventStream | None:
-        """The stream, or None when nothing was ever published to it."""
+    def get_by(self, *, stream_id: str) -> EventStream | None:
+        """Return the stream, or None if nothing was ever published to it."""
         ...

@@ -29,12 +29,12 @@ class ExecutionStates(Repository[ExecutionState, NewExecutionState]):
                            FROM node_execution_states nodes
                           WHERE nodes.session_id = state.session_id), '[]') AS nodes
           FROM execution_states state
-         WHERE state.session_id = %(id)s OR state.id = %(id)s
+         WHERE state.session_id = %(session_id)s
         """,
         repeatable=True,
     )
-    def get(self, id: UUID) -> ExecutionStateWithNodes | None:
-        """The state of a run and of its nodes, by the session's id (or the state's own), or None. One round trip."""
+    def get_by(self, *, session_id: UUID) -> ExecutionStateWithNodes | None:
+        """Return the state of a run with all of its nodes, or None. One round trip."""
         ...
 
     @sql("""
@@ -59,12 +59,12 @@ class ExecutionStates(Repository[ExecutionState, NewExecutionState]):
                coalesce((SELECT jsonb_agg({nodes.json} ORDER BY nodes.node_id) FROM nodes), '[]') AS nodes
           FROM state
     """)
-    def write(self, new: NewExecutionState, states: Sequence[NewNodeExecutionState]) -> ExecutionStateWithNodes:
-        """Make or replace the state and the nodes given."""
+    def _save(self, new: NewExecutionState, states: Sequence[NewNodeExecutionState]) -> ExecutionStateWithNodes:
+        """Create or replace the state and the nodes given."""
         ...
 
     def save(self, new: NewExecutionState, nodes: Sequence[NewNodeExecutionState] = ()) -> ExecutionStateWithNodes:
-        """Make or replace the state of a run and the nodes given, others stay; all of it as it is then.
+        """Create or replace the state of a run and the nodes given; other nodes stay. Return all of it.
 
         One statement, one round trip. Raises `MissingReference` for the session, `InvalidValue` for a node of another
         run or one that is given twice.
@@ -75,4 +75,4 @@ class ExecutionStates(Repository[ExecutionState, NewExecutionState]):
                 table="node_execution_states",
                 column="node_id",
             )
-        return self.write(new, nodes)
+        return self._save(new, nodes)

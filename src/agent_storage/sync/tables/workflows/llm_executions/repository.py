@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.llm_executions.record import LlmExecution, ModelUsage, NewLlmExecution
 
@@ -14,9 +15,12 @@ class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
 
     table = "llm_executions"
 
-    @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id LIMIT %(limit)s", repeatable=True)
-    def of_session(self, session_id: UUID, limit: int = 1000) -> list[LlmExecution]:
-        """The calls of a run, oldest first."""
+    @sql(
+        "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
+        repeatable=True,
+    )
+    def by_session(self, session_id: UUID, limit: int = 100) -> Found[LlmExecution]:
+        """Return the calls of a run, newest first."""
         ...
 
     @sql(
@@ -24,21 +28,21 @@ class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
         SELECT {columns}
           FROM {table}
          WHERE session_id = %(session_id)s AND node_id = %(node_id)s
-         ORDER BY id
+         ORDER BY id DESC
          LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def of_node(self, session_id: UUID, node_id: str, limit: int = 1000) -> list[LlmExecution]:
-        """The calls of a node of a run, oldest first."""
+    def by_node(self, session_id: UUID, node_id: str, limit: int = 100) -> Found[LlmExecution]:
+        """Return the calls of a node of a run, newest first."""
         ...
 
     @sql(
         """
         SELECT count(*) AS calls,
                count(*) FILTER (WHERE NOT success) AS failures,
-               coalesce(sum(prompt_tokens), 0) AS prompt_tokens,
-               coalesce(sum(completion_tokens), 0) AS completion_tokens,
+               coalesce(sum(input_tokens), 0) AS input_tokens,
+               coalesce(sum(output_tokens), 0) AS output_tokens,
                coalesce(sum(cost), 0) AS cost
           FROM llm_executions
          WHERE session_id = %(session_id)s
@@ -46,5 +50,5 @@ class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
         repeatable=True,
     )
     def usage(self, session_id: UUID) -> ModelUsage:
-        """What the calls of a run used, in tokens and cost."""
+        """Return the tokens and the cost of the calls of a run."""
         ...

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from agent_storage.database.listener import Signal
 from agent_storage.errors import InvalidValue, Unavailable
+from agent_storage.statements.lists import Found
 from agent_storage.statements.records import BigCount, Json
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent
@@ -94,8 +95,8 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         """,
         repeatable=True,
     )
-    def read(self, stream_id: str, after: int = 0, limit: int = 100) -> list[StreamEvent]:
-        """The events behind the sequence `after`, oldest first."""
+    def read(self, stream_id: str, after: int = 0, limit: int = 100) -> Found[StreamEvent]:
+        """Return the events after the sequence `after`, oldest first."""
         ...
 
     def publish(self, stream_id: str, node_id: str | None = None, data: Json = None) -> StreamEvent:

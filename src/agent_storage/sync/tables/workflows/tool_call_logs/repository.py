@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.tool_call_logs.record import NewToolCallLog, ToolCallLog
 
@@ -15,11 +16,11 @@ class ToolCallLogs(Repository[ToolCallLog, NewToolCallLog]):
     table = "tool_call_logs"
 
     @sql(
-        "SELECT {columns} FROM {table} WHERE execution_id = %(execution_id)s ORDER BY id LIMIT %(limit)s",
+        "SELECT {columns} FROM {table} WHERE execution_id = %(execution_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    def of_execution(self, execution_id: UUID, limit: int = 1000) -> list[ToolCallLog]:
-        """The tool calls of one call of a model, oldest first."""
+    def by_execution(self, execution_id: UUID, limit: int = 100) -> Found[ToolCallLog]:
+        """Return the tool calls of one call of a model, newest first."""
         ...
 
     @sql(
@@ -28,11 +29,11 @@ class ToolCallLogs(Repository[ToolCallLog, NewToolCallLog]):
           FROM llm_executions e
           JOIN tool_call_logs log ON log.execution_id = e.id
          WHERE e.session_id = %(session_id)s
-         ORDER BY log.id
+         ORDER BY log.id DESC
          LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def of_session(self, session_id: UUID, limit: int = 1000) -> list[ToolCallLog]:
-        """The tool calls of a run, oldest first. One round trip."""
+    def by_session(self, session_id: UUID, limit: int = 100) -> Found[ToolCallLog]:
+        """Return the tool calls of a run, newest first. One round trip."""
         ...

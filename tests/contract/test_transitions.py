@@ -1,0 +1,216 @@
+"""Life cycles: no public method moves a row to a status that its guard refuses."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+from uuid import UUID
+
+import pytest
+
+from agent_storage import InvalidTransition, StorageError, sync
+from agent_storage.statements.records import Input, Money, bare, columns
+from agent_storage.tables import REPOSITORIES
+from agent_storage.types import (
+    NewApprovalRequest,
+    NewBudgetPool,
+    NewConversation,
+    NewProject,
+    NewSession,
+    NewTask,
+    NewTicket,
+    NewToolResult,
+    NewWorkflow,
+    NewWorkflowSession,
+)
+
+WAITING = ("paused", "waiting_for_human_review", "waiting_for_budget_approval", "waiting_for_workflow_approval")
+
+#: The statuses that a method may lead to, by table, method and present status. All else leaves the row as it is.
+ALLOWED: dict[str, dict[str, dict[str, set[str]]]] = {
+    "sessions": {
+        "start": {"idle": {"running"}},
+        "complete": {"running": {"completed"}},
+        "fail": {"idle": {"failed"}, "running": {"failed"}},
+    },
+    "tasks": {
+        "start": {"created": {"running"}},
+        "complete": {"running": {"completed"}},
+        "fail": {"created": {"failed"}, "running": {"failed"}},
+    },
+    "tool_results": {
+        "start": {"pending": {"running"}},
+        "complete": {"pending": {"success"}, "running": {"success"}},
+        "fail": {key: {"error", "timeout", "cancelled"} for key in ("pending", "running")},
+    },
+    "workflow_sessions": {
+        "pause": {"running": set(WAITING)},
+        "start": {key: {"running"} for key in WAITING},
+        "complete": {"running": {"completed"}},
+        "fail": {key: {"failed"} for key in ("running", *WAITING)},
+    },
+    "approval_requests": {"approve": {"pending": {"approved"}}, "reject": {"pending": {"rejected"}}},
+    "budget_pools": {
+        "suspend": {"active": {"suspended"}, "exhausted": {"suspended"}},
+        "resume": {"suspended": {"active"}},
+        "spend": {"active": {"active"}},
+        "refund": {"active": {"active"}, "exhausted": {"active"}, "suspended": {"suspended"}},
+    },
+}
+#: Methods that write whatever field they are told, and methods that delete.
+UNGUARDED = {"update", "update_many"}
+DELETING = {"delete", "delete_many", "delete_where"}
+#: The fields that a transition writes.
+GUARDED = ("status", "started_at", "completed_at", "result", "error", "resolved_at", "resolved_by", "used_budget")
+
+
+def makers(storage: sync.Storage) -> dict[str, Callable[[str], Any]]:
+    """Functions that create a row in a status, by table."""
+    chat = storage.conversations.create(NewConversation())
+    session = storage.sessions.create(NewSession(agent="a"))
+    workflow = storage.workflows.create(NewWorkflow(name="w", definition={}))
+    run = storage.workflow_sessions.create_from(workflow.id)
+    call: dict[str, Any] = {"conversation_id": chat.id, "tool_call_id": "c", "tool_name": "t"}
+    asked: dict[str, Any] = {"session_id": run.id, "node_id": "n", "type": "human_review"}
+
+    def pool(status: str) -> Any:
+        used = 10 if status == "exhausted" else 5
+        return storage.budget_pools.create(NewBudgetPool(total_budget=10, used_budget=used, status=status))
+
+    return {
+        "sessions": lambda status: storage.sessions.create(NewSession(agent="a", status=status)),
+        "tasks": lambda status: storage.tasks.create(NewTask(session_id=session.id, status=status)),
+        "tool_results": lambda status: storage.tool_results.create(NewToolResult(status=status, **call)),
+        "workflow_sessions": lambda status: storage.workflow_sessions.create(
+            NewWorkflowSession(workflow_id=workflow.id, workflow_snapshot={}, status=status)
+        ),
+        "approval_requests": lambda status: storage.approval_requests.create(
+            NewApprovalRequest(status=status, **asked)
+        ),
+        "budget_pools": pool,
+    }
+
+
+def guesses(name: str, annotation: Any, row: Any, statuses: tuple[str, ...]) -> list[Any]:
+    """Arguments for a parameter: the row's id wherever an id may go, and every status wherever one may go."""
+    if annotation == Money:
+        return [1]
+    kind = bare(annotation)
+    if kind is UUID or kind is Any:
+        return [row.id]
+    if kind is str:
+        return [*statuses] if "status" in name else ["x"]
+    if get_origin(kind) is Literal:
+        return [*statuses, *get_args(kind)]
+    if kind is float:
+        return [0.001]
+    if kind in (int, bool):
+        return [kind(1)]
+    if inspect.isclass(kind) and issubclass(kind, Input):
+        return [kind(**{name: getattr(row, name) for name in columns(kind) if hasattr(row, name)})]
+    if get_origin(kind) in (Union, UnionType):
+        return [guess for one in get_args(kind) for guess in guesses(name, one, row, statuses)]
+    if get_origin(kind) in (list, Sequence):
+        inner = get_args(kind)[0]
+        return [[one] for one in guesses(name, inner, row, statuses)] if inner is not str else [[*statuses]]
+    return [{"id": row.id}]
+
+
+def calls(method: Any, row: Any, statuses: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The arguments of a few calls of a method."""
+    parameters = inspect.signature(method, eval_str=True).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    required = [p for p in named if p.default is p.empty]
+    optional = [p for p in named if p.default is not p.empty and get_origin(bare(p.annotation)) is Literal]
+    if any(p.name == "timeout" for p in named):
+        required = [p for p in named if p.default is p.empty or p.name == "timeout"]
+    for some in (required, required + optional):
+        for values in itertools.product(*(guesses(p.name, p.annotation, row, statuses) for p in some)):
+            yield dict(zip([p.name for p in some], values, strict=True))
+
+
+def state(row: Any) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in GUARDED if hasattr(row, name)}
+
+
+def call(method: Any, arguments: dict[str, Any]) -> Exception | None:
+    parameters = inspect.signature(method).parameters.values()
+    positional = [arguments.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    try:
+        method(*positional, **arguments)
+    except (StorageError, TypeError) as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("table", ALLOWED)
+def test_no_public_method_gets_around_the_guard_of_a_transition(sync_storage: sync.Storage, table: str) -> None:
+    repository: Any = getattr(sync_storage, table)
+    make = makers(sync_storage)[table]
+    statuses: tuple[str, ...] = get_args(bare(columns(repository.new)["status"].annotation))
+    names = [name for name in dir(repository) if not name.startswith("_") and callable(getattr(repository, name))]
+    reads = {name for name, statement in repository.statements().items() if statement.repeatable}
+    names = [name for name in names if name not in UNGUARDED | DELETING | reads | {"record", "new"}]
+    assert ALLOWED[table].keys() <= set(names)
+    for name, status in itertools.product(names, statuses):
+        method, allowed = getattr(repository, name), ALLOWED[table].get(name, {}).get(status)
+        for arguments in list(calls(method, make(status), statuses)):
+            row = make(status)
+            given = next(iter(calls(method, row, statuses))) | {
+                key: value for key, value in arguments.items() if isinstance(value, str | int | float)
+            }
+            error = call(method, given)
+            after = repository.require(row.id)
+            if allowed is None:
+                assert state(after) == state(row), (name, status, arguments)
+                assert name not in ALLOWED[table] or error is not None, (name, status, arguments)
+            else:
+                assert after.status in allowed | ({status} if error else set()), (name, status, arguments)
+
+
+@pytest.mark.parametrize("table", ALLOWED)
+def test_repeating_a_transition_is_an_invalid_transition_that_names_the_status(
+    sync_storage: sync.Storage, table: str
+) -> None:
+    repository: Any = getattr(sync_storage, table)
+    make = makers(sync_storage)[table]
+    for name, moves in ALLOWED[table].items():
+        if name in ("spend", "refund"):
+            continue
+        row = make(next(iter(moves)))
+        method = getattr(repository, name)
+        more = [arg for arg in ("by", "error") if arg in inspect.signature(method).parameters]
+        once = method(row.id, **dict.fromkeys(more, "x"))
+        with pytest.raises(InvalidTransition, match=f"{row.id}.* {once.status}"):
+            method(row.id, **dict.fromkeys(more, "x"))
+        assert repository.require(row.id) == once
+
+
+def test_every_declared_statement_that_writes_a_status_of_a_guarded_table_is_private() -> None:
+    public = {
+        f"{table}.{name}"
+        for table in ALLOWED
+        for name, statement in REPOSITORIES[table].statements().items()
+        if not name.startswith("_") and "UPDATE" in statement.text
+    }
+    assert public == {"approval_requests.expire_overdue"}
+
+
+async def test_archive_and_restore_are_idempotent_and_leave_lists_alike(face: Any) -> None:
+    project = await face.projects.upsert(NewProject(name="p", path="p"))
+    for repository, row in (
+        (face.conversations, await face.conversations.create(NewConversation())),
+        (face.tickets, await face.tickets.create(NewTicket(project_id=project.id, title="t"))),
+    ):
+        archived = await repository.archive(row.id)
+        assert (await repository.archive(row.id)).archived_at == archived.archived_at
+        assert await repository.find() == []
+        assert await repository.count() == 0
+        assert [item.id for item in await repository.find({"archived_at__is_null": False})] == [row.id]
+        assert (await repository.require(row.id)).archived_at is not None
+        assert (await repository.restore(row.id)).archived_at is None
+        assert (await repository.restore(row.id)).archived_at is None
+        assert [item.id for item in await repository.find()] == [row.id]
