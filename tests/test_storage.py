@@ -285,4 +285,4 @@ async def test_a_subclass_of_a_repository_may_add_statements_alone(migrated: str
         assert await loud.loud() == 1
         assert len(await loud.recent()) == 1
         with pytest.raises(Conflict):
-            await loud.create((await loud.recent())[0].model_copy())  # pyright: ignore[reportArgumentType]
+            await loud.create(next(iter(await loud.recent())).model_copy())  # pyright: ignore[reportArgumentType]

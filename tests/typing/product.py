@@ -1,6 +1,6 @@
 """A product that uses everything public: checked by pyright and mypy, both strict, and never run.
 
-A declared statement's body is `...`; mypy, which wants a result of a function, is content with `raise NotImplementedError`.
+A declared statement's body is `...`; mypy wants a result of a function, and accepts `raise NotImplementedError`.
 """
 
 from __future__ import annotations

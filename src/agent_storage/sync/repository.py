@@ -137,7 +137,7 @@ class Repository(Generic[R, N]):
     #: A nullable timestamp column; rows that have it set are left out of every list unless a filter names it.
     soft_delete: ClassVar[str | None] = None
     record: ClassVar[type[Any]]
-    new: ClassVar[type[Input]]
+    new: ClassVar[type[Any]]
 
     def __init__(
         self,

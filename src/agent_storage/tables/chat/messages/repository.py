@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.errors import InvalidValue
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.filters import Order, Where
 from agent_storage.statements.lists import Found, Page
 from agent_storage.tables.chat.messages.record import Content, Message, MessageMatch, NewMessage, Role
 
+R = TypeVar("R", bound=Message, default=Message, covariant=True)
+N = TypeVar("N", bound=NewMessage, default=NewMessage, covariant=True)
 
-class Messages(Repository[Message, NewMessage]):
+
+class Messages(Repository[R, N]):
     """The turns of a conversation, in order."""
 
     table = "messages"
@@ -33,7 +38,7 @@ class Messages(Repository[Message, NewMessage]):
         """,
         missing="conversations has no row %(new.conversation_id)s: create the conversation first",
     )
-    async def create(self, new: NewMessage) -> Message:
+    async def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The message at its conversation's next position, in one round trip. Raises `NotFound`."""
         ...
 
@@ -57,7 +62,7 @@ class Messages(Repository[Message, NewMessage]):
          ORDER BY ordinality
         RETURNING {columns}
     """)
-    async def create_many(self, new: Sequence[NewMessage]) -> list[Message]:
+    async def create_many(self, new: Sequence[N]) -> list[R]:
         """The messages at their conversations' next positions, in the order given; all or none, one round trip.
 
         Raises `MissingReference`, which is a `NotFound`.
@@ -74,7 +79,7 @@ class Messages(Repository[Message, NewMessage]):
         """,
         repeatable=True,
     )
-    async def latest(self, conversation_id: UUID, limit: int = 100) -> Found[Message]:
+    async def latest(self, conversation_id: UUID, limit: int = 100) -> Found[R]:
         """Return the newest messages of a conversation, newest first."""
         ...
 
@@ -91,7 +96,7 @@ class Messages(Repository[Message, NewMessage]):
         """,
         repeatable=True,
     )
-    async def thread(self, id: UUID, limit: int = 100) -> Found[Message]:
+    async def thread(self, id: UUID, limit: int = 100) -> Found[R]:
         """Return a message and its ancestors by `parent_id`, newest first; one round trip."""
         ...
 
@@ -117,14 +122,14 @@ class Messages(Repository[Message, NewMessage]):
         """
         ...
 
-    async def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Any) -> Message:
+    async def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Any) -> R:
         """A new last message; `fields` are those of `NewMessage`. One statement, one round trip.
 
         Positions are gapless however many append at once. Raises `NotFound` for a missing conversation.
         """
-        return await self.create(NewMessage(conversation_id=conversation_id, role=role, content=content, **fields))
+        return await self.create(self.new(conversation_id=conversation_id, role=role, content=content, **fields))
 
-    async def append_many(self, conversation_id: UUID, messages: Sequence[NewMessage]) -> list[Message]:
+    async def append_many(self, conversation_id: UUID, messages: Sequence[N]) -> list[R]:
         """New last messages in the order given, all or none, one round trip. Raises `NotFound`."""
         messages = list(messages)
         if other := [message for message in messages if message.conversation_id != conversation_id]:
@@ -145,7 +150,7 @@ class Messages(Repository[Message, NewMessage]):
         total: bool = False,
         before: int | None = None,
         after: int | None = None,
-    ) -> Page[Message]:
+    ) -> Page[R]:
         """A page as of every table, or, for a conversation's id, the messages before or after a position.
 
         The latter come in the order of their positions: `before` gives the `limit` last ones before it, `after` the

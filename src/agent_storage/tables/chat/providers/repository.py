@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.tables.chat.providers.record import NewProvider, Provider
 
+R = TypeVar("R", bound=Provider, default=Provider, covariant=True)
+N = TypeVar("N", bound=NewProvider, default=NewProvider, covariant=True)
 
-class Providers(Repository[Provider, NewProvider]):
+
+class Providers(Repository[R, N]):
     """Who serves models: an API and its key."""
 
     table = "providers"
     natural_key = ("name",)
 
     @sql("SELECT {columns} FROM {table} WHERE name = %(name)s", repeatable=True)
-    async def get_by(self, *, name: str) -> Provider | None:
+    async def get_by(self, *, name: str) -> R | None:
         """Return the provider of this name, or None."""
         ...

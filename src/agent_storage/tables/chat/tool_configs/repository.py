@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.chat.tool_configs.record import NewToolConfig, ToolConfig
 
+R = TypeVar("R", bound=ToolConfig, default=ToolConfig, covariant=True)
+N = TypeVar("N", bound=NewToolConfig, default=NewToolConfig, covariant=True)
 
-class ToolConfigs(Repository[ToolConfig, NewToolConfig]):
+
+class ToolConfigs(Repository[R, N]):
     """How a tool (an MCP server's, say) is reached and what it takes."""
 
     table = "tool_configs"
     natural_key = ("name",)
 
     @sql("SELECT {columns} FROM {table} WHERE name = %(name)s", repeatable=True)
-    async def get_by(self, *, name: str) -> ToolConfig | None:
+    async def get_by(self, *, name: str) -> R | None:
         """Return the tool of this name, or None."""
         ...
 
     @sql("SELECT {columns} FROM {table} WHERE enabled ORDER BY name LIMIT %(limit)s", repeatable=True)
-    async def enabled(self, limit: int = 100) -> Found[ToolConfig]:
+    async def enabled(self, limit: int = 100) -> Found[R]:
         """Return the tools that are enabled, by name."""
         ...

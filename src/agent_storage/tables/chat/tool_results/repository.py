@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Json, Jsonb, Timestamp
 from agent_storage.tables.chat.tool_results.record import FailedStatus, NewToolResult, ToolResult, ToolStats
 
+R = TypeVar("R", bound=ToolResult, default=ToolResult, covariant=True)
+N = TypeVar("N", bound=NewToolResult, default=NewToolResult, covariant=True)
 
-class ToolResults(Repository[ToolResult, NewToolResult]):
+
+class ToolResults(Repository[R, N]):
     """Each call of a tool: its arguments, its result or error, and how long it took."""
 
     table = "tool_results"
@@ -25,7 +30,7 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
         """,
         repeatable=True,
     )
-    async def by_conversation(self, conversation_id: UUID, limit: int = 100) -> Found[ToolResult]:
+    async def by_conversation(self, conversation_id: UUID, limit: int = 100) -> Found[R]:
         """Return the calls of a conversation, newest first."""
         ...
 
@@ -53,7 +58,7 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
          WHERE id = %(id)s AND status = 'pending'
         RETURNING {columns}
     """)
-    async def _start(self, id: UUID) -> ToolResult | None:
+    async def _start(self, id: UUID) -> R | None:
         """Return the running call, or None if it is not pending."""
         ...
 
@@ -64,7 +69,7 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
          WHERE id = %(id)s AND status IN ('pending', 'running')
         RETURNING {columns}
     """)
-    async def _complete(self, id: UUID, result: Jsonb[Json] | None) -> ToolResult | None:
+    async def _complete(self, id: UUID, result: Jsonb[Json] | None) -> R | None:
         """Return the completed call, or None if it had ended."""
         ...
 
@@ -75,18 +80,18 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
          WHERE id = %(id)s AND status IN ('pending', 'running')
         RETURNING {columns}
     """)
-    async def _fail(self, id: UUID, error: str, status: FailedStatus) -> ToolResult | None:
+    async def _fail(self, id: UUID, error: str, status: FailedStatus) -> R | None:
         """Return the failed call, or None if it had ended."""
         ...
 
-    async def start(self, id: UUID) -> ToolResult:
+    async def start(self, id: UUID) -> R:
         """Start a pending call; its duration counts from now. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._start(id), id, "start")
 
-    async def complete(self, id: UUID, result: Json = None) -> ToolResult:
+    async def complete(self, id: UUID, result: Json = None) -> R:
         """Complete a pending or running call with its result. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._complete(id, result), id, "complete")
 
-    async def fail(self, id: UUID, error: str, status: FailedStatus = "error") -> ToolResult:
+    async def fail(self, id: UUID, error: str, status: FailedStatus = "error") -> R:
         """Fail a pending or running call. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._fail(id, error, status), id, "fail")

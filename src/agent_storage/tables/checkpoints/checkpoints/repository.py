@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.errors import InvalidValue
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Page
@@ -13,15 +15,18 @@ from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, Chec
 #: How many checkpoints a prune looks up, and deletes, at a time: short transactions, whatever there is to do.
 _LOOKED_UP, _DELETED = 10_000, 500
 
+R = TypeVar("R", bound=Checkpoint, default=Checkpoint, covariant=True)
+N = TypeVar("N", bound=NewCheckpoint, default=NewCheckpoint, covariant=True)
 
-class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
+
+class Checkpoints(Repository[R, N]):
     """What an agent knew at a moment, to go on from there."""
 
     table = "checkpoints"
     refers_to_itself = True
 
     @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id", certain=True)
-    async def store(self, new: NewCheckpoint) -> UUID:
+    async def store(self, new: N) -> UUID:  # pyright: ignore[reportGeneralTypeIssues]
         """Create a checkpoint and return its id alone. Raises `AlreadyExists`, `MissingReference` for its parent."""
         ...
 
@@ -36,7 +41,7 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
         """,
         repeatable=True,
     )
-    async def latest(self, agent_id: str, name: str | None = None) -> Checkpoint | None:
+    async def latest(self, agent_id: str, name: str | None = None) -> R | None:
         """Return the newest checkpoint of an agent (of this name, if given), or None."""
         ...
 

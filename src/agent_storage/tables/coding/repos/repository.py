@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.tables.coding.repos.record import NewRepo, Repo
 
+R = TypeVar("R", bound=Repo, default=Repo, covariant=True)
+N = TypeVar("N", bound=NewRepo, default=NewRepo, covariant=True)
 
-class Repos(Repository[Repo, NewRepo]):
+
+class Repos(Repository[R, N]):
     """The code that sessions work on, and its worktrees."""
 
     table = "repos"
     natural_key = ("slug",)
 
     @sql("SELECT {columns} FROM {table} WHERE slug = %(slug)s", repeatable=True)
-    async def get_by(self, *, slug: str) -> Repo | None:
+    async def get_by(self, *, slug: str) -> R | None:
         """Return the repository of code of this slug, or None."""
         ...

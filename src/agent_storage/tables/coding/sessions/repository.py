@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.errors import NotFound
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb
 from agent_storage.tables.coding.sessions.record import NewSession, Session, SessionData, SessionStatus
 
+R = TypeVar("R", bound=Session, default=Session, covariant=True)
+N = TypeVar("N", bound=NewSession, default=NewSession, covariant=True)
 
-class Sessions(Repository[Session, NewSession]):
+
+class Sessions(Repository[R, N]):
     """A coding agent at work. Sessions spawn and fork others; no session is its own ancestor."""
 
     table = "sessions"
     refers_to_itself = True
 
     @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
-    async def by_status(self, status: SessionStatus, limit: int = 100) -> Found[Session]:
+    async def by_status(self, status: SessionStatus, limit: int = 100) -> Found[R]:
         """Return the sessions of a status, newest first."""
         ...
 
     @sql(
         "SELECT {columns} FROM {table} WHERE board_id = %(board_id)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True
     )
-    async def by_board(self, board_id: UUID, limit: int = 100) -> Found[Session]:
+    async def by_board(self, board_id: UUID, limit: int = 100) -> Found[R]:
         """Return the sessions of a board, newest first."""
         ...
 
@@ -39,7 +44,7 @@ class Sessions(Repository[Session, NewSession]):
         """,
         repeatable=True,
     )
-    async def roots(self, limit: int = 100) -> Found[Session]:
+    async def roots(self, limit: int = 100) -> Found[R]:
         """Return the sessions that were neither spawned nor forked, newest first."""
         ...
 
@@ -53,7 +58,7 @@ class Sessions(Repository[Session, NewSession]):
         """,
         repeatable=True,
     )
-    async def children(self, id: UUID, limit: int = 100) -> Found[Session]:
+    async def children(self, id: UUID, limit: int = 100) -> Found[R]:
         """Return the sessions that this one spawned or that were forked from it, newest first."""
         ...
 
@@ -74,7 +79,7 @@ class Sessions(Repository[Session, NewSession]):
         """,
         repeatable=True,
     )
-    async def descendants(self, id: UUID, limit: int = 100) -> Found[Session]:
+    async def descendants(self, id: UUID, limit: int = 100) -> Found[R]:
         """Return all sessions that descend from this one, spawned or forked, nearest first. One round trip."""
         ...
 
@@ -91,7 +96,7 @@ class Sessions(Repository[Session, NewSession]):
         """,
         repeatable=True,
     )
-    async def ancestors(self, id: UUID, limit: int = 100) -> Found[Session]:
+    async def ancestors(self, id: UUID, limit: int = 100) -> Found[R]:
         """Return the parent of this session, else its origin, and theirs in turn; nearest first. One round trip."""
         ...
 
@@ -105,9 +110,7 @@ class Sessions(Repository[Session, NewSession]):
            AND (%(at_task)s IS NULL OR EXISTS (SELECT FROM tasks WHERE id = %(at_task)s AND session_id = %(id)s))
         RETURNING {columns}
     """)
-    async def _spawn(
-        self, id: UUID, agent: str | None, at_task: UUID | None, data: Jsonb[SessionData]
-    ) -> Session | None:
+    async def _spawn(self, id: UUID, agent: str | None, at_task: UUID | None, data: Jsonb[SessionData]) -> R | None:
         """Return the child, or None without its parent or the task of the parent."""
         ...
 
@@ -122,9 +125,7 @@ class Sessions(Repository[Session, NewSession]):
            AND (%(at_task)s IS NULL OR EXISTS (SELECT FROM tasks WHERE id = %(at_task)s AND session_id = %(id)s))
         RETURNING {columns}
     """)
-    async def _fork(
-        self, id: UUID, agent: str | None, at_task: UUID | None, data: Jsonb[SessionData]
-    ) -> Session | None:
+    async def _fork(self, id: UUID, agent: str | None, at_task: UUID | None, data: Jsonb[SessionData]) -> R | None:
         """Return the fork, or None without its origin or the task of the origin."""
         ...
 
@@ -133,13 +134,13 @@ class Sessions(Repository[Session, NewSession]):
          WHERE id = %(id)s AND status = ANY(%(present)s)
         RETURNING {columns}
     """)
-    async def _move(self, id: UUID, status: SessionStatus, present: list[str]) -> Session | None:
+    async def _move(self, id: UUID, status: SessionStatus, present: list[str]) -> R | None:
         """Return the session with its new status, or None if its present one is not among those given."""
         ...
 
     async def spawn(
         self, id: UUID, agent: str | None = None, *, at_task: UUID | None = None, data: SessionData | None = None
-    ) -> Session:
+    ) -> R:
         """Create a child of the session, on the same board and code; by default with the same agent.
 
         `at_task` is the task of the session that the child works for. One round trip. Raises `NotFound` for either.
@@ -154,7 +155,7 @@ class Sessions(Repository[Session, NewSession]):
         agent: str | None = None,
         *,
         data: SessionData | None = None,
-    ) -> Session:
+    ) -> R:
         """Create a session that continues from this one at one of its tasks, with its title, code and concepts.
 
         `data` takes precedence over the copied fields. One round trip. Raises `NotFound` for either.
@@ -162,18 +163,18 @@ class Sessions(Repository[Session, NewSession]):
         made = await self._fork(id, agent, at_task, data or SessionData())
         return made or await self._no_origin(id, at_task)
 
-    async def start(self, id: UUID) -> Session:
+    async def start(self, id: UUID) -> R:
         """Start an idle session. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "running", ["idle"]), id, "start")
 
-    async def complete(self, id: UUID) -> Session:
+    async def complete(self, id: UUID) -> R:
         """Complete a running session. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "completed", ["running"]), id, "complete")
 
-    async def fail(self, id: UUID) -> Session:
+    async def fail(self, id: UUID) -> R:
         """Fail an idle or running session. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "failed", ["idle", "running"]), id, "fail")
 
-    async def _no_origin(self, id: UUID, task: UUID | None) -> Session:
+    async def _no_origin(self, id: UUID, task: UUID | None) -> R:
         await self.require(id)
         raise NotFound(f"tasks has no row {task} of session {id}", table="tasks")

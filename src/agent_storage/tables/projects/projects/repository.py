@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.projects.projects.record import NewProject, Project, ProjectOverview
 
+R = TypeVar("R", bound=Project, default=Project, covariant=True)
+N = TypeVar("N", bound=NewProject, default=NewProject, covariant=True)
 
-class Projects(Repository[Project, NewProject]):
+
+class Projects(Repository[R, N]):
     """A body of work at a path: its files and its tickets."""
 
     table = "projects"
     natural_key = ("path",)
 
     @sql("SELECT {columns} FROM {table} WHERE path = %(path)s", repeatable=True)
-    async def get_by(self, *, path: str) -> Project | None:
+    async def get_by(self, *, path: str) -> R | None:
         """Return the project at this path, or None."""
         ...
 

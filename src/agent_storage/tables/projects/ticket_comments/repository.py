@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.projects.ticket_comments.record import NewTicketComment, TicketComment
 
+R = TypeVar("R", bound=TicketComment, default=TicketComment, covariant=True)
+N = TypeVar("N", bound=NewTicketComment, default=NewTicketComment, covariant=True)
 
-class TicketComments(Repository[TicketComment, NewTicketComment]):
+
+class TicketComments(Repository[R, N]):
     """What people and agents say about a ticket."""
 
     table = "ticket_comments"
@@ -18,6 +23,6 @@ class TicketComments(Repository[TicketComment, NewTicketComment]):
         "SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    async def by_ticket(self, ticket_id: UUID, limit: int = 100) -> Found[TicketComment]:
+    async def by_ticket(self, ticket_id: UUID, limit: int = 100) -> Found[R]:
         """Return the comments of a ticket, newest first."""
         ...

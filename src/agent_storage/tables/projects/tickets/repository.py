@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.projects.tickets.record import NewTicket, Ticket, TicketWithTasks
 
+R = TypeVar("R", bound=Ticket, default=Ticket, covariant=True)
+N = TypeVar("N", bound=NewTicket, default=NewTicket, covariant=True)
 
-class Tickets(Repository[Ticket, NewTicket]):
+
+class Tickets(Repository[R, N]):
     """What is to be done in a project. Archived tickets are left out of every list."""
 
     table = "tickets"
@@ -37,11 +42,11 @@ class Tickets(Repository[Ticket, NewTicket]):
          WHERE id = %(id)s
         RETURNING {columns}
     """)
-    async def archive(self, id: UUID) -> Ticket:
+    async def archive(self, id: UUID) -> R:
         """Archive the ticket: lists leave it out. Idempotent. Raises `NotFound`."""
         ...
 
     @sql("UPDATE {table} SET archived_at = NULL WHERE id = %(id)s RETURNING {columns}")
-    async def restore(self, id: UUID) -> Ticket:
+    async def restore(self, id: UUID) -> R:
         """Undo `archive`. Idempotent. Raises `NotFound`."""
         ...

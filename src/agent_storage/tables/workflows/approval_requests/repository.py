@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.errors import InvalidTransition, Unavailable, WaitTimeout
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.filters import Where
@@ -14,13 +16,16 @@ from agent_storage.tables.workflows.approval_requests.record import ApprovalRequ
 #: How long `wait` pauses when the database cannot be asked, in seconds.
 _PAUSE = 0.5
 
+R = TypeVar("R", bound=ApprovalRequest, default=ApprovalRequest, covariant=True)
+N = TypeVar("N", bound=NewApprovalRequest, default=NewApprovalRequest, covariant=True)
 
-class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
+
+class ApprovalRequests(Repository[R, N]):
     """What a run asks people before it goes on; decided once, by one of them."""
 
     table = "approval_requests"
 
-    async def pending(self, where: Where | None = None, limit: int = 100) -> Found[ApprovalRequest]:
+    async def pending(self, where: Where | None = None, limit: int = 100) -> Found[R]:
         """Return the requests that wait for a decision, oldest first; `where` filters as in `find`."""
         return await self.find({**(where or {}), "status": "pending"}, "id", limit)
 
@@ -28,7 +33,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
         "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[ApprovalRequest]:
+    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[R]:
         """Return the requests of a run, newest first."""
         ...
 
@@ -38,9 +43,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
          WHERE id = %(id)s AND status = 'pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
         RETURNING {columns}
     """)
-    async def _decide(
-        self, id: UUID, status: ApprovalStatus, by: str, notes: str | None = None
-    ) -> ApprovalRequest | None:
+    async def _decide(self, id: UUID, status: ApprovalStatus, by: str, notes: str | None = None) -> R | None:
         """Return the decided request, or None if it is not pending."""
         ...
 
@@ -50,7 +53,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
          WHERE status = 'pending' AND expires_at <= clock_timestamp()
         RETURNING {columns}
     """)
-    async def expire_overdue(self) -> list[ApprovalRequest]:
+    async def expire_overdue(self) -> list[R]:
         """Expire all pending requests whose time has run out, wake those that wait for them, and return them."""
         ...
 
@@ -62,15 +65,15 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
         """Return the seconds until the request expires, by the clock of the server."""
         ...
 
-    async def approve(self, id: UUID, by: str, notes: str | None = None) -> ApprovalRequest:
+    async def approve(self, id: UUID, by: str, notes: str | None = None) -> R:
         """Approve a pending request. Raises `InvalidTransition` that names the decision, `NotFound`."""
         return await self._decide(id, "approved", by, notes) or await self._decided(id)
 
-    async def reject(self, id: UUID, by: str, reason: str | None = None) -> ApprovalRequest:
+    async def reject(self, id: UUID, by: str, reason: str | None = None) -> R:
         """Reject a pending request. Raises `InvalidTransition` that names the decision, `NotFound`."""
         return await self._decide(id, "rejected", by, reason) or await self._decided(id)
 
-    async def wait(self, id: UUID, timeout: float | None = None) -> ApprovalRequest:
+    async def wait(self, id: UUID, timeout: float | None = None) -> R:
         """Wait until the request is decided or expired, and return it. Notified, never polling.
 
         A broken connection is opened again. Raises `WaitTimeout` after `timeout` seconds, `NotFound`.
@@ -86,7 +89,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
                     raise WaitTimeout(f"approval_requests {id} was not decided within {timeout:g} s", table=self.table)
                 await signal.wait(min((given for given in (left, pause) if given is not None), default=None))
 
-    async def _look(self, id: UUID) -> tuple[ApprovalRequest | None, float | None]:
+    async def _look(self, id: UUID) -> tuple[R | None, float | None]:
         """Return the request, and the seconds after which to look again without a notification."""
         try:
             request = await self.require(id)
@@ -100,7 +103,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
             return None, _PAUSE
         return request, left
 
-    async def _decided(self, id: UUID) -> ApprovalRequest:
+    async def _decided(self, id: UUID) -> R:
         request = await self.require(id)
         if request.status == "pending":
             raise InvalidTransition(f"approval_requests {id} expired at {request.expires_at}", table=self.table)

@@ -5,14 +5,19 @@ from __future__ import annotations
 from decimal import Decimal
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.errors import BudgetExceeded, Conflict, InvalidTransition
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb, JsonObject, Money
 from agent_storage.tables.workflows.budget_pools.record import BudgetPool, Charge, NewBudgetPool, PoolStatus
 
+R = TypeVar("R", bound=BudgetPool, default=BudgetPool, covariant=True)
+N = TypeVar("N", bound=NewBudgetPool, default=NewBudgetPool, covariant=True)
 
-class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
+
+class BudgetPools(Repository[R, N]):
     """A sum of money, and smaller ones below it; no pool is ever overspent."""
 
     table = "budget_pools"
@@ -21,7 +26,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
     @sql(
         "SELECT {columns} FROM {table} WHERE parent_pool_id = %(id)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True
     )
-    async def children(self, id: UUID, limit: int = 100) -> Found[BudgetPool]:
+    async def children(self, id: UUID, limit: int = 100) -> Found[R]:
         """Return the pools directly below this one, newest first."""
         ...
 
@@ -37,7 +42,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
         """,
         repeatable=True,
     )
-    async def subtree(self, id: UUID, limit: int = 100) -> Found[BudgetPool]:
+    async def subtree(self, id: UUID, limit: int = 100) -> Found[R]:
         """Return this pool and all below it, level by level. One round trip."""
         ...
 
@@ -87,7 +92,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
          WHERE total_budget - used_budget >= %(amount)s AND status <> 'suspended'
         RETURNING {columns}
     """)
-    async def _allocate(self, id: UUID, amount: Money, metadata: Jsonb[JsonObject]) -> BudgetPool | None:
+    async def _allocate(self, id: UUID, amount: Money, metadata: Jsonb[JsonObject]) -> R | None:
         """Return a pool below another one, or None if that is missing, suspended or too small."""
         ...
 
@@ -99,7 +104,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
          WHERE id = %(id)s AND (status = 'suspended') <> (%(status)s = 'suspended')
         RETURNING {columns}
     """)
-    async def _move(self, id: UUID, status: PoolStatus) -> BudgetPool | None:
+    async def _move(self, id: UUID, status: PoolStatus) -> R | None:
         """Return the pool, suspended or resumed, or None if it was so already."""
         ...
 
@@ -115,7 +120,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
         """Undo a charge of the pool and every one above it. Raises `InvalidTransition` beyond what was spent."""
         return _pool(await self._charge(id, amount, refund=True), amount)
 
-    async def allocate(self, id: UUID, amount: Money, metadata: JsonObject | None = None) -> BudgetPool:
+    async def allocate(self, id: UUID, amount: Money, metadata: JsonObject | None = None) -> R:
         """Create a pool of `amount` below this one. It reserves nothing: only charges count.
 
         Raises `BudgetExceeded` if this pool has less left, `InvalidTransition` if it is suspended, `NotFound`.
@@ -125,11 +130,11 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
             raise _refusal(await self.require(id), "short", amount)
         return made
 
-    async def suspend(self, id: UUID) -> BudgetPool:
+    async def suspend(self, id: UUID) -> R:
         """Refuse every charge of the pool and of those below it. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "suspended"), id, "be suspended")
 
-    async def resume(self, id: UUID) -> BudgetPool:
+    async def resume(self, id: UUID) -> R:
         """Undo `suspend`. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "active"), id, "be resumed")
 

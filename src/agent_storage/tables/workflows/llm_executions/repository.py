@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.llm_executions.record import LlmExecution, ModelUsage, NewLlmExecution
 
+R = TypeVar("R", bound=LlmExecution, default=LlmExecution, covariant=True)
+N = TypeVar("N", bound=NewLlmExecution, default=NewLlmExecution, covariant=True)
 
-class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
+
+class LlmExecutions(Repository[R, N]):
     """Each call of a language model in a run: what it said, its tokens and its cost."""
 
     table = "llm_executions"
@@ -18,7 +23,7 @@ class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
         "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[LlmExecution]:
+    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[R]:
         """Return the calls of a run, newest first."""
         ...
 
@@ -32,7 +37,7 @@ class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
         """,
         repeatable=True,
     )
-    async def by_node(self, session_id: UUID, node_id: str, limit: int = 100) -> Found[LlmExecution]:
+    async def by_node(self, session_id: UUID, node_id: str, limit: int = 100) -> Found[R]:
         """Return the calls of a node of a run, newest first."""
         ...
 

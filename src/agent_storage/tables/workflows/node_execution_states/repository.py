@@ -5,19 +5,24 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.node_execution_states.record import NewNodeExecutionState, NodeExecutionState
 
+R = TypeVar("R", bound=NodeExecutionState, default=NodeExecutionState, covariant=True)
+N = TypeVar("N", bound=NewNodeExecutionState, default=NewNodeExecutionState, covariant=True)
 
-class NodeExecutionStates(Repository[NodeExecutionState, NewNodeExecutionState]):
+
+class NodeExecutionStates(Repository[R, N]):
     """Where a node of a run stands: its input, its output, its retries."""
 
     table = "node_execution_states"
     natural_key = ("session_id", "node_id")
 
     @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s AND node_id = %(node_id)s", repeatable=True)
-    async def get_by(self, *, session_id: UUID, node_id: str) -> NodeExecutionState | None:
+    async def get_by(self, *, session_id: UUID, node_id: str) -> R | None:
         """Return the state of this node of a run, or None."""
         ...
 
@@ -25,7 +30,7 @@ class NodeExecutionStates(Repository[NodeExecutionState, NewNodeExecutionState])
         "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY node_id LIMIT %(limit)s",
         repeatable=True,
     )
-    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[NodeExecutionState]:
+    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[R]:
         """Return the states of the nodes of a run, by node id."""
         ...
 
@@ -46,13 +51,13 @@ class NodeExecutionStates(Repository[NodeExecutionState, NewNodeExecutionState])
                metadata = CASE WHEN 'metadata' = ANY(%(named)s) THEN excluded.metadata ELSE n.metadata END
         RETURNING {columns}
     """)
-    async def _set(self, new: NewNodeExecutionState, named: list[str]) -> NodeExecutionState:
+    async def _set(self, new: N, named: list[str]) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """Create the state of the node, or change the named fields."""
         ...
 
-    async def set(self, session_id: UUID, node_id: str, **fields: Any) -> NodeExecutionState:
+    async def set(self, session_id: UUID, node_id: str, **fields: Any) -> R:
         """Create the state of a node, or change the given fields and keep the others; one statement.
 
         `fields` are those of `NewNodeExecutionState`. Raises `MissingReference` for the session, `InvalidValue`.
         """
-        return await self._set(NewNodeExecutionState(session_id=session_id, node_id=node_id, **fields), list(fields))
+        return await self._set(self.new(session_id=session_id, node_id=node_id, **fields), list(fields))

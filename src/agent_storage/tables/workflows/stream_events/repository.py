@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from typing_extensions import TypeVar
+
 from agent_storage.database.listener import AsyncSignal
 from agent_storage.errors import InvalidValue, Unavailable
 from agent_storage.repository import Repository, sql
@@ -17,8 +19,11 @@ _AT_ONCE = 10_000
 #: How many events `follow` reads at a time, and how long it pauses when the database cannot be asked, in seconds.
 _CHUNK, _PAUSE = 500, 0.5
 
+R = TypeVar("R", bound=StreamEvent, default=StreamEvent, covariant=True)
+N = TypeVar("N", bound=NewStreamEvent, default=NewStreamEvent, covariant=True)
 
-class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
+
+class StreamEvents(Repository[R, N]):
     """What happened in a stream, in the order of commits, without a gap."""
 
     table = "stream_events"
@@ -36,7 +41,7 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         """,
         certain=True,
     )
-    async def create(self, new: NewStreamEvent) -> StreamEvent:
+    async def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The event at the end of its stream, which is made when it is the first. One statement."""
         ...
 
@@ -60,7 +65,7 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
          ORDER BY ordinality
         RETURNING {columns}
     """)
-    async def create_many(self, new: Sequence[NewStreamEvent]) -> list[StreamEvent]:
+    async def create_many(self, new: Sequence[N]) -> list[R]:
         """The events at the end of their streams, in the order given; all or none, one round trip."""
         ...
 
@@ -80,7 +85,7 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         """,
         certain=True,
     )
-    async def _publish(self, stream_id: str, number: BigCount, new: Sequence[NewStreamEvent]) -> int:
+    async def _publish(self, stream_id: str, number: BigCount, new: Sequence[N]) -> int:
         """Add events at the end of a stream; its last sequence. Other publishers wait until the commit."""
         ...
 
@@ -94,16 +99,16 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         """,
         repeatable=True,
     )
-    async def read(self, stream_id: str, after: int = 0, limit: int = 100) -> Found[StreamEvent]:
+    async def read(self, stream_id: str, after: int = 0, limit: int = 100) -> Found[R]:
         """Return the events after the sequence `after`, oldest first."""
         ...
 
-    async def publish(self, stream_id: str, node_id: str | None = None, data: Json = None) -> StreamEvent:
+    async def publish(self, stream_id: str, node_id: str | None = None, data: Json = None) -> R:
         """A new event at the end of a stream; followers hear of it at commit. One round trip."""
         given = {} if data is None else {"data": data}
-        return await self.create(NewStreamEvent(stream_id=stream_id, node_id=node_id, **given))
+        return await self.create(self.new(stream_id=stream_id, node_id=node_id, **given))
 
-    async def publish_many(self, stream_id: str, events: Sequence[NewStreamEvent]) -> range:
+    async def publish_many(self, stream_id: str, events: Sequence[N]) -> range:
         """New events at the end of a stream, in the order given, all or none; their sequences.
 
         For thousands at a time: the events are not sent back. One round trip; more than 10,000 are a transaction of
@@ -125,7 +130,7 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         return range(last - len(events) + 1, last + 1)
 
     @asynccontextmanager
-    async def follow(self, stream_id: str, after: int = 0) -> AsyncGenerator[AsyncIterator[StreamEvent]]:
+    async def follow(self, stream_id: str, after: int = 0) -> AsyncGenerator[AsyncIterator[R]]:
         """Every event behind `after`, those that are there and then those to come, each once and in order, for ever.
 
             async with storage.stream_events.follow("run-1") as events:
@@ -137,7 +142,7 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         with self.runner.listen("event_streams", stream_id) as signal:
             yield self._followed(signal, stream_id, after)
 
-    async def _followed(self, signal: AsyncSignal, stream_id: str, after: int) -> AsyncGenerator[StreamEvent]:
+    async def _followed(self, signal: AsyncSignal, stream_id: str, after: int) -> AsyncGenerator[R]:
         while True:
             try:
                 events = await self.read(stream_id, after, _CHUNK)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.tool_call_logs.record import NewToolCallLog, ToolCallLog
 
+R = TypeVar("R", bound=ToolCallLog, default=ToolCallLog, covariant=True)
+N = TypeVar("N", bound=NewToolCallLog, default=NewToolCallLog, covariant=True)
 
-class ToolCallLogs(Repository[ToolCallLog, NewToolCallLog]):
+
+class ToolCallLogs(Repository[R, N]):
     """Each tool call that a language model asked for in a run."""
 
     table = "tool_call_logs"
@@ -18,7 +23,7 @@ class ToolCallLogs(Repository[ToolCallLog, NewToolCallLog]):
         "SELECT {columns} FROM {table} WHERE execution_id = %(execution_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    async def by_execution(self, execution_id: UUID, limit: int = 100) -> Found[ToolCallLog]:
+    async def by_execution(self, execution_id: UUID, limit: int = 100) -> Found[R]:
         """Return the tool calls of one call of a model, newest first."""
         ...
 
@@ -33,6 +38,6 @@ class ToolCallLogs(Repository[ToolCallLog, NewToolCallLog]):
         """,
         repeatable=True,
     )
-    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[ToolCallLog]:
+    async def by_session(self, session_id: UUID, limit: int = 100) -> Found[R]:
         """Return the tool calls of a run, newest first. One round trip."""
         ...

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import get_args
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb, JsonObject
@@ -17,8 +19,11 @@ from agent_storage.tables.workflows.workflow_sessions.record import (
 
 _PAUSED = list(get_args(PausedStatus))
 
+R = TypeVar("R", bound=WorkflowSession, default=WorkflowSession, covariant=True)
+N = TypeVar("N", bound=NewWorkflowSession, default=NewWorkflowSession, covariant=True)
 
-class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
+
+class WorkflowSessions(Repository[R, N]):
     """A run of a workflow, with the definition that it started with."""
 
     table = "workflow_sessions"
@@ -35,7 +40,7 @@ class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
     )
     async def create_from(
         self, workflow_id: UUID, metadata: Jsonb[JsonObject] | None = None, *, id: UUID | None = None
-    ) -> WorkflowSession:
+    ) -> R:
         """Create a running session of the workflow as it is now; later changes do not reach it. Raises `NotFound`."""
         ...
 
@@ -43,12 +48,12 @@ class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
         "SELECT {columns} FROM {table} WHERE workflow_id = %(workflow_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    async def by_workflow(self, workflow_id: UUID, limit: int = 100) -> Found[WorkflowSession]:
+    async def by_workflow(self, workflow_id: UUID, limit: int = 100) -> Found[R]:
         """Return the runs of a workflow, newest first."""
         ...
 
     @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
-    async def by_status(self, status: RunStatus, limit: int = 100) -> Found[WorkflowSession]:
+    async def by_status(self, status: RunStatus, limit: int = 100) -> Found[R]:
         """Return the runs of a status, newest first."""
         ...
 
@@ -57,27 +62,27 @@ class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
          WHERE id = %(id)s AND status = ANY(%(present)s)
         RETURNING {columns}
     """)
-    async def _move(self, id: UUID, status: RunStatus, present: list[str]) -> WorkflowSession | None:
+    async def _move(self, id: UUID, status: RunStatus, present: list[str]) -> R | None:
         """Return the run with its new status, or None if its present one is not among those given."""
         ...
 
     @sql("UPDATE {table} SET status = %(status)s WHERE id = %(id)s AND status = 'running' RETURNING {columns}")
-    async def _pause(self, id: UUID, status: PausedStatus) -> WorkflowSession | None:
+    async def _pause(self, id: UUID, status: PausedStatus) -> R | None:
         """Return the paused run, or None if it is not running."""
         ...
 
-    async def pause(self, id: UUID, status: PausedStatus = "paused") -> WorkflowSession:
+    async def pause(self, id: UUID, status: PausedStatus = "paused") -> R:
         """Pause a running session; `status` is what it waits for. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._pause(id, status), id, "pause")
 
-    async def start(self, id: UUID) -> WorkflowSession:
+    async def start(self, id: UUID) -> R:
         """Start a paused or waiting session again. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "running", _PAUSED), id, "start")
 
-    async def complete(self, id: UUID) -> WorkflowSession:
+    async def complete(self, id: UUID) -> R:
         """Complete a running session. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "completed", ["running"]), id, "complete")
 
-    async def fail(self, id: UUID) -> WorkflowSession:
+    async def fail(self, id: UUID) -> R:
         """Fail a session that has not ended. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "failed", ["running", *_PAUSED]), id, "fail")

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.statements.lists import Page
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.chat.conversations.record import Conversation, NewConversation, Usage
 
+R = TypeVar("R", bound=Conversation, default=Conversation, covariant=True)
+N = TypeVar("N", bound=NewConversation, default=NewConversation, covariant=True)
 
-class Conversations(Repository[Conversation, NewConversation]):
+
+class Conversations(Repository[R, N]):
     """A dialogue: its title, its model, and how far it has come."""
 
     table = "conversations"
@@ -18,7 +23,7 @@ class Conversations(Repository[Conversation, NewConversation]):
 
     def recent(
         self, limit: int = 20, cursor: str | None = None, *, project_id: UUID | None = None, archived: bool = False
-    ) -> Page[Conversation]:
+    ) -> Page[R]:
         """Return the conversations, the last active first; with `archived=True` the archived ones instead."""
         where = {"archived_at__is_null": not archived}
         if project_id is not None:
@@ -49,12 +54,12 @@ class Conversations(Repository[Conversation, NewConversation]):
          WHERE id = %(id)s
         RETURNING {columns}
     """)
-    def archive(self, id: UUID) -> Conversation:
+    def archive(self, id: UUID) -> R:
         """Archive the conversation: lists leave it out. Idempotent. Raises `NotFound`."""
         ...
 
     @sql("UPDATE {table} SET archived_at = NULL WHERE id = %(id)s RETURNING {columns}")
-    def restore(self, id: UUID) -> Conversation:
+    def restore(self, id: UUID) -> R:
         """Undo `archive`. Idempotent. Raises `NotFound`."""
         ...
 
@@ -83,6 +88,6 @@ class Conversations(Repository[Conversation, NewConversation]):
         )
         SELECT {columns} FROM forked
     """)
-    def fork(self, id: UUID, at_position: int | None = None, title: str | None = None) -> Conversation:
+    def fork(self, id: UUID, at_position: int | None = None, title: str | None = None) -> R:
         """Copy the conversation up to and including a position (default: all of it). Raises `NotFound`."""
         ...

@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.errors import InvalidValue
 from agent_storage.statements.filters import Order, Where
 from agent_storage.statements.lists import Found, Page
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.chat.messages.record import Content, Message, MessageMatch, NewMessage, Role
 
+R = TypeVar("R", bound=Message, default=Message, covariant=True)
+N = TypeVar("N", bound=NewMessage, default=NewMessage, covariant=True)
 
-class Messages(Repository[Message, NewMessage]):
+
+class Messages(Repository[R, N]):
     """The turns of a conversation, in order."""
 
     table = "messages"
@@ -34,7 +39,7 @@ class Messages(Repository[Message, NewMessage]):
         """,
         missing="conversations has no row %(new.conversation_id)s: create the conversation first",
     )
-    def create(self, new: NewMessage) -> Message:
+    def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
         """The message at its conversation's next position, in one round trip. Raises `NotFound`."""
         ...
 
@@ -58,7 +63,7 @@ class Messages(Repository[Message, NewMessage]):
          ORDER BY ordinality
         RETURNING {columns}
     """)
-    def create_many(self, new: Sequence[NewMessage]) -> list[Message]:
+    def create_many(self, new: Sequence[N]) -> list[R]:
         """The messages at their conversations' next positions, in the order given; all or none, one round trip.
 
         Raises `MissingReference`, which is a `NotFound`.
@@ -75,7 +80,7 @@ class Messages(Repository[Message, NewMessage]):
         """,
         repeatable=True,
     )
-    def latest(self, conversation_id: UUID, limit: int = 100) -> Found[Message]:
+    def latest(self, conversation_id: UUID, limit: int = 100) -> Found[R]:
         """Return the newest messages of a conversation, newest first."""
         ...
 
@@ -92,7 +97,7 @@ class Messages(Repository[Message, NewMessage]):
         """,
         repeatable=True,
     )
-    def thread(self, id: UUID, limit: int = 100) -> Found[Message]:
+    def thread(self, id: UUID, limit: int = 100) -> Found[R]:
         """Return a message and its ancestors by `parent_id`, newest first; one round trip."""
         ...
 
@@ -118,14 +123,14 @@ class Messages(Repository[Message, NewMessage]):
         """
         ...
 
-    def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Any) -> Message:
+    def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Any) -> R:
         """A new last message; `fields` are those of `NewMessage`. One statement, one round trip.
 
         Positions are gapless however many append at once. Raises `NotFound` for a missing conversation.
         """
-        return self.create(NewMessage(conversation_id=conversation_id, role=role, content=content, **fields))
+        return self.create(self.new(conversation_id=conversation_id, role=role, content=content, **fields))
 
-    def append_many(self, conversation_id: UUID, messages: Sequence[NewMessage]) -> list[Message]:
+    def append_many(self, conversation_id: UUID, messages: Sequence[N]) -> list[R]:
         """New last messages in the order given, all or none, one round trip. Raises `NotFound`."""
         messages = list(messages)
         if other := [message for message in messages if message.conversation_id != conversation_id]:
@@ -146,7 +151,7 @@ class Messages(Repository[Message, NewMessage]):
         total: bool = False,
         before: int | None = None,
         after: int | None = None,
-    ) -> Page[Message]:
+    ) -> Page[R]:
         """A page as of every table, or, for a conversation's id, the messages before or after a position.
 
         The latter come in the order of their positions: `before` gives the `limit` last ones before it, `after` the

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.chat.models.record import Model, ModelWithProvider, NewModel
@@ -15,15 +17,18 @@ _WITH_PROVIDER = """
       JOIN providers p ON p.id = m.provider_id
 """
 
+R = TypeVar("R", bound=Model, default=Model, covariant=True)
+N = TypeVar("N", bound=NewModel, default=NewModel, covariant=True)
 
-class Models(Repository[Model, NewModel]):
+
+class Models(Repository[R, N]):
     """What a provider offers, with its context window and prices."""
 
     table = "models"
     natural_key = ("provider_id", "name")
 
     @sql("SELECT {columns} FROM {table} WHERE provider_id = %(provider_id)s AND name = %(name)s", repeatable=True)
-    def get_by(self, *, provider_id: UUID, name: str) -> Model | None:
+    def get_by(self, *, provider_id: UUID, name: str) -> R | None:
         """Return the model of this provider and name, or None."""
         ...
 

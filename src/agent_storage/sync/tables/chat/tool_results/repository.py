@@ -5,13 +5,18 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Json, Jsonb, Timestamp
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.chat.tool_results.record import FailedStatus, NewToolResult, ToolResult, ToolStats
 
+R = TypeVar("R", bound=ToolResult, default=ToolResult, covariant=True)
+N = TypeVar("N", bound=NewToolResult, default=NewToolResult, covariant=True)
 
-class ToolResults(Repository[ToolResult, NewToolResult]):
+
+class ToolResults(Repository[R, N]):
     """Each call of a tool: its arguments, its result or error, and how long it took."""
 
     table = "tool_results"
@@ -26,7 +31,7 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
         """,
         repeatable=True,
     )
-    def by_conversation(self, conversation_id: UUID, limit: int = 100) -> Found[ToolResult]:
+    def by_conversation(self, conversation_id: UUID, limit: int = 100) -> Found[R]:
         """Return the calls of a conversation, newest first."""
         ...
 
@@ -54,7 +59,7 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
          WHERE id = %(id)s AND status = 'pending'
         RETURNING {columns}
     """)
-    def _start(self, id: UUID) -> ToolResult | None:
+    def _start(self, id: UUID) -> R | None:
         """Return the running call, or None if it is not pending."""
         ...
 
@@ -65,7 +70,7 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
          WHERE id = %(id)s AND status IN ('pending', 'running')
         RETURNING {columns}
     """)
-    def _complete(self, id: UUID, result: Jsonb[Json] | None) -> ToolResult | None:
+    def _complete(self, id: UUID, result: Jsonb[Json] | None) -> R | None:
         """Return the completed call, or None if it had ended."""
         ...
 
@@ -76,18 +81,18 @@ class ToolResults(Repository[ToolResult, NewToolResult]):
          WHERE id = %(id)s AND status IN ('pending', 'running')
         RETURNING {columns}
     """)
-    def _fail(self, id: UUID, error: str, status: FailedStatus) -> ToolResult | None:
+    def _fail(self, id: UUID, error: str, status: FailedStatus) -> R | None:
         """Return the failed call, or None if it had ended."""
         ...
 
-    def start(self, id: UUID) -> ToolResult:
+    def start(self, id: UUID) -> R:
         """Start a pending call; its duration counts from now. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._start(id), id, "start")
 
-    def complete(self, id: UUID, result: Json = None) -> ToolResult:
+    def complete(self, id: UUID, result: Json = None) -> R:
         """Complete a pending or running call with its result. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._complete(id, result), id, "complete")
 
-    def fail(self, id: UUID, error: str, status: FailedStatus = "error") -> ToolResult:
+    def fail(self, id: UUID, error: str, status: FailedStatus = "error") -> R:
         """Fail a pending or running call. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._fail(id, error, status), id, "fail")

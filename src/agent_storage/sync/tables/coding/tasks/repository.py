@@ -5,13 +5,18 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Json, Jsonb
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.coding.tasks.record import NewTask, Task, TaskStatus
 
+R = TypeVar("R", bound=Task, default=Task, covariant=True)
+N = TypeVar("N", bound=NewTask, default=NewTask, covariant=True)
 
-class Tasks(Repository[Task, NewTask]):
+
+class Tasks(Repository[R, N]):
     """A prompt to a session and the work that it set off."""
 
     table = "tasks"
@@ -20,12 +25,12 @@ class Tasks(Repository[Task, NewTask]):
         "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    def by_session(self, session_id: UUID, limit: int = 100) -> Found[Task]:
+    def by_session(self, session_id: UUID, limit: int = 100) -> Found[R]:
         """Return the tasks of a session, newest first."""
         ...
 
     @sql("SELECT {columns} FROM {table} WHERE status = 'running' ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
-    def running(self, limit: int = 100) -> Found[Task]:
+    def running(self, limit: int = 100) -> Found[R]:
         """Return the running tasks, newest first."""
         ...
 
@@ -38,18 +43,18 @@ class Tasks(Repository[Task, NewTask]):
          WHERE id = %(id)s AND status = ANY(%(present)s)
         RETURNING {columns}
     """)
-    def _move(self, id: UUID, status: TaskStatus, present: list[str], report: Jsonb[Json] | None = None) -> Task | None:
+    def _move(self, id: UUID, status: TaskStatus, present: list[str], report: Jsonb[Json] | None = None) -> R | None:
         """Return the task with its new status, or None if its present one is not among those given."""
         ...
 
-    def start(self, id: UUID) -> Task:
+    def start(self, id: UUID) -> R:
         """Start a created task. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._move(id, "running", ["created"]), id, "start")
 
-    def complete(self, id: UUID, report: Json = None) -> Task:
+    def complete(self, id: UUID, report: Json = None) -> R:
         """Complete a running task with its report. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._move(id, "completed", ["running"], report), id, "complete")
 
-    def fail(self, id: UUID, report: Json = None) -> Task:
+    def fail(self, id: UUID, report: Json = None) -> R:
         """Fail a created or running task. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._move(id, "failed", ["created", "running"], report), id, "fail")

@@ -6,19 +6,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.errors import InvalidValue
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.projects.project_files.record import NewProjectFile, ProjectFile, Synced
 
+R = TypeVar("R", bound=ProjectFile, default=ProjectFile, covariant=True)
+N = TypeVar("N", bound=NewProjectFile, default=NewProjectFile, covariant=True)
 
-class ProjectFiles(Repository[ProjectFile, NewProjectFile]):
+
+class ProjectFiles(Repository[R, N]):
     """A file of a project: its content, a summary, what it imports and exports."""
 
     table = "project_files"
     natural_key = ("project_id", "path")
 
     @sql("SELECT {columns} FROM {table} WHERE project_id = %(project_id)s AND path = %(path)s", repeatable=True)
-    def get_by(self, *, project_id: UUID, path: str) -> ProjectFile | None:
+    def get_by(self, *, project_id: UUID, path: str) -> R | None:
         """Return the file of this project and path, or None."""
         ...
 
@@ -50,11 +55,11 @@ class ProjectFiles(Repository[ProjectFile, NewProjectFile]):
                (SELECT count(*) FROM gone) AS deleted,
                (SELECT count(*) FROM given) - (SELECT count(*) FROM written) AS unchanged
     """)
-    def _replace(self, project_id: UUID, new: Sequence[NewProjectFile]) -> Synced:
+    def _replace(self, project_id: UUID, new: Sequence[N]) -> Synced:
         """Replace the files of the project by those given."""
         ...
 
-    def sync(self, project_id: UUID, files: Sequence[NewProjectFile]) -> Synced:
+    def sync(self, project_id: UUID, files: Sequence[N]) -> Synced:
         """Replace the files of a project: add new ones, change those of another checksum, delete the others.
 
         A file whose checksum is the same keeps its row as it is, its summary too; one without a checksum is written

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.errors import InvalidValue
 from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.projects.ticket_tasks.record import NewTicketTask, TicketTask
 
+R = TypeVar("R", bound=TicketTask, default=TicketTask, covariant=True)
+N = TypeVar("N", bound=NewTicketTask, default=NewTicketTask, covariant=True)
 
-class TicketTasks(Repository[TicketTask, NewTicketTask]):
+
+class TicketTasks(Repository[R, N]):
     """The steps of a ticket, in order."""
 
     table = "ticket_tasks"
@@ -20,7 +25,7 @@ class TicketTasks(Repository[TicketTask, NewTicketTask]):
         "SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY position LIMIT %(limit)s",
         repeatable=True,
     )
-    def by_ticket(self, ticket_id: UUID, limit: int = 100) -> Found[TicketTask]:
+    def by_ticket(self, ticket_id: UUID, limit: int = 100) -> Found[R]:
         """Return the tasks of a ticket, in order."""
         ...
 
@@ -41,11 +46,11 @@ class TicketTasks(Repository[TicketTask, NewTicketTask]):
         )
         SELECT {columns} FROM moved ORDER BY position
     """)
-    def _reorder(self, ticket_id: UUID, ids: list[UUID]) -> list[TicketTask]:
+    def _reorder(self, ticket_id: UUID, ids: list[UUID]) -> list[R]:
         """Return the tasks in their new order, none if `ids` are not exactly the tasks of the ticket."""
         ...
 
-    def reorder(self, ticket_id: UUID, ids: list[UUID]) -> list[TicketTask]:
+    def reorder(self, ticket_id: UUID, ids: list[UUID]) -> list[R]:
         """Give a ticket's tasks the order of `ids`, which must name each of them once. One statement.
 
         Raises `InvalidValue` when they do not; then nothing has moved.

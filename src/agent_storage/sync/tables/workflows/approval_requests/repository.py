@@ -6,6 +6,8 @@ from __future__ import annotations
 import time
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.errors import InvalidTransition, Unavailable, WaitTimeout
 from agent_storage.statements.filters import Where
 from agent_storage.statements.lists import Found
@@ -15,13 +17,16 @@ from agent_storage.tables.workflows.approval_requests.record import ApprovalRequ
 #: How long `wait` pauses when the database cannot be asked, in seconds.
 _PAUSE = 0.5
 
+R = TypeVar("R", bound=ApprovalRequest, default=ApprovalRequest, covariant=True)
+N = TypeVar("N", bound=NewApprovalRequest, default=NewApprovalRequest, covariant=True)
 
-class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
+
+class ApprovalRequests(Repository[R, N]):
     """What a run asks people before it goes on; decided once, by one of them."""
 
     table = "approval_requests"
 
-    def pending(self, where: Where | None = None, limit: int = 100) -> Found[ApprovalRequest]:
+    def pending(self, where: Where | None = None, limit: int = 100) -> Found[R]:
         """Return the requests that wait for a decision, oldest first; `where` filters as in `find`."""
         return self.find({**(where or {}), "status": "pending"}, "id", limit)
 
@@ -29,7 +34,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
         "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    def by_session(self, session_id: UUID, limit: int = 100) -> Found[ApprovalRequest]:
+    def by_session(self, session_id: UUID, limit: int = 100) -> Found[R]:
         """Return the requests of a run, newest first."""
         ...
 
@@ -39,7 +44,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
          WHERE id = %(id)s AND status = 'pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
         RETURNING {columns}
     """)
-    def _decide(self, id: UUID, status: ApprovalStatus, by: str, notes: str | None = None) -> ApprovalRequest | None:
+    def _decide(self, id: UUID, status: ApprovalStatus, by: str, notes: str | None = None) -> R | None:
         """Return the decided request, or None if it is not pending."""
         ...
 
@@ -49,7 +54,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
          WHERE status = 'pending' AND expires_at <= clock_timestamp()
         RETURNING {columns}
     """)
-    def expire_overdue(self) -> list[ApprovalRequest]:
+    def expire_overdue(self) -> list[R]:
         """Expire all pending requests whose time has run out, wake those that wait for them, and return them."""
         ...
 
@@ -61,15 +66,15 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
         """Return the seconds until the request expires, by the clock of the server."""
         ...
 
-    def approve(self, id: UUID, by: str, notes: str | None = None) -> ApprovalRequest:
+    def approve(self, id: UUID, by: str, notes: str | None = None) -> R:
         """Approve a pending request. Raises `InvalidTransition` that names the decision, `NotFound`."""
         return self._decide(id, "approved", by, notes) or self._decided(id)
 
-    def reject(self, id: UUID, by: str, reason: str | None = None) -> ApprovalRequest:
+    def reject(self, id: UUID, by: str, reason: str | None = None) -> R:
         """Reject a pending request. Raises `InvalidTransition` that names the decision, `NotFound`."""
         return self._decide(id, "rejected", by, reason) or self._decided(id)
 
-    def wait(self, id: UUID, timeout: float | None = None) -> ApprovalRequest:
+    def wait(self, id: UUID, timeout: float | None = None) -> R:
         """Wait until the request is decided or expired, and return it. Notified, never polling.
 
         A broken connection is opened again. Raises `WaitTimeout` after `timeout` seconds, `NotFound`.
@@ -85,7 +90,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
                     raise WaitTimeout(f"approval_requests {id} was not decided within {timeout:g} s", table=self.table)
                 signal.wait(min((given for given in (left, pause) if given is not None), default=None))
 
-    def _look(self, id: UUID) -> tuple[ApprovalRequest | None, float | None]:
+    def _look(self, id: UUID) -> tuple[R | None, float | None]:
         """Return the request, and the seconds after which to look again without a notification."""
         try:
             request = self.require(id)
@@ -99,7 +104,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
             return None, _PAUSE
         return request, left
 
-    def _decided(self, id: UUID) -> ApprovalRequest:
+    def _decided(self, id: UUID) -> R:
         request = self.require(id)
         if request.status == "pending":
             raise InvalidTransition(f"approval_requests {id} expired at {request.expires_at}", table=self.table)

@@ -6,14 +6,19 @@ from __future__ import annotations
 from decimal import Decimal
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.errors import BudgetExceeded, Conflict, InvalidTransition
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb, JsonObject, Money
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.budget_pools.record import BudgetPool, Charge, NewBudgetPool, PoolStatus
 
+R = TypeVar("R", bound=BudgetPool, default=BudgetPool, covariant=True)
+N = TypeVar("N", bound=NewBudgetPool, default=NewBudgetPool, covariant=True)
 
-class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
+
+class BudgetPools(Repository[R, N]):
     """A sum of money, and smaller ones below it; no pool is ever overspent."""
 
     table = "budget_pools"
@@ -22,7 +27,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
     @sql(
         "SELECT {columns} FROM {table} WHERE parent_pool_id = %(id)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True
     )
-    def children(self, id: UUID, limit: int = 100) -> Found[BudgetPool]:
+    def children(self, id: UUID, limit: int = 100) -> Found[R]:
         """Return the pools directly below this one, newest first."""
         ...
 
@@ -38,7 +43,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
         """,
         repeatable=True,
     )
-    def subtree(self, id: UUID, limit: int = 100) -> Found[BudgetPool]:
+    def subtree(self, id: UUID, limit: int = 100) -> Found[R]:
         """Return this pool and all below it, level by level. One round trip."""
         ...
 
@@ -88,7 +93,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
          WHERE total_budget - used_budget >= %(amount)s AND status <> 'suspended'
         RETURNING {columns}
     """)
-    def _allocate(self, id: UUID, amount: Money, metadata: Jsonb[JsonObject]) -> BudgetPool | None:
+    def _allocate(self, id: UUID, amount: Money, metadata: Jsonb[JsonObject]) -> R | None:
         """Return a pool below another one, or None if that is missing, suspended or too small."""
         ...
 
@@ -100,7 +105,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
          WHERE id = %(id)s AND (status = 'suspended') <> (%(status)s = 'suspended')
         RETURNING {columns}
     """)
-    def _move(self, id: UUID, status: PoolStatus) -> BudgetPool | None:
+    def _move(self, id: UUID, status: PoolStatus) -> R | None:
         """Return the pool, suspended or resumed, or None if it was so already."""
         ...
 
@@ -116,7 +121,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
         """Undo a charge of the pool and every one above it. Raises `InvalidTransition` beyond what was spent."""
         return _pool(self._charge(id, amount, refund=True), amount)
 
-    def allocate(self, id: UUID, amount: Money, metadata: JsonObject | None = None) -> BudgetPool:
+    def allocate(self, id: UUID, amount: Money, metadata: JsonObject | None = None) -> R:
         """Create a pool of `amount` below this one. It reserves nothing: only charges count.
 
         Raises `BudgetExceeded` if this pool has less left, `InvalidTransition` if it is suspended, `NotFound`.
@@ -126,11 +131,11 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
             raise _refusal(self.require(id), "short", amount)
         return made
 
-    def suspend(self, id: UUID) -> BudgetPool:
+    def suspend(self, id: UUID) -> R:
         """Refuse every charge of the pool and of those below it. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._move(id, "suspended"), id, "be suspended")
 
-    def resume(self, id: UUID) -> BudgetPool:
+    def resume(self, id: UUID) -> R:
         """Undo `suspend`. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._move(id, "active"), id, "be resumed")
 

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+from typing_extensions import TypeVar
+
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.event_streams.record import EventStream, NewEventStream
 
+R = TypeVar("R", bound=EventStream, default=EventStream, covariant=True)
+N = TypeVar("N", bound=NewEventStream, default=NewEventStream, covariant=True)
 
-class EventStreams(Repository[EventStream, NewEventStream]):
+
+class EventStreams(Repository[R, N]):
     """A stream of events and how far it has come; deleting one deletes its events."""
 
     table = "event_streams"
     natural_key = ("stream_id",)
 
     @sql("SELECT {columns} FROM {table} WHERE stream_id = %(stream_id)s", repeatable=True)
-    def get_by(self, *, stream_id: str) -> EventStream | None:
+    def get_by(self, *, stream_id: str) -> R | None:
         """Return the stream, or None if nothing was ever published to it."""
         ...

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.llm_executions.record import LlmExecution, ModelUsage, NewLlmExecution
 
+R = TypeVar("R", bound=LlmExecution, default=LlmExecution, covariant=True)
+N = TypeVar("N", bound=NewLlmExecution, default=NewLlmExecution, covariant=True)
 
-class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
+
+class LlmExecutions(Repository[R, N]):
     """Each call of a language model in a run: what it said, its tokens and its cost."""
 
     table = "llm_executions"
@@ -19,7 +24,7 @@ class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
         "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    def by_session(self, session_id: UUID, limit: int = 100) -> Found[LlmExecution]:
+    def by_session(self, session_id: UUID, limit: int = 100) -> Found[R]:
         """Return the calls of a run, newest first."""
         ...
 
@@ -33,7 +38,7 @@ class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
         """,
         repeatable=True,
     )
-    def by_node(self, session_id: UUID, node_id: str, limit: int = 100) -> Found[LlmExecution]:
+    def by_node(self, session_id: UUID, node_id: str, limit: int = 100) -> Found[R]:
         """Return the calls of a node of a run, newest first."""
         ...
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import get_args
 from uuid import UUID
 
+from typing_extensions import TypeVar
+
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb, JsonObject
 from agent_storage.sync.repository import Repository, sql
@@ -18,8 +20,11 @@ from agent_storage.tables.workflows.workflow_sessions.record import (
 
 _PAUSED = list(get_args(PausedStatus))
 
+R = TypeVar("R", bound=WorkflowSession, default=WorkflowSession, covariant=True)
+N = TypeVar("N", bound=NewWorkflowSession, default=NewWorkflowSession, covariant=True)
 
-class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
+
+class WorkflowSessions(Repository[R, N]):
     """A run of a workflow, with the definition that it started with."""
 
     table = "workflow_sessions"
@@ -34,9 +39,7 @@ class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
     """,
         missing="workflows has no row %(workflow_id)s: create the workflow first",
     )
-    def create_from(
-        self, workflow_id: UUID, metadata: Jsonb[JsonObject] | None = None, *, id: UUID | None = None
-    ) -> WorkflowSession:
+    def create_from(self, workflow_id: UUID, metadata: Jsonb[JsonObject] | None = None, *, id: UUID | None = None) -> R:
         """Create a running session of the workflow as it is now; later changes do not reach it. Raises `NotFound`."""
         ...
 
@@ -44,12 +47,12 @@ class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
         "SELECT {columns} FROM {table} WHERE workflow_id = %(workflow_id)s ORDER BY id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    def by_workflow(self, workflow_id: UUID, limit: int = 100) -> Found[WorkflowSession]:
+    def by_workflow(self, workflow_id: UUID, limit: int = 100) -> Found[R]:
         """Return the runs of a workflow, newest first."""
         ...
 
     @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
-    def by_status(self, status: RunStatus, limit: int = 100) -> Found[WorkflowSession]:
+    def by_status(self, status: RunStatus, limit: int = 100) -> Found[R]:
         """Return the runs of a status, newest first."""
         ...
 
@@ -58,27 +61,27 @@ class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
          WHERE id = %(id)s AND status = ANY(%(present)s)
         RETURNING {columns}
     """)
-    def _move(self, id: UUID, status: RunStatus, present: list[str]) -> WorkflowSession | None:
+    def _move(self, id: UUID, status: RunStatus, present: list[str]) -> R | None:
         """Return the run with its new status, or None if its present one is not among those given."""
         ...
 
     @sql("UPDATE {table} SET status = %(status)s WHERE id = %(id)s AND status = 'running' RETURNING {columns}")
-    def _pause(self, id: UUID, status: PausedStatus) -> WorkflowSession | None:
+    def _pause(self, id: UUID, status: PausedStatus) -> R | None:
         """Return the paused run, or None if it is not running."""
         ...
 
-    def pause(self, id: UUID, status: PausedStatus = "paused") -> WorkflowSession:
+    def pause(self, id: UUID, status: PausedStatus = "paused") -> R:
         """Pause a running session; `status` is what it waits for. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._pause(id, status), id, "pause")
 
-    def start(self, id: UUID) -> WorkflowSession:
+    def start(self, id: UUID) -> R:
         """Start a paused or waiting session again. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._move(id, "running", _PAUSED), id, "start")
 
-    def complete(self, id: UUID) -> WorkflowSession:
+    def complete(self, id: UUID) -> R:
         """Complete a running session. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._move(id, "completed", ["running"]), id, "complete")
 
-    def fail(self, id: UUID) -> WorkflowSession:
+    def fail(self, id: UUID) -> R:
         """Fail a session that has not ended. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._move(id, "failed", ["running", *_PAUSED]), id, "fail")

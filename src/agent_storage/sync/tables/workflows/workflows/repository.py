@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from typing_extensions import TypeVar
+
 from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.workflows.record import NewWorkflow, Workflow
 
+R = TypeVar("R", bound=Workflow, default=Workflow, covariant=True)
+N = TypeVar("N", bound=NewWorkflow, default=NewWorkflow, covariant=True)
 
-class Workflows(Repository[Workflow, NewWorkflow]):
+
+class Workflows(Repository[R, N]):
     """What runs follow: nodes and how they are connected."""
 
     table = "workflows"
@@ -17,6 +22,6 @@ class Workflows(Repository[Workflow, NewWorkflow]):
         "SELECT {columns} FROM {table} WHERE name = %(name)s ORDER BY version DESC, id DESC LIMIT %(limit)s",
         repeatable=True,
     )
-    def by_name(self, name: str, limit: int = 100) -> Found[Workflow]:
+    def by_name(self, name: str, limit: int = 100) -> Found[R]:
         """Return the versions of a workflow, the highest (as text) first."""
         ...
