@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import typer
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent_storage.cli.context import plain, to_json
+from agent_storage.cli.context import end_quietly, plain, to_json
 
 if TYPE_CHECKING:
     from agent_storage.types import Message
@@ -38,17 +37,11 @@ class _Console(Console):
         try:
             super().print(*objects, **options)
         except BrokenPipeError:
-            _end_quietly()
+            end_quietly()
 
     def on_broken_pipe(self) -> None:
         """What newer releases of rich call instead."""
-        _end_quietly()
-
-
-def _end_quietly() -> NoReturn:
-    # what is still buffered must go somewhere when Python flushes it at its end
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(0)
+        end_quietly()
 
 
 def make_console() -> Console:
@@ -63,7 +56,7 @@ def emit(value: Any) -> None:
     try:
         typer.echo(to_json(value).encode())
     except BrokenPipeError:
-        _end_quietly()
+        end_quietly()
 
 
 def line(text: str, style: str = "") -> None:

@@ -1,9 +1,11 @@
-"""A plan for the terminal; `plan` and `up --dry-run` print it."""
+"""The plan that `up --dry-run` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from agent_storage.cli.migrate.terminal import shadowing
 
 if TYPE_CHECKING:
     from agent_storage.migrations.migrator import Migrator
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 def plan_up(
     migrator: Migrator, count: int | None = None, to: str | None = None, *, allow_out_of_order: bool = False
 ) -> Plan:
-    """What `up` would run, from the files alone; where `up` would refuse, so does this."""
+    """Return what `up` would run, from the files alone. Raises what `up` would raise before it starts."""
     from agent_storage.migrations.history.selection import to_apply
     from agent_storage.migrations.verify import plan
 
@@ -22,8 +24,35 @@ def plan_up(
         return plan.without_locks(to_apply(timeline, count, to))
 
 
+def plan_with_locks(
+    migrator: Migrator,
+    count: int | None = None,
+    to: str | None = None,
+    *,
+    allow_out_of_order: bool = False,
+    shadow_url: str | None = None,
+) -> Plan:
+    """Return what `up` would run, with the locks and rewrites of each statement, found by a run in a shadow."""
+    from agent_storage.migrations.history.selection import to_apply
+    from agent_storage.migrations.history.tracking import Ledger
+    from agent_storage.migrations.verify import plan
+    from agent_storage.migrations.verify.shadow import open_shadow
+    from agent_storage.migrations.verify.sources import as_applied
+
+    with (
+        migrator.session() as session,
+        shadowing(migrator, shadow_url) as server,
+        server.database() as conninfo,
+        open_shadow(conninfo) as shadow,
+    ):
+        ledger = Ledger(session.connection)
+        timeline = migrator.runnable(session, ledger, allow_out_of_order=allow_out_of_order)
+        chosen = to_apply(timeline, count, to)
+        return plan.with_locks(shadow, session.connection, as_applied(ledger, timeline), chosen)
+
+
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """Each statement with the locks it takes, if they were traced."""
+    """Yield each statement with the locks it takes, if they were traced."""
     for migration in plan.migrations:
         yield f"{migration.id}" + ("" if migration.transactional else " (without a transaction)")
         for statement in migration.statements:
