@@ -38,7 +38,16 @@ def load(name: str) -> Any:
     app: typer.Typer = importlib.import_module(f"{__name__}.{module}").app
     command = typer.main.get_command(app)
     command.name = name
+    _unwrap(command)
     return command
+
+
+def _unwrap(command: Any) -> None:
+    """Join the lines of each paragraph of a docstring: the terminal has its own width."""
+    paragraphs = (command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for inner in getattr(command, "commands", {}).values():
+        _unwrap(inner)
 
 
 class _Root(Group):

@@ -51,9 +51,15 @@ def check(
 ) -> None:
     """Run all checks for CI, or some of them. The database is only read.
 
-    lint: rules for safe files, and squawk if it is installed. history: pending, edited, missing or failed migrations.
-    test: each migration up, down and up in a shadow database, the catalog compared at each step. schema: what the
-    migrations make against the declared schema. drift: the database against what its applied migrations make.
+    lint: rules for safe files, and squawk if it is installed.
+
+    history: pending, edited, missing and failed migrations.
+
+    test: each migration up, down and up in a shadow database, the catalog compared at each step.
+
+    schema: what the migrations make, compared with the declared schema.
+
+    drift: the database, compared with what its applied migrations make.
     """
     left_out = {CheckName.HISTORY, CheckName.DRIFT} if no_db else set[CheckName]()
     left_out |= {CheckName.SCHEMA} if no_schema else set()

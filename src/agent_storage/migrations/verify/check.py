@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from agent_storage.migrations.errors import MigrationFailure
@@ -43,12 +44,9 @@ class CheckReport:
         return next((code for code in _ORDER if code in codes), max(codes, default=0))
 
 
-Shadows = Callable[[], AbstractContextManager[ShadowServer]]
-
-
 def check(
     migrator: Migrations,
-    shadows: Shadows,
+    shadows: Callable[[], AbstractContextManager[ShadowServer]],
     names: Collection[CheckName] = tuple(CheckName),
     *,
     tables: Path = TABLES,
@@ -59,14 +57,16 @@ def check(
 
     With `strict`, warnings of lint are errors. With `every`, squawk reads all files instead of the newest.
     """
-    steps: dict[CheckName, Callable[[], Part]] = {
-        CheckName.LINT: lambda: _lint(migrator, strict=strict, every=every),
-        CheckName.HISTORY: lambda: _history(migrator),
-        CheckName.TEST: lambda: _shadowed(shadows, lambda server: _trial(migrator, server)),
-        CheckName.SCHEMA: lambda: _shadowed(shadows, lambda server: _schema(migrator, server, tables)),
-        CheckName.DRIFT: lambda: _shadowed(shadows, lambda server: _drift(migrator, server)),
-    }
-    return CheckReport([_run(name, step) for name, step in steps.items() if name in names])
+    with ExitStack() as stack:
+        server = cache(lambda: stack.enter_context(shadows()))
+        steps: dict[CheckName, Callable[[], Part]] = {
+            CheckName.LINT: lambda: _lint(migrator, strict=strict, every=every),
+            CheckName.HISTORY: lambda: _history(migrator),
+            CheckName.TEST: lambda: _trial(migrator, server()),
+            CheckName.SCHEMA: lambda: _schema(migrator, server(), tables),
+            CheckName.DRIFT: lambda: _drift(migrator, server()),
+        }
+        return CheckReport([_run(name, step) for name, step in steps.items() if name in names])
 
 
 def _run(name: CheckName, step: Callable[[], Part]) -> Part:
@@ -74,11 +74,6 @@ def _run(name: CheckName, step: Callable[[], Part]) -> Part:
         return step()
     except MigrationFailure as error:
         return Part(name, error.exit_code, [error.message, *error.lines, *([error.hint] if error.hint else [])])
-
-
-def _shadowed(shadows: Shadows, step: Callable[[ShadowServer], Part]) -> Part:
-    with shadows() as server:
-        return step(server)
 
 
 def _lint(migrator: Migrations, *, strict: bool, every: bool) -> Part:
