@@ -1,4 +1,4 @@
-"""Twelve rules of our own for migration files. An error keeps `up` from starting; a warning only `lint` reports."""
+"""Twelve rules of our own for migration files. An error keeps `up` from starting; only `check` reports a warning."""
 
 from __future__ import annotations
 
