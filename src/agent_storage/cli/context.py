@@ -1,4 +1,4 @@
-"""What the commands share: groups, common options, the storage they work on, and errors as exit codes."""
+"""Shared by the commands: groups, common options, the storage they work on, and errors as exit codes."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -69,7 +69,6 @@ class Group(TyperGroup):
 
     def elsewhere(self, name: str) -> list[str]:
         """Return the commands of other groups that have this name."""
-        del name
         return []
 
 
@@ -134,7 +133,7 @@ def to_json(value: Any) -> str:
 
 
 def require_schema(storage: Storage) -> None:
-    """Raise, with what to do, when a migration is pending."""
+    """Raises MigrationError, with a hint, when a migration is pending."""
     from agent_storage.migrations.migrator import Migrator
 
     Migrator(storage.database.conninfo).require_current()

@@ -33,20 +33,22 @@ class _Console(Console):
     """A console for which a reader that goes away (`storage session list | head`) is no error."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print, or end quietly when nobody reads any more."""
+        """Print. End quietly when the reader is gone."""
         try:
             super().print(*objects, **options)
         except BrokenPipeError:
             end_quietly()
 
     def on_broken_pipe(self) -> None:
-        """What newer releases of rich call instead."""
+        """End quietly. Newer releases of rich call this."""
         end_quietly()
 
 
 def make_console() -> Console:
     """The console of stdout, which colours nothing by itself."""
-    if reconfigure := getattr(sys.stdout, "reconfigure", None):  # what the encoding lacks becomes a question mark
+    if reconfigure := getattr(
+        sys.stdout, "reconfigure", None
+    ):  # a character that the encoding lacks becomes a question mark
         reconfigure(errors="replace")
     return _Console(highlight=False, emoji=False)
 
@@ -113,7 +115,7 @@ def _fitted(item: object, kind: str) -> Text:
 
 
 def facts(pairs: Mapping[str, object]) -> None:
-    """Names and values below each other; what is None or empty is left out."""
+    """Print names and values below each other, without those that are None or empty."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

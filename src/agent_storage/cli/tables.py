@@ -46,7 +46,7 @@ def tables(as_json: AsJson = False, db: Db = None) -> None:
 
 
 def _measure(storage: Storage) -> list[dict[str, Any]]:
-    """Two queries: sizes and estimates, then counts of what is not large."""
+    """Run two queries: sizes and estimates, then counts of the smaller tables."""
     import psycopg
 
     from agent_storage.tables import REPOSITORIES
@@ -54,7 +54,7 @@ def _measure(storage: Storage) -> list[dict[str, Any]]:
     with storage.database.connection() as connection:
         sizes = {row[0]: row for row in psycopg.RawCursor(connection).execute(_SIZES, [list(REPOSITORIES)])}
         small = [name for name, row in sizes.items() if row[1] < _COUNTED]
-        # a table that was never analyzed may be large: nobody counts further than this
+        # A table that was never analyzed may be large: the count stops here.
         count = "SELECT '{0}', count(*) FROM (SELECT FROM {0} LIMIT {1}) counted"
         query = " UNION ALL ".join(count.format(name, _COUNTED) for name in small)
         counts: dict[str, int] = dict(connection.execute(query.encode()).fetchall()) if small else {}

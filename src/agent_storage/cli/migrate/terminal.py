@@ -1,4 +1,4 @@
-"""What the commands share: options, the database, progress on stderr, results on stdout, errors and exit codes."""
+"""Shared by the commands under migrate: options, the database, progress, results, errors and exit codes."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -115,7 +115,7 @@ class Terminal:
             typer.echo(line)
 
     def fail(self, error: MigrationFailure) -> None:
-        """One line `error: …`, what explains it, and a hint; as JSON on stdout if that was asked for."""
+        """Print a line `error: …`, its details and a hint. With --json, print the error as JSON on stdout, too."""
         if self.as_json:
             typer.echo(to_json({"error": error.as_json()}))
         label = "error:" if os.environ.get("NO_COLOR") else typer.style("error:", fg=typer.colors.RED)
@@ -158,7 +158,7 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
         yield shown
     except KeyboardInterrupt as signalled:
         notes: list[str] = getattr(signalled, "__notes__", [])
-        hint = "`storage migrate status` says where the database stands" if notes else None
+        hint = "`storage migrate status` shows the state of the database" if notes else None
         failure: MigrationFailure = Interrupted("interrupted", lines=notes, hint=hint)
         shown.fail(failure)
         raise typer.Exit(failure.exit_code) from None
