@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from agent_storage.cli.context import AsJson, Db, Group, taught
-
-# isort: split
 import typer
 
+from agent_storage.cli.context import AsJson, Db, Group, taught
 from agent_storage.cli.migrate.terminal import Folder, Quiet
 
 app = typer.Typer(

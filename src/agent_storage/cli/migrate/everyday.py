@@ -14,7 +14,7 @@ import typer
 
 from agent_storage.cli.context import AsJson, Db, taught
 from agent_storage.cli.migrate import app
-from agent_storage.cli.migrate.planned import plan_lines, plan_up, plan_with_locks
+from agent_storage.cli.migrate.planned import plan_lines, plan_up
 from agent_storage.cli.migrate.terminal import (
     Folder,
     LockTimeout,
@@ -126,12 +126,7 @@ def up(
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
         migrator = shown.migrator(db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries)
         if dry_run:
-            options = {"allow_out_of_order": out_of_order}
-            planned = (
-                plan_with_locks(migrator, count, to, **options, shadow_url=shadow_url)
-                if locks
-                else plan_up(migrator, count, to, **options)
-            )
+            planned = plan_up(migrator, count, to, allow_out_of_order=out_of_order, locks=locks, shadow_url=shadow_url)
             shown.result(planned, plan_lines(planned))
             return
         result = migrator.up(count, to, allow_out_of_order=out_of_order)

@@ -13,42 +13,36 @@ if TYPE_CHECKING:
 
 
 def plan_up(
-    migrator: Migrator, count: int | None = None, to: str | None = None, *, allow_out_of_order: bool = False
-) -> Plan:
-    """Return what `up` would run, from the files alone. Raises what `up` would raise before it starts."""
-    from agent_storage.migrations.history.selection import to_apply
-    from agent_storage.migrations.verify import plan
-
-    with migrator.session() as session:
-        timeline = migrator.runnable(session, allow_out_of_order=allow_out_of_order)
-        return plan.without_locks(to_apply(timeline, count, to))
-
-
-def plan_with_locks(
     migrator: Migrator,
     count: int | None = None,
     to: str | None = None,
     *,
     allow_out_of_order: bool = False,
+    locks: bool = False,
     shadow_url: str | None = None,
 ) -> Plan:
-    """Return what `up` would run, with the locks and rewrites of each statement, found by a run in a shadow."""
+    """Return what `up` would run. Raises what `up` would raise before it starts.
+
+    With `locks`, the statements run in a shadow database, which shows the locks and rewrites of each.
+    """
     from agent_storage.migrations.history.selection import to_apply
     from agent_storage.migrations.history.tracking import Ledger
     from agent_storage.migrations.verify import plan
     from agent_storage.migrations.verify.shadow import open_shadow
     from agent_storage.migrations.verify.sources import as_applied
 
-    with (
-        migrator.session() as session,
-        shadowing(migrator, shadow_url) as server,
-        server.database() as conninfo,
-        open_shadow(conninfo) as shadow,
-    ):
+    with migrator.session() as session:
         ledger = Ledger(session.connection)
         timeline = migrator.runnable(session, ledger, allow_out_of_order=allow_out_of_order)
         chosen = to_apply(timeline, count, to)
-        return plan.with_locks(shadow, session.connection, as_applied(ledger, timeline), chosen)
+        if not locks:
+            return plan.without_locks(chosen)
+        with (
+            shadowing(migrator, shadow_url) as server,
+            server.database() as conninfo,
+            open_shadow(conninfo) as shadow,
+        ):
+            return plan.with_locks(shadow, session.connection, as_applied(ledger, timeline), chosen)
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
