@@ -170,8 +170,7 @@ def redo(
 ) -> None:
     """Roll back the last migrations and apply their files again."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
-        migrator = shown.migrator(db, folder)
-        result = migrator.redo(count)
+        result = shown.migrator(db, folder).redo(count)
         shown.result(result, _run_lines(result))
 
 
@@ -245,8 +244,7 @@ def history(
 ) -> None:
     """List all that was applied and rolled back in this database, newest first."""
     with terminal(as_json=as_json) as shown:
-        migrator = shown.migrator(db, folder)
-        entries = migrator.history(limit)
+        entries = shown.migrator(db, folder).history(limit)
         rows = [
             [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.operation, entry.id or "", f"{entry.user}@{entry.host}"]
             for entry in entries
