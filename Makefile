@@ -47,7 +47,7 @@ check: $(VENV)/.dev  ## Lint, types, generated code, schema, statements, up-down
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python tools/scratch.py storage check
-	@$(BIN)/python tools/scratch.py storage migrate test
+	@$(BIN)/python tools/scratch.py storage migrate check --only test
 
 $(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt | $(VENV)/bin/python
 	@echo "installing agent-storage and what it is compared with into $(BENCH)"

@@ -8,4 +8,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 from agent_storage.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -134,6 +134,18 @@ def migrated(postgresql: psycopg.Connection, server_conninfo: str) -> Iterator[s
     return make_conninfo(server_conninfo, dbname=postgresql.info.dbname)
 
 
+@pytest.fixture(scope="session")
+def seeded_database(server_conninfo: str) -> Iterator[str]:
+    """A database at head with the rows of demo seed 1, for tests that only read."""
+    from agent_storage.demo import seed_demo
+
+    with fresh_database(server_conninfo) as conninfo:
+        Migrator(conninfo).up()
+        with sync.Storage(conninfo) as opened:
+            seed_demo(opened)
+        yield conninfo
+
+
 @pytest.fixture
 async def storage(migrated: str) -> AsyncIterator[agent_storage.Storage]:
     async with agent_storage.Storage(migrated, pool_max=20, **PATH) as opened:

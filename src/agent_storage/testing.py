@@ -114,7 +114,7 @@ def test_migrations_make_the_declared_schema(
 
 
 def test_migrations_are_one_timeline(storage_migrations_folder: Path) -> None:
-    """No file comes too late, none differs from `migrations.lock`, and none breaks a rule of `lint`."""
+    """No file comes too late, none differs from `migrations.lock`, and none breaks a rule of `check --only lint`."""
     found = lint.lint_folder(storage_migrations_folder, read_folder(storage_migrations_folder))
     errors = [str(finding) for finding in found if finding.severity == "error"]
     if errors:

@@ -1,4 +1,4 @@
-"""What the tests of the migration manager share: a folder to write migrations into, and the command line."""
+"""Fixtures for the tests of the migration manager: a folder to write migrations into, and the command line."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from agent_storage.cli.migrate import app
+from agent_storage.cli import app
 
-COMMAND = [sys.executable, "-c", "from agent_storage.cli.migrate import app; app()"]
+COMMAND = [sys.executable, "-m", "agent_storage.cli", "migrate"]
 
 
 @dataclass
@@ -83,8 +83,8 @@ class Command:
 
     def __call__(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end, in this process."""
-        call = [command, *arguments, "--db", self.conninfo, "--folder", str(self.folder)]
-        ended = CliRunner().invoke(app, call)
+        call = ["migrate", command, *arguments, "--db", self.conninfo, "--folder", str(self.folder)]
+        ended = CliRunner().invoke(app, call, prog_name="storage")
         if ended.exception is not None and not isinstance(ended.exception, SystemExit):
             raise ended.exception
         return subprocess.CompletedProcess(call, ended.exit_code, ended.stdout, ended.stderr)

@@ -1,4 +1,4 @@
-"""Declared schema, migrations and live database: drift, diff, check, test, baseline, squash."""
+"""Declared schema, migrations and live database: diff, check, baseline, squash."""
 
 from __future__ import annotations
 
@@ -69,20 +69,20 @@ def test_no_drift_after_up_and_every_change_by_hand_is_drift(
     migrate: Command, agreeing: Folder, connection: psycopg.Connection
 ) -> None:
     Migrator(migrate.conninfo, agreeing.path).up()
-    quiet = migrate("drift")
-    assert (quiet.returncode, quiet.stdout) == (0, "the database is what the migrations make\n")
+    quiet = migrate("diff")
+    assert (quiet.returncode, quiet.stdout) == (0, "db and applied agree\n")
     connection.execute("ALTER TABLE a ADD COLUMN by_hand text")
-    found = migrate("drift")
+    found = migrate("diff")
     assert found.returncode == 4
     assert "by_hand" in found.stdout
-    repair = migrate("drift", "--fix-sql").stdout
+    repair = migrate("diff", "--fix-sql").stdout
     connection.execute(repair.replace("-- data loss: ", "").encode())
-    assert migrate("drift").returncode == 0
+    assert migrate("diff").returncode == 0
 
 
 def test_pending_is_not_drift(migrate: Command, agreeing: Folder) -> None:
     Migrator(migrate.conninfo, agreeing.path).up(1)
-    assert migrate("drift").returncode == 0
+    assert migrate("diff").returncode == 0
 
 
 def test_drift_is_measured_against_what_was_applied_not_against_edited_files(
@@ -91,7 +91,7 @@ def test_drift_is_measured_against_what_was_applied_not_against_edited_files(
     Migrator(migrate.conninfo, agreeing.path).up()
     agreeing.write(A, "CREATE TABLE something_else ();")
     agreeing.remove(B)
-    assert migrate("drift").returncode == 0
+    assert migrate("diff").returncode == 0
 
 
 def test_status_and_drift_need_only_a_role_that_may_read(
@@ -101,7 +101,7 @@ def test_status_and_drift_need_only_a_role_that_may_read(
     connection.execute(f"GRANT pg_read_all_data TO {role}")
     migrate.conninfo = psycopg.conninfo.make_conninfo(migrate.conninfo, user=role)
     assert migrate("status", "--check").returncode == 0
-    drift = migrate("drift", "--shadow-url", server_conninfo)
+    drift = migrate("diff", "--shadow-url", server_conninfo)
     assert drift.returncode == 0, drift.stderr
     assert migrate("down").returncode == 8
 
@@ -118,14 +118,14 @@ def test_diff_of_any_two(migrate: Command, agreeing: Folder, declared: Path) -> 
 
 
 def test_test_proves_the_way_back(migrate: Command, agreeing: Folder) -> None:
-    good = migrate("test")
-    assert (good.returncode, good.stdout) == (0, f"ok      {A}\nok      {B}\n")
+    good = migrate("check", "--only", "test")
+    assert (good.returncode, good.stdout) == (0, "ok      test\n")
     agreeing.write(C, "CREATE TABLE c (); CREATE INDEX a_b ON a (b_id);", "DROP TABLE c;")
-    bad = migrate("test")
+    bad = migrate("check", "--only", "test")
     assert bad.returncode == 7
     assert f'{C}.sql:1:20 42P07 relation "a_b" already exists' in bad.stdout
     agreeing.write(C, "CREATE TABLE c (); CREATE INDEX IF NOT EXISTS a_b ON a (b_id);", "DROP TABLE c;")
-    bad = migrate("test")
+    bad = migrate("check", "--only", "test")
     assert bad.returncode == 7
     assert "after down:" in bad.stdout
     assert "a_b" in bad.stdout
@@ -138,8 +138,8 @@ def test_test_takes_migrations_without_a_transaction_and_without_a_way_back(migr
         "DROP INDEX CONCURRENTLY a_b;",
     )
     agreeing.write("20260104000000_d", "-- irreversible: sent\nSELECT 1;", down=None)
-    good = migrate("test")
-    assert good.stdout.splitlines()[2:] == [f"ok      {C}", "up only 20260104000000_d"]
+    good = migrate("check", "--only", "test")
+    assert good.stdout.splitlines() == ["ok      test", "  20260104000000_d: irreversible, up only"]
 
 
 def test_check_is_the_whole_truth(migrate: Command, agreeing: Folder, declared: Path) -> None:
@@ -150,14 +150,17 @@ def test_check_is_the_whole_truth(migrate: Command, agreeing: Folder, declared: 
 
     assert check() == (
         3,
-        {"lint": 0, "history": 3, "up, down, up": 0, "schema agrees": 0, "drift": 0},
+        {"lint": 0, "history": 3, "test": 0, "schema": 0, "drift": 0},
     )
-    assert check("--no-db") == (0, {"lint": 0, "up, down, up": 0, "schema agrees": 0})
+    assert check("--no-db") == (0, {"lint": 0, "test": 0, "schema": 0})
     Migrator(migrate.conninfo, agreeing.path).up()
     assert check()[0] == 0
     (declared / "a" / "schema.sql").write_text("CREATE TABLE a (id int PRIMARY KEY);")
-    assert check() == (4, {"lint": 0, "history": 0, "up, down, up": 0, "schema agrees": 4, "drift": 0})
+    assert check() == (4, {"lint": 0, "history": 0, "test": 0, "schema": 4, "drift": 0})
     assert check("--no-schema")[0] == 0
+    assert check("--only", "drift", "--only", "history") == (0, {"history": 0, "drift": 0})
+    assert check("--only", "schema") == (4, {"schema": 4})
+    assert migrate("check", "--only", "drift", "--no-db").returncode == 2
 
 
 def test_the_library_checks_and_measures_drift_too(database: str, agreeing: Folder, declared: Path) -> None:
@@ -195,7 +198,7 @@ def test_squash_is_proved_and_databases_take_it_for_applied(
     assert migrator.status().pending == []
     assert not migrator.up().changed
     assert migrator.status().applied == ["20260103000000_squashed", "20260104000000_d"]
-    assert migrate("drift").returncode == 0
+    assert migrate("diff").returncode == 0
     migrator.down(all=True)
     assert tables(connection) == set()
     assert len(migrator.up().done) == 2
@@ -223,7 +226,7 @@ def test_a_squash_that_would_change_anything_is_refused(database: str, folder: F
 
 def test_shadows_are_gone_even_after_an_error(migrate: Command, folder: Folder, server_conninfo: str) -> None:
     folder.write(A, "SELECT nonsense;")
-    assert migrate("test").returncode == 1
+    assert migrate("check", "--only", "test").returncode == 1
     with psycopg.connect(server_conninfo) as connection:
         assert leftovers(connection) == []
 
@@ -242,6 +245,6 @@ def test_doctor_finds_what_killed_runs_have_left(migrate: Command, folder: Folde
 
 def test_locks_name_who_waits_for_whom(migrate: Command, folder: Folder, connection: psycopg.Connection) -> None:
     folder.table(A, "a")
-    assert "nobody migrates" in migrate("locks").stdout
+    assert "no migrator runs" in migrate("locks").stdout
     connection.execute("SELECT pg_advisory_lock(%s)", (0x53544F52_4D494752,))
     assert f"migrating: pid {connection.info.backend_pid}" in migrate("locks").stdout

@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 
 import psycopg
-import typer
 
-from agent_storage.cli.migrate import app
+from agent_storage.cli import load
 from agent_storage.migrations.files.file import DIRECTIVES
 from agent_storage.migrations.migrator import Migrator
 
@@ -18,7 +17,7 @@ GUIDE = (Path(__file__).parent.parent.parent / "docs" / "migrations.md").read_te
 
 
 def test_every_command_and_directive_of_the_guide_exists() -> None:
-    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    commands = set(load("migrate").commands)
     assert set(re.findall(r"storage migrate ([a-z]+)", GUIDE)) <= commands
     assert set(re.findall(r"^\| `-- ([a-z-]+)", GUIDE, re.MULTILINE)) == DIRECTIVES
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from agent_storage.cli.migrate import app
+from agent_storage.cli import app
 from agent_storage.migrations.files import lockfile
 from agent_storage.migrations.files.file import VERSIONS, read_folder
 from agent_storage.migrations.files.lint import lint_file, lint_folder
@@ -90,7 +90,7 @@ def test_the_packages_own_migrations_keep_every_rule_and_their_lock() -> None:
 
 
 def lint(folder: Folder, *options: str) -> tuple[int, str]:
-    ended = CliRunner().invoke(app, ["lint", "--folder", str(folder.path), *options])
+    ended = CliRunner().invoke(app, ["migrate", "check", "--only", "lint", "--folder", str(folder.path), *options])
     return ended.exit_code, ended.stdout
 
 
@@ -101,10 +101,10 @@ def test_the_command_ends_with_7_for_errors_and_strictly_for_warnings(folder: Fo
     folder.write(A, "TRUNCATE t;")
     code, out = lint(folder, "--json")
     assert code == 7
-    assert json.loads(out)["findings"][0]["rule"] == "data-loss"
+    assert "error [data-loss]" in json.loads(out)["parts"][0]["lines"][0]
 
 
-def test_the_lock_can_be_written_anew(folder: Folder) -> None:
+def test_the_lock_can_be_written_again(folder: Folder) -> None:
     folder.table(A, "a")
     lockfile.write(folder.path, read_folder(folder.path))
     folder.table(A, "other")

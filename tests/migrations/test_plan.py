@@ -1,4 +1,4 @@
-"""What `plan --locks` finds out by trying."""
+"""`up --dry-run --locks`, which runs pending migrations in a shadow database."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def planned(migrate: Command, folder: Folder, connection: psycopg.Connection) ->
         """,
     )
     folder.write(C, "-- transactional: false\nCREATE INDEX CONCURRENTLY a_n ON a (n);")
-    ended = migrate("plan", "--locks", "--json")
+    ended = migrate("up", "--dry-run", "--locks", "--json")
     assert ended.returncode == 0, ended.stderr
     return {
         statement["text"].split("(")[0].strip(): statement["locks"]
@@ -69,8 +69,7 @@ def test_the_plan_for_people(migrate: Command, folder: Folder, connection: psyco
     folder.write(A, "CREATE TABLE a (id int);")
     Migrator(migrate.conninfo, folder.path).up()
     folder.write(B, "ALTER TABLE a ADD COLUMN x int;")
-    assert "1  ALTER TABLE a ADD COLUMN x int" in migrate("plan").stdout
-    assert "AccessExclusiveLock on public.a (about 0 rows" in migrate("plan", "--locks").stdout
+    assert "AccessExclusiveLock on public.a (about 0 rows" in migrate("up", "--dry-run", "--locks").stdout
     assert "1  ALTER TABLE a ADD COLUMN x int" in migrate("up", "--dry-run").stdout
     assert Migrator(migrate.conninfo, folder.path).status().pending == [B]
     names = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'storage_shadow%'").fetchall()
@@ -79,11 +78,26 @@ def test_the_plan_for_people(migrate: Command, folder: Folder, connection: psyco
 
 def test_a_plan_is_refused_where_up_would_be(migrate: Command, folder: Folder) -> None:
     folder.write(B, "-- only a comment yet\n")
-    for command in (["plan"], ["plan", "--locks"], ["up", "--dry-run"]):
-        refused = migrate(*command)
+    for command in (["--dry-run"], ["--dry-run", "--locks"]):
+        refused = migrate("up", *command)
         assert (refused.returncode, f"{B}.sql:1:1 error [empty]" in refused.stderr) == (7, True)
     folder.table(B, "b")
     Migrator(migrate.conninfo, folder.path).up()
     folder.table(A, "a")
-    assert f"{A} is older than {B}" in migrate("plan").stderr
+    assert f"{A} is older than {B}" in migrate("up", "--dry-run").stderr
     assert migrate("up", "--dry-run", "--allow-out-of-order").returncode == 0
+
+
+def test_a_plan_is_limited_as_up_is(migrate: Command, folder: Folder) -> None:
+    folder.table(A, "a")
+    folder.table(B, "b")
+    for options in ([], ["--locks"]):
+        planned = json.loads(migrate("up", "1", "--dry-run", *options, "--json").stdout)
+        assert [one["id"] for one in planned["migrations"]] == [A]
+
+
+def test_locks_are_traced_in_a_dry_run_only(migrate: Command, folder: Folder) -> None:
+    folder.table(A, "a")
+    refused = migrate("up", "--locks")
+    assert (refused.returncode, "needs --dry-run" in refused.stderr) == (2, True)
+    assert Migrator(migrate.conninfo, folder.path).status().pending == [A]

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from agent_storage.cli.migrate import app
+from agent_storage.cli import app
 from agent_storage.migrations.errors import (
     CannotConnect,
     HistoryProblem,
@@ -222,7 +222,7 @@ def test_the_database_comes_from_the_settings(
     database: str, three: Folder, monkeypatch: pytest.MonkeyPatch, server_conninfo: str
 ) -> None:
     def pending() -> int:
-        ended = CliRunner().invoke(app, ["status", "--json", "--folder", str(three.path)])
+        ended = CliRunner().invoke(app, ["migrate", "status", "--json", "--folder", str(three.path)])
         return sum(one["state"] == "pending" for one in json.loads(ended.stdout)["migrations"])
 
     Migrator(database, three.path).up(1)
@@ -326,6 +326,6 @@ def test_new_makes_two_files_that_come_last(migrate: Command, folder: Folder) ->
 
 def test_new_puts_nothing_into_an_installed_package() -> None:
     installed = Path(sysconfig.get_path("purelib")) / "agent_storage" / "migrations" / "versions"
-    refused = CliRunner().invoke(app, ["new", "mine", "--folder", str(installed)])
+    refused = CliRunner().invoke(app, ["migrate", "new", "mine", "--folder", str(installed)])
     assert (refused.exit_code, "an upgrade would remove" in refused.stderr) == (2, True)
     assert not installed.exists()

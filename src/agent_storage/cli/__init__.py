@@ -1,68 +1,105 @@
-"""The `storage` command. Each group of commands is a module of its own, imported when it is called."""
+"""The `storage` command. Each command is a module of its own, imported when it is called."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+import importlib
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from agent_storage.cli.context import Group, no_such_command
+from agent_storage.cli.context import EXIT_CODES, AsJson, Db, Group, end_quietly
 
-#: The commands in the order in which --help lists them: name, module, what it is for.
-_COMMANDS = {
-    "demo": ("demo", "Store a real conversation, read it back and show it."),
-    "status": ("status", "Where the database is, and whether its schema is current."),
-    "tables": ("tables", "Every table: how many rows, how large, and what it is for."),
-    "seed": ("seed", "Fill every table with believable demo data of any size."),
-    "conversation": ("conversation", "Conversations: list them, read one."),
-    "session": ("session", "Coding agents' sessions: list them, show one, and who spawned or forked whom."),
-    "workflow": ("workflow", "Workflows and their runs: list them, show where one stands."),
-    "approval": ("approval", "What runs ask people: list the open requests, approve or reject one."),
-    "budget": ("budget", "Budgets: what is spent and what is left, as a tree."),
-    "migrate": ("migrate", "Change the schema: up, down, status, plan, check, drift and more."),
-    "check": ("check", "Prepare every declared statement and compare it with its signature."),
+#: The commands in the order of --help: name, module, summary.
+COMMANDS = {
+    "demo": ("demo", "Store a conversation, read it back and show it."),
+    "status": ("status", "Show where the database is, and whether its schema is current."),
+    "tables": ("tables", "List the tables: rows, size, purpose."),
+    "seed": ("seed", "Fill every table with realistic demo data of any size."),
+    "conversation": ("conversation", "List conversations, read one."),
+    "session": ("session", "List the sessions of coding agents, show one, draw the tree of spawns and forks."),
+    "workflow": ("workflow", "List workflows and their runs, show the state of one."),
+    "approval": ("approval", "List approval requests, approve or reject one."),
+    "budget": ("budget", "Show budgets as a tree: used, total, left."),
+    "migrate": ("migrate", "Change the schema: up, down, status, check, diff and more."),
+    "check": ("check", "Compare every declared statement with a migrated database."),
     "sql": ("statements", "List the declared statements, show one, or explain its plan."),
     "secrets": ("secrets", "Make a key; rotate the keys of encrypted columns."),
 }
 
 
-class _Lazy(Group):
-    """A group that knows its commands by name and imports one only to run it, so that `--help` is quick."""
+def load(name: str) -> Any:
+    """Import the command and return it."""
+    module, _ = COMMANDS[name]
+    app: typer.Typer = importlib.import_module(f"{__name__}.{module}").app
+    command = typer.main.get_command(app)
+    command.name = name
+    _unwrap(command)
+    return command
 
-    # Typer's newer releases bring their own click, and have no public name for its context.
+
+def _unwrap(command: Any) -> None:
+    """Join the lines of each paragraph of a docstring: the terminal has its own width."""
+    paragraphs = (command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for inner in getattr(command, "commands", {}).values():
+        _unwrap(inner)
+
+
+class _Root(Group):
+    """The group of all commands. It imports the command that runs and no other, so that `--help` is quick."""
+
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _COMMANDS:
-            no_such_command(ctx, cmd_name, _COMMANDS)
-        module, summary = _COMMANDS[cmd_name]
-        # A command that is only listed needs its summary alone.
-        if ctx.resilient_parsing or cmd_name not in sys.argv:
-            return TyperCommand(cmd_name, help=summary, short_help=summary)
-        import importlib
+        """Return the command's name and summary, which is all that a list needs."""
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1], short_help=COMMANDS[cmd_name][1])
 
-        app: typer.Typer = importlib.import_module(f"{__name__}.{module}").app
-        command = typer.main.get_command(app)
-        command.name = cmd_name
-        return command
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load(name), rest
+
+    def elsewhere(self, name: str) -> list[str]:
+        groups = {known: getattr(load(known), "commands", {}) for known in COMMANDS}
+        return [f"{known} {name}" for known, commands in groups.items() if name in commands]
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, typer.Abort):
+            typer.echo("error: interrupted", err=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            end_quietly()
 
 
 app = typer.Typer(
     name="storage",
-    cls=_Lazy,
+    cls=_Root,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Everything an AI-agent platform has to remember, in PostgreSQL.\n\n"
-    "Start with `storage migrate up`, then `storage demo`. The database is STORAGE_DATABASE_URL, DATABASE_URL, or the "
-    "embedded PostgreSQL.",
+    "The database is STORAGE_DATABASE_URL, DATABASE_URL, or the embedded PostgreSQL. --db and --json may be given "
+    "before or after the command.",
+    epilog="\n\n".join(
+        [
+            "Examples:",
+            "$ storage migrate up",
+            "$ storage demo",
+            "$ storage seed demo",
+            "$ storage --json session list --status running",
+            "Exit codes:",
+            *(f"{code:>3} {meaning}" for code, meaning in EXIT_CODES.items()),
+        ]
+    ),
 )
 
 
@@ -75,16 +112,20 @@ def _version(value: bool) -> None:  # Typer's callbacks are called so
 
 
 @app.callback()
-def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_version, is_eager=True),
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+    as_json: AsJson = False,
+    db: Db = None,
 ) -> None:
-    """The options of `storage` itself."""
+    """The options of `storage` itself. The commands read the common ones from the context."""
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line. A reader that goes away (`storage sql | head`) is no error."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default that of the process. Return its exit code."""
     try:
-        return app(arguments)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        typer.main.get_command(app).main(arguments, prog_name="storage")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0

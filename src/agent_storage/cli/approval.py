@@ -1,43 +1,38 @@
-"""`storage approval`: what runs ask people, and the answers."""
+"""`storage approval`: requests for approval and their decisions."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, Group, Limit, opened
+from agent_storage.cli.context import AsJson, Db, Limit, group, opened, taught
 from agent_storage.cli.show import emit, line, listing, short_ids, state, when
+from agent_storage.types import ApprovalStatus, ApprovalType
 
 if TYPE_CHECKING:
     from agent_storage.types import ApprovalRequest
 
-app = typer.Typer(
-    name="approval",
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="What runs ask people, and the answers.",
-)
-Id = Annotated[str, typer.Argument(metavar="ID", help="A request's id, or the first digits of it.")]
-By = Annotated[str | None, typer.Option(help="Who decides; default: the user of the system.", show_default=False)]
+app = group("approval", "List approval requests, approve or reject one.")
+Id = Annotated[str, typer.Argument(metavar="ID", help="A request's id, or its first digits.")]
+By = Annotated[
+    str | None,
+    typer.Option(help="The name of the person who decides. Default: the user of the system.", show_default=False),
+]
 
 
-@app.command("list")
+@app.command("list", epilog=taught("storage approval list", "storage approval list --status all --type human_review"))
 def list_(
-    status: Annotated[str, typer.Option(help="pending, approved, rejected, expired or all.")] = "pending",
-    kind: Annotated[str | None, typer.Option("--type", help="human_review, budget_increase or workflow_call.")] = None,
+    status: Annotated[Literal[ApprovalStatus, "all"], typer.Option(help="Only those of this status.")] = "pending",
+    kind: Annotated[ApprovalType | None, typer.Option("--type", help="Only those of this type.")] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """The requests that wait for a decision, oldest first; decided ones newest first.
-
-    Examples: `storage approval list`, `storage approval list --status all`
-    """
+    """List the requests that wait for a decision, oldest first; others newest first."""
     where = {name: value for name, value in (("status", status), ("type", kind)) if value not in (None, "all")}
     with opened(db) as storage:
         found = list(storage.approval_requests.find(where, "id" if status == "pending" else "-id", limit))
@@ -66,35 +61,31 @@ def _question(request: ApprovalRequest) -> str:
     return str(request.context.get("question") or request.context or request.node_id)
 
 
-@app.command()
+@app.command(epilog=taught("storage approval approve 019f7a3e --notes 'after the freeze'"))
 def approve(
     id: Id,
     by: By = None,
-    notes: Annotated[str | None, typer.Option(help="What to remember of it.", show_default=False)] = None,
+    notes: Annotated[str | None, typer.Option(help="A note to store with the decision.", show_default=False)] = None,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Say yes; the run that waits goes on.
-
-    Example: `storage approval approve 019f7a3e --notes 'after the freeze'`
-    """
+    """Approve a request. The waiting run continues. A decided request is refused."""
     with opened(db) as storage:
         request = storage.approval_requests.resolve(id)
         _report(storage.approval_requests.approve(request.id, by or _user(), notes), as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=taught("storage approval reject 019f7a3e --reason 'too expensive'"))
 def reject(
     id: Id,
     by: By = None,
-    reason: Annotated[str | None, typer.Option(help="Why not.", show_default=False)] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="The reason, stored with the decision.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Say no.
-
-    Example: `storage approval reject 019f7a3e --reason 'too expensive'`
-    """
+    """Reject a request. A decided request is refused."""
     with opened(db) as storage:
         request = storage.approval_requests.resolve(id)
         _report(storage.approval_requests.reject(request.id, by or _user(), reason), as_json=as_json)

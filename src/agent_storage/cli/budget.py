@@ -1,4 +1,4 @@
-"""`storage budget`: what is spent, and what is left."""
+"""`storage budget`: budget pools as trees."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -12,40 +12,30 @@ from uuid import UUID
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, Group, Limit, opened
+from agent_storage.cli.context import AsJson, Db, Limit, group, opened, taught
 from agent_storage.cli.show import branches, cell, emit, line, listing, short_ids, state
+from agent_storage.types import PoolStatus
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from agent_storage.types import BudgetPool
 
-app = typer.Typer(
-    name="budget", cls=Group, no_args_is_help=True, add_completion=False, help="What is spent, and what is left."
-)
+app = group("budget", "Show budgets as a tree: used, total, left.")
 _BAR = 10
 
 
-@app.callback()
-def _budget() -> None:
-    """What is spent, and what is left.
-
-    Example: `storage budget tree`
-    """
-
-
-@app.command()
+@app.command(
+    epilog=taught("storage budget tree", "storage budget tree 019f7a3e", "storage budget tree --status exhausted")
+)
 def tree(
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A pool; default: the newest roots.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only roots that are active, exhausted or suspended.")] = None,
+    status: Annotated[PoolStatus | None, typer.Option(help="Only roots of this status.")] = None,
     limit: Limit = 10,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Pools and those below them: used, total, what is left.
-
-    Examples: `storage budget tree`, `… tree 019f7a3e`
-    """
+    """Show pools and the pools below them: used, total, left."""
     from agent_storage.cli.queries import PoolForest
 
     where: dict[str, object] = {"parent_pool_id": None, **({"status": status} if status else {})}

@@ -1,20 +1,20 @@
-"""`storage check`: do the declarations and the schema agree?"""
+"""`storage check`: compare the declarations with the schema."""
 
 from __future__ import annotations
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, errors, to_json
+from agent_storage.cli.context import AsJson, Db, errors, taught, to_json
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(epilog=taught("storage check", "storage check --json", codes=(0, 1, 2, 7, 8, 130)))
 def check(as_json: AsJson = False, db: Db = None) -> None:
     """Prepare every declared statement on a scratch database migrated to head, and compare.
 
     Parameters, result columns, types, nullability and defaults are compared with signatures and records, and every
-    schema.sql with what the migrations make. Nothing in your database is read or changed. Exit code 7 for findings.
+    schema.sql with what the migrations make. Your database is neither read nor changed.
     """
     import psycopg
 

@@ -1,4 +1,4 @@
-"""What the commands share: the storage they work on, and errors as one clear sentence with an exit code."""
+"""Shared by the commands: groups, common options, the storage they work on, and errors as exit codes."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -16,30 +18,76 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from agent_storage.sync import Storage
 
-Db = Annotated[str | None, typer.Option("--db", metavar="URL", help="The database; default: as set, else embedded.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, metavar="N", help="At most so many.")]
+EXIT_CODES = {
+    0: "done, or nothing to do",
+    1: "refused, or SQL failed",
+    2: "wrong usage or settings",
+    3: "migrations are pending",
+    4: "drift",
+    5: "history problem",
+    6: "lock not obtained",
+    7: "findings",
+    8: "database not reachable, or no privilege",
+    130: "interrupted",
+}
+
+
+def inherited(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Return the option's value, or the one given to the group: `storage --db URL tables`."""
+    if value not in (None, False) or context.parent is None:
+        return value
+    return context.parent.params.get(str(parameter.name), value)
+
+
+def common(*names: str, **settings: Any) -> Any:
+    """Return an option that a group takes for all of its commands."""
+    return typer.Option(*names, callback=inherited, rich_help_panel="Common options", **settings)
+
+
+Db = Annotated[
+    str | None, common("--db", metavar="URL", help="The database. Default: the settings, else the embedded server.")
+]
+AsJson = Annotated[bool, common("--json", help="Print one JSON object on stdout.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, metavar="N", help="The largest number of rows.")]
 
 
 class Group(TyperGroup):
-    """A group of commands that meets a typo with the nearest command."""
+    """A group of commands that answers a typo with the nearest command."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.suggest_commands = False  # newer releases of Typer would add a suggestion of their own
+        self.suggest_commands = False  # Typer's own suggestion knows neither lazy nor nested commands
 
     # Typer's newer releases bring their own click, and have no public name for its context.
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command. Fails with a suggestion when there is none of that name."""
-        command = super().get_command(ctx, cmd_name)
-        return command or no_such_command(ctx, cmd_name, self.commands)
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name. Fails with a suggestion when there is none."""
+        known = self.list_commands(ctx)
+        if args[0] not in known and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], known, n=1) or self.elsewhere(args[0])
+            ctx.fail(f"No such command {args[0]!r}.{f' Did you mean {near[0]}?' if near else ''}")
+        return super().resolve_command(ctx, args)
+
+    def elsewhere(self, name: str) -> list[str]:
+        """Return the commands of other groups that have this name."""
+        return []
 
 
-def no_such_command(ctx: Any, name: str, known: Iterable[str]) -> None:
-    """Fail as for a wrong command line, with the nearest of the known names."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    ctx.fail(f"No such command {name!r}.{hint}")
+def group(name: str, summary: str) -> typer.Typer:
+    """Return a group of commands that takes the common options before the command, too."""
+    app = typer.Typer(name=name, cls=Group, no_args_is_help=True, add_completion=False, help=summary)
+
+    def options(as_json: AsJson = False, db: Db = None) -> None:
+        """The options themselves; the commands read them from the context."""
+
+    app.callback()(options)
+    return app
+
+
+def taught(*examples: str, codes: Iterable[int] = (0, 1, 2, 3, 8, 130)) -> str:
+    """Return the end of a command's help: command lines that work, and its exit codes."""
+    lines = ["Examples:" if len(examples) > 1 else "Example:", *(f"$ {example}" for example in examples)]
+    lines.append(f"Exit codes: {'; '.join(f'{code} {EXIT_CODES[code]}' for code in codes)}.")
+    return "\n\n".join(lines)
 
 
 @contextmanager
@@ -55,9 +103,13 @@ def errors() -> Generator[None]:
             typer.echo(f"hint: {hint}", err=True)
         code = 2 if isinstance(error, InvalidSettings) else 8 if isinstance(error, Unavailable) else 1
         raise typer.Exit(getattr(error, "exit_code", code)) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(130) from None
+
+
+def end_quietly() -> NoReturn:
+    """End the process when the reader of stdout is gone, as in `storage sql | head`."""
+    # Python flushes its buffer at exit; it needs a place to go.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
 
 
 @contextmanager
@@ -70,7 +122,7 @@ def opened(db: str | None) -> Generator[Storage]:
 
 
 def to_json(value: Any) -> str:
-    """A value as indented JSON; records, dates and decimals included."""
+    """Return a value as indented JSON; records, dataclasses, dates and decimals included."""
     import orjson
     from pydantic import BaseModel
 
@@ -81,14 +133,14 @@ def to_json(value: Any) -> str:
 
 
 def require_schema(storage: Storage) -> None:
-    """Raise, with what to do, when a migration is pending."""
+    """Raises MigrationError, with a hint, when a migration is pending."""
     from agent_storage.migrations.migrator import Migrator
 
     Migrator(storage.database.conninfo).require_current()
 
 
 def plain(text: str) -> str:
-    """What a terminal can show: control characters and lone surrogates as escapes."""
+    """Return text as a terminal can show it: control characters and lone surrogates as escapes."""
     return "".join(
         character
         if character in "\n\t" or (character.isprintable() and not "\ud800" <= character <= "\udfff")

@@ -10,27 +10,29 @@ from uuid import UUID
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, Group, Limit, opened
+from agent_storage.cli.context import AsJson, Db, Limit, group, opened, taught
 from agent_storage.cli.show import emit, facts, line, listing, make_console, short_ids, transcript, when
 
 if TYPE_CHECKING:
     from agent_storage.types import Conversation, Model, Usage
 
-app = typer.Typer(name="conversation", cls=Group, no_args_is_help=True, add_completion=False, help="Conversations.")
+app = group("conversation", "List conversations, read one.")
 
 
-@app.command("list")
+@app.command(
+    "list",
+    epilog=taught(
+        "storage conversation list", "storage conversation list -n 5", "storage conversation list --archived"
+    ),
+)
 def list_(
     project: Annotated[str | None, typer.Option(metavar="ID", help="Only those of this project.")] = None,
-    archived: Annotated[bool, typer.Option("--archived", help="The archived ones instead.")] = False,
+    archived: Annotated[bool, typer.Option("--archived", help="Only archived ones. Default: only the others.")] = False,
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """The conversations that were last active.
-
-    Examples: `storage conversation list -n 5`, `… list --archived`
-    """
+    """List conversations, the most recently active first."""
     with opened(db) as storage:
         project_id = storage.projects.resolve(project).id if project else None
         found = storage.conversations.recent(limit, project_id=project_id, archived=archived).items
@@ -62,17 +64,14 @@ def _model(conversation: Conversation, models: dict[UUID, str]) -> str:
     return models.get(conversation.model_id, "") if conversation.model_id else ""
 
 
-@app.command()
+@app.command(epilog=taught("storage conversation show 019f7a3e", "storage conversation show 019f7a3e -n 10"))
 def show(
-    id: Annotated[str, typer.Argument(metavar="ID", help="A conversation's id, or the first digits of it.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="A conversation's id, or its first digits.")],
     limit: Limit = 50,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """A conversation, its last messages, tokens and cost.
-
-    Example: `storage conversation show 019f7a3e`
-    """
+    """Show a conversation, its last messages, tokens and cost."""
     with opened(db) as storage:
         conversation = storage.conversations.resolve(id)
         messages = sorted(storage.messages.latest(conversation.id, limit), key=lambda message: message.position)

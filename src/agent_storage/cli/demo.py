@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, opened, plain, require_schema, to_json
+from agent_storage.cli.context import AsJson, Db, opened, plain, require_schema, taught, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from agent_storage.sync import Storage
     from agent_storage.types import Conversation, Message, Model, ToolStats, Usage
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(epilog=taught("storage demo", "storage demo --file talk.json"))
 def demo(
-    file: Annotated[Path | None, typer.Option("--file", help="A conversation of your own, in the same form.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Store the conversation of this JSON file.")] = None,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Store a conversation with a tool call, read it back and show it: transcript, tokens, cost, where the data lies.
+    """Store a conversation with a tool call, read it back, and show transcript, tokens, cost and location.
 
-    Each run stores another conversation. Examples: `storage demo`, `storage demo --file talk.json`
+    Each run stores another conversation.
     """
     talk = _read(file)
     with opened(db) as storage:
@@ -66,7 +66,7 @@ def _read(file: Path | None) -> dict[str, Any]:
 
 
 def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]:
-    """Everything in one transaction: a demo that is interrupted leaves nothing behind."""
+    """Store everything in one transaction: an interrupted demo leaves nothing."""
     from agent_storage.types import (
         NewConversation,
         NewMessage,

@@ -1,4 +1,4 @@
-"""What the commands ask beyond the repositories: whole forests and summaries, one round trip each."""
+"""Queries of the commands beyond the repositories: whole forests and summaries, one round trip each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent_storage.types import BudgetPool, RunStatus, Session, Workflow
 
 
 class WorkflowSummary(Workflow):
-    """A workflow, how often it ran, and how its newest run stands."""
+    """A workflow with its number of runs and the status of its newest run."""
 
     runs: int
     newest_status: str | None

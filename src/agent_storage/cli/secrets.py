@@ -7,23 +7,24 @@ import os
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, opened, to_json
+from agent_storage.cli.context import AsJson, Db, group, opened, taught, to_json
 
-app = typer.Typer(no_args_is_help=True, help="Make a key; rotate the keys of encrypted columns.")
+app = group("secrets", "Make a key; rotate the keys of encrypted columns.")
 
 
-@app.command("new-key")
-def new_key() -> None:
+@app.command("new-key", epilog=taught("storage secrets new-key", codes=(0, 2)))
+def new_key(as_json: AsJson = False) -> None:
     """Print a new key for STORAGE_SECRET_KEY. Nothing is stored: keep it where you keep your secrets."""
-    typer.echo(base64.b64encode(os.urandom(32)).decode())
+    key = base64.b64encode(os.urandom(32)).decode()
+    typer.echo(to_json({"key": key}) if as_json else key)
 
 
-@app.command()
+@app.command(epilog=taught("storage secrets rotate", codes=(0, 1, 2, 8, 130)))
 def rotate(as_json: AsJson = False, db: Db = None) -> None:
     """Wrap every stored secret with the newest key.
 
-    Set STORAGE_SECRET_KEY to `NEW,OLD`, run this, then set it to `NEW`. Runs while the application works; a second run
-    does what a first one that was interrupted has left.
+    Set STORAGE_SECRET_KEY to `NEW,OLD`, run this, then set it to `NEW`. The application may run meanwhile. A second
+    run completes an interrupted one.
     """
     from agent_storage.maintenance.rotation import rotate as rewrap
 

@@ -14,40 +14,26 @@ from typing import Annotated
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, Group, opened, require_schema
+from agent_storage.cli.context import AsJson, Db, group, opened, require_schema, taught
 from agent_storage.cli.show import emit, line, listing
 
-app = typer.Typer(
-    name="seed",
-    cls=Group,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Fill every table with believable demo data.",
-)
+app = group("seed", "Fill every table with realistic demo data.")
 
 
-@app.callback()
-def _seed() -> None:
-    """Fill every table with believable demo data.
-
-    Example: `storage seed demo --scale 10`
-    """
-
-
-@app.command()
+@app.command(epilog=taught("storage seed demo", "storage seed demo --scale 100 --seed 7"))
 def demo(
     scale: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="About 2,000 rows times N.")] = 1,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same number gives the same data.")] = 1,
     until: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="When the two weeks of data end.", show_default=False)
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="The day on which the two weeks of data end.", show_default=False),
     ] = None,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Fill every table with linked rows: teams, their tickets, conversations, agents, workflows and budgets.
+    """Fill every table with realistic, linked rows: teams, tickets, conversations, agents, workflows, budgets.
 
-    One transaction: interrupted, it leaves nothing behind. Examples: `storage seed demo`,
-    `storage seed demo --scale 100 --seed 7`
+    All rows are written in one transaction. An interrupted run leaves nothing.
     """
     from agent_storage.demo import ANCHOR, seed_demo
 

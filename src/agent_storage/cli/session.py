@@ -1,4 +1,4 @@
-"""`storage session`: coding agents' sessions and where they come from."""
+"""`storage session`: the sessions of coding agents and their genealogy."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -11,30 +11,26 @@ from uuid import UUID
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, Group, Limit, opened
+from agent_storage.cli.context import AsJson, Db, Limit, group, opened, taught
 from agent_storage.cli.show import branches, cell, emit, facts, line, listing, short_ids, state, when
+from agent_storage.types import SessionStatus
 
 if TYPE_CHECKING:
     from agent_storage.types import Session, Task
 
-app = typer.Typer(
-    name="session", cls=Group, no_args_is_help=True, add_completion=False, help="Coding agents' sessions."
-)
-Id = Annotated[str, typer.Argument(metavar="ID", help="A session's id, or the first digits of it.")]
+app = group("session", "List the sessions of coding agents, show one, draw the tree of spawns and forks.")
+Id = Annotated[str, typer.Argument(metavar="ID", help="A session's id, or its first digits.")]
 
 
-@app.command("list")
+@app.command("list", epilog=taught("storage session list", "storage session list --status running --agent codex"))
 def list_(
-    status: Annotated[str | None, typer.Option(help="idle, running, completed or failed.")] = None,
+    status: Annotated[SessionStatus | None, typer.Option(help="Only those of this status.")] = None,
     agent: Annotated[str | None, typer.Option(help="Only this agent's, such as claude-code.")] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """The newest sessions.
-
-    Examples: `storage session list`, `storage session list --status running --agent codex`
-    """
+    """List the newest sessions."""
     where = {name: value for name, value in (("status", status), ("agent", agent)) if value is not None}
     with opened(db) as storage:
         found = list(storage.sessions.find(where, "-id", limit))
@@ -64,12 +60,9 @@ def _title(session: Session) -> str:
     return session.data.title or "untitled"
 
 
-@app.command()
+@app.command(epilog=taught("storage session show 019f7a3e", codes=(0, 1, 2, 8, 130)))
 def show(id: Id, limit: Limit = 20, as_json: AsJson = False, db: Db = None) -> None:
-    """A session, where it comes from, and its newest tasks.
-
-    Example: `storage session show 019f7a3e`
-    """
+    """Show a session, its origin, and its newest tasks."""
     with opened(db) as storage:
         session = storage.sessions.resolve(id)
         above, below = storage.sessions.ancestors(session.id), storage.sessions.children(session.id)
@@ -110,17 +103,16 @@ def _tasks(tasks: list[Task]) -> None:
     )
 
 
-@app.command()
+@app.command(
+    epilog=taught("storage session tree", "storage session tree 019f7a3e", "storage session tree --limit 3 --json")
+)
 def tree(
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A session; default: the newest roots.")] = None,
     limit: Limit = 10,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Who spawned (↳) or forked (⑂) whom, below a session or the newest roots.
-
-    Examples: `storage session tree`, `storage session tree 019f7a3e`
-    """
+    """Draw the tree of spawned (↳) and forked (⑂) sessions below one session or the newest roots."""
     from agent_storage.cli.queries import SessionForest
 
     with opened(db) as storage:
@@ -136,7 +128,7 @@ def tree(
 
 
 def _children(found: list[Session], roots: set[UUID]) -> dict[UUID, list[Session]]:
-    """Children by the session that they came from; each stands at one place."""
+    """Return children by the session that they came from. Each child is at one place."""
     below: defaultdict[UUID, list[Session]] = defaultdict(list)
     known = {session.id for session in found}
     for session in found:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import typer
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent_storage.cli.context import plain, to_json
+from agent_storage.cli.context import end_quietly, plain, to_json
 
 if TYPE_CHECKING:
     from agent_storage.types import Message
@@ -34,26 +33,22 @@ class _Console(Console):
     """A console for which a reader that goes away (`storage session list | head`) is no error."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print, or end quietly when nobody reads any more."""
+        """Print. End quietly when the reader is gone."""
         try:
             super().print(*objects, **options)
         except BrokenPipeError:
-            _end_quietly()
+            end_quietly()
 
     def on_broken_pipe(self) -> None:
-        """What newer releases of rich call instead."""
-        _end_quietly()
-
-
-def _end_quietly() -> NoReturn:
-    # what is still buffered must go somewhere when Python flushes it at its end
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(0)
+        """End quietly. Newer releases of rich call this."""
+        end_quietly()
 
 
 def make_console() -> Console:
     """The console of stdout, which colours nothing by itself."""
-    if reconfigure := getattr(sys.stdout, "reconfigure", None):  # what the encoding lacks becomes a question mark
+    if reconfigure := getattr(
+        sys.stdout, "reconfigure", None
+    ):  # a character that the encoding lacks becomes a question mark
         reconfigure(errors="replace")
     return _Console(highlight=False, emoji=False)
 
@@ -63,7 +58,7 @@ def emit(value: Any) -> None:
     try:
         typer.echo(to_json(value).encode())
     except BrokenPipeError:
-        _end_quietly()
+        end_quietly()
 
 
 def line(text: str, style: str = "") -> None:
@@ -120,7 +115,7 @@ def _fitted(item: object, kind: str) -> Text:
 
 
 def facts(pairs: Mapping[str, object]) -> None:
-    """Names and values below each other; what is None or empty is left out."""
+    """Print names and values below each other, without those that are None or empty."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

@@ -9,28 +9,43 @@ from typing import Annotated, Any
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, errors, opened, to_json
+from agent_storage.cli.context import AsJson, Db, errors, opened, taught, to_json
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
-@app.command()
+def _names() -> list[str]:
+    """Return the names that the shell may complete."""
+    from agent_storage.tables import REPOSITORIES
+
+    return [*REPOSITORIES, *(item.name for made in REPOSITORIES.values() for item in made.statements().values())]
+
+
+@app.command(
+    epilog=taught(
+        "storage sql",
+        "storage sql messages",
+        "storage sql messages.latest",
+        "storage sql messages.latest --explain",
+        codes=(0, 1, 2, 8, 130),
+    )
+)
 def sql(
-    name: Annotated[str | None, typer.Argument(help="A statement (messages.latest), or a table (messages).")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Ask PostgreSQL for the plan; nothing is run.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(help="A statement (messages.latest) or a table (messages).", autocompletion=_names)
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show PostgreSQL's plan. The statement is not run.")
+    ] = False,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """List the declared statements, show one as it is sent, or explain its plan.
-
-    Examples: `storage sql`, `storage sql messages`, `storage sql messages.latest --explain`
-    """
+    """List the declared statements, show one as it is sent, or explain its plan."""
     with errors():
         found = _find(name)
     if explain:
         if len(found) != 1:
-            typer.echo("error: --explain takes one statement, such as messages.latest", err=True)
-            raise typer.Exit(2)
+            raise typer.BadParameter("takes one statement, such as messages.latest", param_hint="--explain")
         typer.echo(_plan(db, *found.values()))
     elif as_json:
         typer.echo(to_json({key: statement.text for key, statement in found.items()}))

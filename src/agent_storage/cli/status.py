@@ -1,4 +1,4 @@
-"""`storage status`: where the database is and how it is."""
+"""`storage status`: the database and its schema in two lines."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, opened, to_json
+from agent_storage.cli.context import AsJson, Db, opened, taught, to_json
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(epilog=taught("storage status", "storage status --json", codes=(0, 1, 2, 8, 130)))
 def status(as_json: AsJson = False, db: Db = None) -> None:
-    """Where the database is, its version and size, and whether its schema is current."""
+    """Show where the database is, its version and size, and whether its schema is current."""
     from agent_storage.migrations.migrator import Migrator
 
     with opened(db) as storage:

@@ -1,4 +1,4 @@
-"""`storage tables`: what is stored, and how much of it."""
+"""`storage tables`: rows, size and purpose of each table."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, opened, require_schema
+from agent_storage.cli.context import AsJson, Db, opened, require_schema, taught
 from agent_storage.cli.show import cell, emit, line, listing
 
 if TYPE_CHECKING:
     from agent_storage.sync import Storage
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 #: From how many rows on the planner's estimate is shown.
 _COUNTED = 100_000
@@ -28,19 +28,16 @@ _SIZES = """
 """
 
 
-@app.command()
+@app.command(epilog=taught("storage tables", "storage tables --json"))
 def tables(as_json: AsJson = False, db: Db = None) -> None:
-    """Every table: its rows (from 100,000 on an estimate, marked ~), its size with indexes, and what it is for.
-
-    Examples: `storage tables`, `storage tables --json`
-    """
+    """List the tables: rows (from 100,000 on an estimate, marked ~), size with indexes, purpose."""
     with opened(db) as storage:
         require_schema(storage)
         found = _measure(storage)
     if as_json:
         emit({"tables": found})
         return
-    columns = {"TABLE": "", "ROWS": "right", "SIZE": "right", "IDX": "right", "WHAT IT IS FOR": "fold"}
+    columns = {"TABLE": "", "ROWS": "right", "SIZE": "right", "IDX": "right", "PURPOSE": "fold"}
     listing(columns, _rows(found))
     size, about = sum(item["size_bytes"] + item["index_bytes"] for item in found), any(i["estimated"] for i in found)
     line(f"{'about ' if about else ''}{sum(item['rows'] for item in found):,} rows, {_human(size)} in all")
@@ -49,7 +46,7 @@ def tables(as_json: AsJson = False, db: Db = None) -> None:
 
 
 def _measure(storage: Storage) -> list[dict[str, Any]]:
-    """Two queries: sizes and estimates, then counts of what is not large."""
+    """Run two queries: sizes and estimates, then counts of the smaller tables."""
     import psycopg
 
     from agent_storage.tables import REPOSITORIES
@@ -57,7 +54,7 @@ def _measure(storage: Storage) -> list[dict[str, Any]]:
     with storage.database.connection() as connection:
         sizes = {row[0]: row for row in psycopg.RawCursor(connection).execute(_SIZES, [list(REPOSITORIES)])}
         small = [name for name, row in sizes.items() if row[1] < _COUNTED]
-        # a table that was never analyzed may be large: nobody counts further than this
+        # A table that was never analyzed may be large: the count stops here.
         count = "SELECT '{0}', count(*) FROM (SELECT FROM {0} LIMIT {1}) counted"
         query = " UNION ALL ".join(count.format(name, _COUNTED) for name in small)
         counts: dict[str, int] = dict(connection.execute(query.encode()).fetchall()) if small else {}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, Group, Limit, opened
+from agent_storage.cli.context import AsJson, Db, Limit, group, opened, taught
 from agent_storage.cli.show import cell, emit, facts, line, listing, short_ids, state, when
+from agent_storage.types import RunStatus
 
 if TYPE_CHECKING:
     from agent_storage.sync import Storage
@@ -24,27 +25,22 @@ if TYPE_CHECKING:
         WorkflowSession,
     )
 
-app = typer.Typer(
-    name="workflow", cls=Group, no_args_is_help=True, add_completion=False, help="Workflows and their runs."
-)
+app = group("workflow", "List workflows and their runs, show the state of one.")
 
 
-@app.command("list")
+@app.command("list", epilog=taught("storage workflow list", "storage workflow list --status failed"))
 def list_(
     name: Annotated[str | None, typer.Option(help="Only the workflows of this name.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only those whose newest run stands so.")] = None,
+    status: Annotated[RunStatus | None, typer.Option(help="Only those whose newest run has this status.")] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """The newest workflows, how often they ran, and how the newest run stands.
-
-    Examples: `storage workflow list`, `storage workflow list --status failed`
-    """
+    """List the newest workflows: number of runs, status of the newest run."""
     from agent_storage.cli.queries import WorkflowSummaries
 
     with opened(db) as storage:
-        found = WorkflowSummaries(storage.database).summaries(name, cast(Any, status), limit)
+        found = WorkflowSummaries(storage.database).summaries(name, status, limit)
     if as_json:
         emit({"workflows": found})
         return
@@ -62,17 +58,14 @@ def list_(
     )
 
 
-@app.command()
+@app.command(epilog=taught("storage workflow show 019f7a3e"))
 def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="The id of a workflow or of a run, or its first digits.")],
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """A workflow with its newest runs, or a run: its nodes, what its model calls used, its approvals.
-
-    Example: `storage workflow show 019f7a3e`
-    """
+    """Show a workflow with its newest runs, or a run with its nodes, usage and approvals."""
     from agent_storage.errors import NotFound
 
     with opened(db) as storage:
@@ -123,7 +116,7 @@ def _nodes(definition: Any) -> list[tuple[str, str]]:
 
 @dataclass
 class _Run:
-    """A run and all that tells where it stands."""
+    """A run with its state, usage and approvals."""
 
     run: WorkflowSession
     workflow: Workflow | None
@@ -153,7 +146,7 @@ class _Run:
                 "status": state(self.run.status),
                 "begun": when(self.run.created_at),
                 "ended": when(at.completed_at) if at else None,
-                "stands at": at.current_node_id if at else None,
+                "current node": at.current_node_id if at else None,
                 "budget": at.budget_pool_id if at else None,
                 "model calls": f"{usage.calls} ({usage.failures} failed), {tokens}",
             }

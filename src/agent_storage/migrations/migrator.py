@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+from agent_storage.migrations.results import CheckName
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.verify.check import CheckReport, check
 from agent_storage.migrations.verify.declared import TABLES
@@ -27,7 +29,13 @@ class Migrator(Migrations):
         with shadow_server(self.conninfo, shadow_url=shadow_url, notify=self.notify) as server:
             return drift(self, server)
 
-    def check(self, *, tables: Path | None = TABLES, live: bool = True, shadow_url: str | None = None) -> CheckReport:
-        """Everything that CI wants to know: lint, history, up-down-up, declared schema, drift."""
-        with shadow_server(self.conninfo, shadow_url=shadow_url, notify=self.notify) as server:
-            return check(self, server, tables=tables, live=live)
+    def check(
+        self, names: Collection[CheckName] = tuple(CheckName), *, tables: Path = TABLES, shadow_url: str | None = None
+    ) -> CheckReport:
+        """Run these checks: lint, history, test (up, down, up), schema (the declared one), drift."""
+        return check(
+            self,
+            lambda: shadow_server(self.conninfo, shadow_url=shadow_url, notify=self.notify),
+            names,
+            tables=tables,
+        )

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal
 
 Direction = Literal["up", "down"]
 State = Literal["applied", "pending", "running", "failed", "missing"]
 ProblemKind = Literal["edited", "missing", "renamed", "out-of-order", "running", "failed"]
+
+Source = Literal["schema", "migrations", "applied", "db"]
+
+
+class CheckName(StrEnum):
+    """The checks of `Migrator.check`, in the order in which they run."""
+
+    LINT = "lint"
+    HISTORY = "history"
+    TEST = "test"
+    SCHEMA = "schema"
+    DRIFT = "drift"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,26 +1,34 @@
-"""`storage migrate`: the migration manager in a terminal. The commands stand in the modules beside, by subject."""
+"""`storage migrate`: the migration manager in a terminal. Each module holds the commands of one panel of --help."""
 
 from __future__ import annotations
 
 import typer
 
+from agent_storage.cli.context import AsJson, Db, Group, taught
+from agent_storage.cli.migrate.terminal import Folder, Quiet
+
 app = typer.Typer(
     name="migrate",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="""
-Change the database's schema with plain SQL files, and know at any time where it stands.
-
-A first migration: `storage migrate new add_orders_note`, write the two files, `storage migrate up`.
-
-Exit codes: 0 done or nothing to do, 1 SQL failed, 2 usage or configuration, 3 pending, 4 drift, 5 history problem,
-6 lock not obtained, 7 lint or test finding, 8 unreachable or no privilege, 130 interrupted.
-""",
+    help="Change the database's schema with plain SQL files, and show its state.",
+    epilog=taught(
+        "storage migrate new add_orders_note",
+        "storage migrate up --dry-run --locks",
+        "storage migrate up",
+        "storage migrate check",
+        codes=(0, 1, 2, 3, 4, 5, 6, 7, 8, 130),
+    ),
 )
 
-# Each module adds its commands to `app`, in the order in which --help lists them.
-from agent_storage.cli.migrate import run, inspect, amend  # noqa: E402, I001
 
-__all__ = ["amend", "app", "inspect", "run"]
+@app.callback()
+def _options(folder: Folder = None, quiet: Quiet = False, as_json: AsJson = False, db: Db = None) -> None:
+    """The common options. The commands read them from the context."""
+
+
+# Each module adds its commands to `app`, in the order in which --help lists them.
+from agent_storage.cli.migrate import everyday, checks, repairs  # noqa: E402, I001
+
+__all__ = ["app", "checks", "everyday", "repairs"]

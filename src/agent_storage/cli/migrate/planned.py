@@ -1,9 +1,11 @@
-"""A plan for the terminal; `plan` and `up --dry-run` print it."""
+"""The plan that `up --dry-run` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from agent_storage.cli.migrate.terminal import shadowing
 
 if TYPE_CHECKING:
     from agent_storage.migrations.migrator import Migrator
@@ -11,19 +13,40 @@ if TYPE_CHECKING:
 
 
 def plan_up(
-    migrator: Migrator, count: int | None = None, to: str | None = None, *, allow_out_of_order: bool = False
+    migrator: Migrator,
+    count: int | None = None,
+    to: str | None = None,
+    *,
+    allow_out_of_order: bool = False,
+    locks: bool = False,
+    shadow_url: str | None = None,
 ) -> Plan:
-    """What `up` would run, from the files alone; where `up` would refuse, so does this."""
+    """Return what `up` would run. Raises what `up` would raise before it starts.
+
+    With `locks`, the statements run in a shadow database, which shows the locks and rewrites of each.
+    """
     from agent_storage.migrations.history.selection import to_apply
+    from agent_storage.migrations.history.tracking import Ledger
     from agent_storage.migrations.verify import plan
+    from agent_storage.migrations.verify.shadow import open_shadow
+    from agent_storage.migrations.verify.sources import as_applied
 
     with migrator.session() as session:
-        timeline = migrator.runnable(session, allow_out_of_order=allow_out_of_order)
-        return plan.without_locks(to_apply(timeline, count, to))
+        ledger = Ledger(session.connection)
+        timeline = migrator.runnable(session, ledger, allow_out_of_order=allow_out_of_order)
+        chosen = to_apply(timeline, count, to)
+        if not locks:
+            return plan.without_locks(chosen)
+        with (
+            shadowing(migrator, shadow_url) as server,
+            server.database() as conninfo,
+            open_shadow(conninfo) as shadow,
+        ):
+            return plan.with_locks(shadow, session.connection, as_applied(ledger, timeline), chosen)
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """Each statement with the locks it takes, if they were traced."""
+    """Yield each statement with the locks it takes, if they were traced."""
     for migration in plan.migrations:
         yield f"{migration.id}" + ("" if migration.transactional else " (without a transaction)")
         for statement in migration.statements:

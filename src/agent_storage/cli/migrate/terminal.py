@@ -1,4 +1,4 @@
-"""What the commands share: options, the database, progress on stderr, results on stdout, errors and exit codes."""
+"""Shared by the commands under migrate: options, the database, progress, results, errors and exit codes."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent_storage.cli.context import common, to_json
+
 if TYPE_CHECKING:
     from agent_storage.errors import StorageError
     from agent_storage.migrations.errors import MigrationFailure
@@ -26,19 +28,21 @@ if TYPE_CHECKING:
     from agent_storage.migrations.results import Event
     from agent_storage.migrations.verify.shadow import ShadowServer
 
-Db = Annotated[str | None, typer.Option("--db", metavar="URL", help="The database; default: as set, else embedded.")]
-Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="The migrations; default: those of the package.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every statement, and the server's notices.")]
+Folder = Annotated[
+    Path | None, common("--folder", metavar="DIR", help="The migrations. Default: those of the package.")
+]
+Quiet = Annotated[bool, common("--quiet", "-q", help="Show no progress.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every statement, and the server's notices.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Wait = Annotated[str, typer.Option(metavar="TIME", help="How long to wait for another migrator.")]
 LockTimeout = Annotated[str, typer.Option(metavar="TIME", help="How long a statement may wait for a lock.")]
-Retries = Annotated[int, typer.Option(metavar="N", min=0, help="How often to try again after a lock time-out.")]
+Retries = Annotated[int, typer.Option(metavar="N", min=0, help="The number of further tries after a lock time-out.")]
 ShadowUrl = Annotated[
-    str | None, typer.Option(metavar="URL", help="Where shadow databases may be made; default: the database's server.")
+    str | None, typer.Option(metavar="URL", help="The server for shadow databases. Default: the database's.")
 ]
-Tables = Annotated[Path | None, typer.Option(metavar="DIR", help="The tables' folders; default: those of the package.")]
+Tables = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The folders of the tables. Default: those of the package.")
+]
 
 _EVERY = 2.0
 
@@ -56,7 +60,7 @@ def migration_conninfo(db: str | None) -> str:
 
 @dataclass
 class Terminal:
-    """Where a command's words go: progress and errors to stderr, the result to stdout."""
+    """The output of a command: progress and errors on stderr, the result on stdout."""
 
     as_json: bool = False
     quiet: bool = False
@@ -71,13 +75,14 @@ class Terminal:
         wait: str = "60s",
         lock_timeout: str = "5s",
         retries: int = 10,
+        connects: bool = True,
     ) -> Migrator:
-        """A `Migrator` that shows here what it does."""
+        """Return a `Migrator` that reports its progress here. Without `connects` it knows its folder alone."""
         from agent_storage.migrations.files.file import duration_ms
         from agent_storage.migrations.migrator import Migrator
 
         return Migrator(
-            migration_conninfo(db),
+            migration_conninfo(db) if connects else "",
             folder,
             on_event=self.progress,
             wait=duration_ms(wait) / 1000,
@@ -110,7 +115,7 @@ class Terminal:
             typer.echo(line)
 
     def fail(self, error: MigrationFailure) -> None:
-        """One line `error: …`, what explains it, and a hint; as JSON on stdout if that was asked for."""
+        """Print a line `error: …`, its details and a hint. With --json, print the error as JSON on stdout, too."""
         if self.as_json:
             typer.echo(to_json({"error": error.as_json()}))
         label = "error:" if os.environ.get("NO_COLOR") else typer.style("error:", fg=typer.colors.RED)
@@ -121,21 +126,16 @@ class Terminal:
             self.note(f"hint: {error.hint}")
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Ask, unless told not to; without a terminal to ask on, refuse."""
+        """Ask, unless `yes`. Raises InvalidRequest when there is no terminal to ask on."""
         from agent_storage.migrations.errors import InvalidRequest
 
         if yes:
             return
         if not sys.stdin.isatty():
             raise InvalidRequest(f"{question}: this needs a yes", hint="add --yes")
-        typer.confirm(question, abort=True, err=True)
-
-
-def to_json(value: Any) -> str:
-    """Results, which are dataclasses, as JSON."""
-    import orjson
-
-    return orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2).decode()
+        if not typer.confirm(question, err=True):
+            self.note("nothing was changed")
+            raise typer.Exit(1)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -150,7 +150,7 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
     from agent_storage.errors import StorageError
     from agent_storage.migrations.errors import Interrupted, MigrationFailure
 
-    # What psycopg could not tidy up after a signal is no news here: the server rolls back when the connection goes.
+    # psycopg warns of what it could not close after a signal. The server rolls back when the connection is gone.
     logging.getLogger("psycopg").addHandler(logging.NullHandler())
     shown = Terminal(as_json, quiet, verbose)
     previous = signal.signal(signal.SIGTERM, _interrupt)
@@ -158,7 +158,7 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
         yield shown
     except KeyboardInterrupt as signalled:
         notes: list[str] = getattr(signalled, "__notes__", [])
-        hint = "`storage migrate status` says where the database stands" if notes else None
+        hint = "`storage migrate status` shows the state of the database" if notes else None
         failure: MigrationFailure = Interrupted("interrupted", lines=notes, hint=hint)
         shown.fail(failure)
         raise typer.Exit(failure.exit_code) from None
@@ -198,7 +198,7 @@ def end(code: int) -> None:
 
 @contextmanager
 def shadowing(migrator: Migrator, url: str | None) -> Generator[ShadowServer]:
-    """Where the command may make shadow databases."""
+    """The server on which the command may make shadow databases."""
     from agent_storage.migrations.verify.shadow import shadow_server
 
     with shadow_server(migrator.conninfo, shadow_url=url, notify=migrator.notify) as server:

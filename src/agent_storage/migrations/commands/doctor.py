@@ -145,7 +145,7 @@ def _left_behind(session: Session) -> Iterator[Diagnosis]:
 def _folder(migrator: Migrations) -> Iterator[Diagnosis]:
     found = lockfile.differences(migrator.folder, migrator.files())
     message = "; ".join(found) or ("agrees" if lockfile.read(migrator.folder) else "not kept")
-    yield Diagnosis("migrations.lock", not found, message, "`storage migrate lint --fix-lock`")
+    yield Diagnosis("migrations.lock", not found, message, "`storage migrate check --only lint --fix-lock`")
 
 
 def _tools() -> Iterator[Diagnosis]:

@@ -1,4 +1,4 @@
-"""Twelve rules of our own for migration files. An error keeps `up` from starting; a warning only `lint` reports."""
+"""Twelve rules of our own for migration files. An error keeps `up` from starting; only `check` reports a warning."""
 
 from __future__ import annotations
 
@@ -281,5 +281,5 @@ def _newest_last(folder: Path, files: Sequence[MigrationFile]) -> Iterator[LintF
 
 def _lock_agrees(folder: Path, files: Sequence[MigrationFile]) -> Iterator[LintFinding]:
     for message in lockfile.differences(folder, files):
-        hint = "`storage migrate lint --fix-lock` writes it anew"
+        hint = "`storage migrate check --only lint --fix-lock` writes it"
         yield LintFinding(shown(folder / lockfile.NAME), 1, 1, "lock", "error", message, hint)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from agent_storage.migrations.errors import MigrationFailure
 from agent_storage.migrations.files import lint
+from agent_storage.migrations.results import CheckName
 from agent_storage.migrations.run.migrations import Migrations
+from agent_storage.migrations.verify import squawk
 from agent_storage.migrations.verify.declared import TABLES
 from agent_storage.migrations.verify.drift import diff, drift, line
 from agent_storage.migrations.verify.shadow import ShadowServer
@@ -22,7 +26,7 @@ _ORDER = (8, 2, 5, 7, 1, 4, 3)
 class Part:
     """One part of the check; `exit_code` is 0 if it went well."""
 
-    name: str
+    name: CheckName
     exit_code: int
     lines: list[str] = field(default_factory=list[str])
 
@@ -41,57 +45,67 @@ class CheckReport:
 
 
 def check(
-    migrator: Migrations, server: ShadowServer, *, tables: Path | None = TABLES, live: bool = True
+    migrator: Migrations,
+    shadows: Callable[[], AbstractContextManager[ShadowServer]],
+    names: Collection[CheckName] = tuple(CheckName),
+    *,
+    tables: Path = TABLES,
+    strict: bool = False,
+    every: bool = False,
 ) -> CheckReport:
-    """Lint, history, up-down-up, declared schema, drift. `live=False` leaves out what concerns the real database;
-    `tables=None` what concerns the declared schema.
+    """Run the named checks. `shadows` opens a server for shadow databases; lint and history need none.
+
+    With `strict`, warnings of lint are errors. With `every`, squawk reads all files instead of the newest.
     """
-    steps: dict[str, Callable[[], Part]] = {"lint": lambda: _lint(migrator)}
-    if live:
-        steps["history"] = lambda: _history(migrator)
-    steps["up, down, up"] = lambda: _trial(migrator, server)
-    if tables is not None:
-        steps["schema agrees"] = lambda: _schema(migrator, server, tables)
-    if live:
-        steps["drift"] = lambda: _drift(migrator, server)
-    return CheckReport([_run(name, step) for name, step in steps.items()])
+    with ExitStack() as stack:
+        server = cache(lambda: stack.enter_context(shadows()))
+        steps: dict[CheckName, Callable[[], Part]] = {
+            CheckName.LINT: lambda: _lint(migrator, strict=strict, every=every),
+            CheckName.HISTORY: lambda: _history(migrator),
+            CheckName.TEST: lambda: _trial(migrator, server()),
+            CheckName.SCHEMA: lambda: _schema(migrator, server(), tables),
+            CheckName.DRIFT: lambda: _drift(migrator, server()),
+        }
+        return CheckReport([_run(name, step) for name, step in steps.items() if name in names])
 
 
-def _run(name: str, step: Callable[[], Part]) -> Part:
+def _run(name: CheckName, step: Callable[[], Part]) -> Part:
     try:
         return step()
     except MigrationFailure as error:
         return Part(name, error.exit_code, [error.message, *error.lines, *([error.hint] if error.hint else [])])
 
 
-def _lint(migrator: Migrations) -> Part:
-    found = lint.lint_folder(migrator.folder, migrator.files())
-    errors = any(finding.severity == "error" for finding in found)
-    return Part("lint", 7 if errors else 0, [str(finding) for finding in found])
+def _lint(migrator: Migrations, *, strict: bool, every: bool) -> Part:
+    files = migrator.files()
+    found = lint.lint_folder(migrator.folder, files)
+    program = squawk.find()
+    if program is not None:
+        found += squawk.lint(program, files if every else files[-1:])
+    failed = any(strict or finding.severity == "error" for finding in found)
+    lines = [line for finding in found for line in (str(finding), f"    {finding.hint}") if line.strip()]
+    return Part(CheckName.LINT, 7 if failed else 0, lines)
 
 
 def _history(migrator: Migrations) -> Part:
     status = migrator.status()
     if status.problems:
-        return Part("history", 5, [problem.message for problem in status.problems])
-    return Part("history", 3 if status.pending else 0, [f"pending: {id_}" for id_ in status.pending])
+        return Part(CheckName.HISTORY, 5, [problem.message for problem in status.problems])
+    return Part(CheckName.HISTORY, 3 if status.pending else 0, [f"pending: {id_}" for id_ in status.pending])
 
 
 def _trial(migrator: Migrations, server: ShadowServer) -> Part:
-    lines = list(_faults(migrator, server))
-    return Part("up, down, up", 7 if lines else 0, lines)
-
-
-def _faults(migrator: Migrations, server: ShadowServer) -> Iterator[str]:
-    for tried in up_down_up(migrator, server):
-        yield from (f"{tried.id}: {fault}" for fault in tried.faults)
+    tried = up_down_up(migrator, server)
+    lines = [f"{one.id}: {fault}" for one in tried for fault in one.faults]
+    lines += [f"{one.id}: irreversible, up only" for one in tried if not one.reversible]
+    return Part(CheckName.TEST, 7 if any(one.faults for one in tried) else 0, lines)
 
 
 def _schema(migrator: Migrations, server: ShadowServer, tables: Path) -> Part:
     found = diff(migrator, server, "migrations", "schema", tables).drift
-    return Part("schema agrees", 4 if found else 0, [line(finding) for finding in found])
+    return Part(CheckName.SCHEMA, 4 if found else 0, [line(finding) for finding in found])
 
 
 def _drift(migrator: Migrations, server: ShadowServer) -> Part:
     found = drift(migrator, server).drift
-    return Part("drift", 4 if found else 0, [line(finding) for finding in found])
+    return Part(CheckName.DRIFT, 4 if found else 0, [line(finding) for finding in found])

@@ -1,4 +1,4 @@
-"""Who disagrees with whom: the live database with its migrations, the migrations with the declared schema."""
+"""Compare the live database, the migrations and the declared schema with each other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from agent_storage.catalog import Catalog, Finding, compare
 from agent_storage.migrations.history.tracking import Ledger
 from agent_storage.migrations.history.yoyo import in_order
+from agent_storage.migrations.results import Source
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.verify.declared import TABLES
 from agent_storage.migrations.verify.shadow import ShadowServer
-from agent_storage.migrations.verify.sources import Source, as_applied, of_database, of_migrations, of_schema
+from agent_storage.migrations.verify.sources import as_applied, of_database, of_migrations, of_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +35,12 @@ class Comparison:
 
 
 def drift(migrator: Migrations, server: ShadowServer) -> Comparison:
-    """The live database against what its applied migrations make. Only reads."""
-    with migrator.session() as session:
-        ledger = Ledger(session.connection)
-        applied = as_applied(ledger, migrator.timeline(session, ledger))
-        live = of_database(session)
-    return Comparison("migrations", "db", compare(of_migrations(server, applied), live))
+    """Compare the live database with what its applied migrations make. Only reads."""
+    return diff(migrator, server, "db", "applied")
 
 
 def diff(migrator: Migrations, server: ShadowServer, from_: Source, to: Source, tables: Path = TABLES) -> Comparison:
-    """What has to change in `from_` to make it like `to`."""
+    """Return what has to change in `from_` to make it like `to`."""
     return Comparison(to, from_, compare(_read(migrator, server, to, tables), _read(migrator, server, from_, tables)))
 
 
@@ -53,7 +50,11 @@ def _read(migrator: Migrations, server: ShadowServer, source: Source, tables: Pa
     if source == "migrations":
         return of_migrations(server, in_order(migrator.files()))
     with migrator.session() as session:
-        return of_database(session)
+        if source == "db":
+            return of_database(session)
+        ledger = Ledger(session.connection)
+        applied = as_applied(ledger, migrator.timeline(session, ledger))
+    return of_migrations(server, applied)
 
 
 def differences(expected: Catalog, actual: Catalog) -> list[str]:

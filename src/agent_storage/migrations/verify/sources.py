@@ -1,13 +1,12 @@
-"""The three things that ought to agree, as catalog snapshots: declared schema, migrations, live database."""
+"""The declared schema, the migrations and the live database as catalog snapshots."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from agent_storage.catalog import Catalog, snapshot
-from agent_storage.migrations.errors import HistoryProblem, InvalidRequest
+from agent_storage.migrations.errors import HistoryProblem
 from agent_storage.migrations.files.file import MigrationFile
 from agent_storage.migrations.history.timeline import Timeline
 from agent_storage.migrations.history.tracking import Ledger
@@ -15,9 +14,6 @@ from agent_storage.migrations.run.replay import replay
 from agent_storage.migrations.run.session import Session, explained
 from agent_storage.migrations.verify.declared import load_schema
 from agent_storage.migrations.verify.shadow import ShadowServer, open_shadow
-
-Source = Literal["schema", "migrations", "db"]
-SOURCES: tuple[Source, ...] = ("schema", "migrations", "db")
 
 
 def of_schema(server: ShadowServer, tables: Path) -> Catalog:
@@ -53,11 +49,3 @@ def as_applied(ledger: Ledger, timeline: Timeline) -> list[MigrationFile]:
             raise HistoryProblem(f"{id_} is applied, but its file is missing", hint=hint)
         found.append(file)
     return found
-
-
-def source(name: str) -> Source:
-    """The source that a person named."""
-    for known in SOURCES:
-        if name == known:
-            return known
-    raise InvalidRequest(f"{name!r} is none of {', '.join(SOURCES)}", hint="storage migrate diff schema migrations")

@@ -1,4 +1,4 @@
-"""The commands of every day: new, up, down, redo, sync, seed, status, history."""
+"""The commands of the panel "Everyday": new, up, down, redo, sync, seed, status, history, show."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_storage.cli.context import AsJson, Db, taught
 from agent_storage.cli.migrate import app
 from agent_storage.cli.migrate.planned import plan_lines, plan_up
 from agent_storage.cli.migrate.terminal import (
-    Db,
     Folder,
-    Json,
     LockTimeout,
     Quiet,
     Retries,
@@ -37,22 +36,30 @@ if TYPE_CHECKING:
     from agent_storage.migrations.commands.draft import Draft
     from agent_storage.migrations.results import RunResult, Status
 
+PANEL = "Everyday"
 
-@app.command()
+
+@app.command(
+    rich_help_panel=PANEL,
+    epilog=taught(
+        "storage migrate new add_orders_note", "storage migrate new add_orders_note --draft", codes=(0, 1, 2, 7, 8, 130)
+    ),
+)
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it does, as in add_orders_note.")],
-    draft: Annotated[bool, typer.Option("--draft", help="Fill it with what the edited schema.sql asks for.")] = False,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its purpose in a few words, as add_orders_note.")],
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Write the SQL that the edited schema.sql files ask for.")
+    ] = False,
     no_transaction: Annotated[bool, typer.Option("--no-transaction", help="For CREATE INDEX CONCURRENTLY.")] = False,
     db: Db = None,
     folder: Folder = None,
     tables: Tables = None,
     shadow_url: ShadowUrl = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Make the two files of a migration: the way there and the way back.
+    """Make the two files of a migration: a forward file and a rollback file.
 
-    Example: `storage migrate new add_orders_note`. With `--draft`, edit `tables/<table>/schema.sql` first; exit 7 means
-    that something in the files is left for you to decide.
+    With --draft, edit the schema.sql of the table first. Exit code 7 then means that the files contain a TODO.
     """
     with terminal(as_json=as_json) as shown:
         from agent_storage.migrations.files import author
@@ -82,88 +89,97 @@ def _drafted(
         return draft(migrator, server, tables or TABLES)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=PANEL,
+    epilog=taught(
+        "storage migrate up",
+        "storage migrate up --to add_orders_note --lock-timeout 2s",
+        "storage migrate up --dry-run --locks",
+        codes=(0, 1, 2, 5, 6, 7, 8, 130),
+    ),
+)
 def up(
-    count: Annotated[int | None, typer.Argument(metavar="[N]", help="How many; default: all.")] = None,
-    to: Annotated[str | None, typer.Option(metavar="ID", help="As far as this one.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, as `plan` does.")] = False,
-    out_of_order: Annotated[
-        bool, typer.Option("--allow-out-of-order", help="Apply also what is older than the newest applied.")
+    count: Annotated[int | None, typer.Argument(metavar="[N]", help="The number of migrations. Default: all.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="ID", help="Stop after this one.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the statements that would run. Nothing is changed.")
     ] = False,
+    locks: Annotated[
+        bool, typer.Option("--locks", help="With --dry-run: show locks and rewrites, found in a shadow database.")
+    ] = False,
+    out_of_order: Annotated[
+        bool, typer.Option("--allow-out-of-order", help="Also apply migrations older than the newest applied one.")
+    ] = False,
+    shadow_url: ShadowUrl = None,
     db: Db = None,
     folder: Folder = None,
     wait: Wait = "60s",
     lock_timeout: LockTimeout = "5s",
     retries: Retries = 10,
-    as_json: Json = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Apply what is pending, each migration in one transaction with its entry in the books.
-
-    Example: `storage migrate up`, or `storage migrate up --to add_orders_note --lock-timeout 2s`
-    """
+    """Apply pending migrations, each in one transaction with its tracking entry."""
+    if locks and not dry_run:
+        raise typer.BadParameter("needs --dry-run", param_hint="--locks")
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
         migrator = shown.migrator(db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries)
         if dry_run:
-            planned = plan_up(migrator, count, to, allow_out_of_order=out_of_order)
+            planned = plan_up(migrator, count, to, allow_out_of_order=out_of_order, locks=locks, shadow_url=shadow_url)
             shown.result(planned, plan_lines(planned))
             return
         result = migrator.up(count, to, allow_out_of_order=out_of_order)
         shown.result(result, _run_lines(result))
 
 
-@app.command()
+@app.command(
+    rich_help_panel=PANEL,
+    epilog=taught(
+        "storage migrate down", "storage migrate down --to 20261120090000_chat", codes=(0, 1, 2, 5, 6, 7, 8, 130)
+    ),
+)
 def down(
-    count: Annotated[int, typer.Argument(metavar="[N]", help="How many.")] = 1,
-    to: Annotated[str | None, typer.Option(metavar="ID", help="Those after this one, which stays.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
+    count: Annotated[int, typer.Argument(metavar="[N]", help="The number of migrations.")] = 1,
+    to: Annotated[str | None, typer.Option(metavar="ID", help="Roll back those after this one.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Roll back all.")] = False,
     db: Db = None,
     folder: Folder = None,
     wait: Wait = "60s",
     lock_timeout: LockTimeout = "5s",
     retries: Retries = 10,
-    as_json: Json = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Roll back what was applied last; it works from the database's own copy if the files are gone.
-
-    Example: `storage migrate down`, or `storage migrate down --to 20261120090000_chat`
-    """
+    """Roll back the last applied migrations. The database's own copy is used when a file is gone."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
         migrator = shown.migrator(db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries)
         result = migrator.down(count, to, all_)
         shown.result(result, _run_lines(result))
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL, epilog=taught("storage migrate redo", codes=(0, 1, 2, 5, 6, 7, 8, 130)))
 def redo(
-    count: Annotated[int, typer.Argument(metavar="[N]", help="How many.")] = 1,
+    count: Annotated[int, typer.Argument(metavar="[N]", help="The number of migrations.")] = 1,
     db: Db = None,
     folder: Folder = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Roll the last migrations back and apply them again as their files are now; for work in progress.
-
-    Example: `storage migrate redo`
-    """
+    """Roll back the last migrations and apply their files again."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
-        migrator = shown.migrator(db, folder)
-        result = migrator.redo(count)
+        result = shown.migrator(db, folder).redo(count)
         shown.result(result, _run_lines(result))
 
 
-@app.command()
-def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json = False, quiet: Quiet = False) -> None:
+@app.command(rich_help_panel=PANEL, epilog=taught("storage migrate sync", codes=(0, 1, 2, 5, 6, 7, 8, 130)))
+def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Bring a developer's database to the branch that is checked out.
 
-    What the folder does not have is rolled back, from the database's own copy of its SQL; then comes `up`. This can
-    throw data away, so it asks.
-
-    Example: `git switch main && storage migrate sync`
+    Migrations that the folder lacks are rolled back from the database's own copy of their SQL. Then pending ones are
+    applied. This can lose data, so the command asks first.
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
         from agent_storage.migrations.commands import sync as command
@@ -176,21 +192,20 @@ def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json =
         shown.result(result, _run_lines(result))
 
 
-@app.command()
+@app.command(
+    rich_help_panel=PANEL, epilog=taught("storage migrate seed seeds/demo.sql", codes=(0, 1, 2, 3, 5, 7, 8, 130))
+)
 def seed(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="[PATH]", help="A file or folder; default: seeds beside the folder of migrations."),
+        typer.Argument(metavar="[PATH]", help="A file or folder. Default: seeds, beside the folder of migrations."),
     ] = None,
     db: Db = None,
     folder: Folder = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run seed files on a database that is at head, each in a transaction. They run every time: write them so.
-
-    Example: `storage migrate seed seeds/demo.sql`
-    """
+    """Run seed files on a database at head, each in a transaction. They run each time: write them to be repeatable."""
     with terminal(as_json=as_json, quiet=quiet) as shown:
         from agent_storage.migrations.commands import seed as command
 
@@ -199,42 +214,64 @@ def seed(
         shown.result(result, [f"ran {done.id} ({done.statements} statements)" for done in result.done])
 
 
-@app.command()
+@app.command(
+    rich_help_panel=PANEL,
+    epilog=taught("storage migrate status", "storage migrate status --check", codes=(0, 2, 3, 5, 8, 130)),
+)
 def status(
-    check: Annotated[bool, typer.Option("--check", help="Exit 3 if anything is pending, 5 if wrong.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 3 when migrations are pending, with 5 for problems.")
+    ] = False,
     db: Db = None,
     folder: Folder = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say what is applied, what is pending, and what does not fit. Writes nothing.
-
-    Example: `storage migrate status --check && start-the-service`
-    """
+    """Show applied and pending migrations, and problems. Nothing is written."""
     with terminal(as_json=as_json) as shown:
         migrator = shown.migrator(db, folder)
         found = migrator.require_current() if check else migrator.status()
         shown.result(found, _status_lines(found))
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL, epilog=taught("storage migrate history -n 10", codes=(0, 2, 8, 130)))
 def history(
-    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many entries.")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, help="The largest number of entries.")
+    ] = 50,
     db: Db = None,
     folder: Folder = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List what was ever applied and rolled back in this database, the newest first.
-
-    Example: `storage migrate history -n 10`
-    """
+    """List all that was applied and rolled back in this database, newest first."""
     with terminal(as_json=as_json) as shown:
-        migrator = shown.migrator(db, folder)
-        entries = migrator.history(limit)
+        entries = shown.migrator(db, folder).history(limit)
         rows = [
             [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.operation, entry.id or "", f"{entry.user}@{entry.host}"]
             for entry in entries
         ]
         shown.result({"history": entries}, table(rows) if rows else ["nothing has been applied here"])
+
+
+@app.command(
+    rich_help_panel=PANEL,
+    epilog=taught(
+        "storage migrate show add_orders_note", "storage migrate show add_orders_note --down", codes=(0, 2, 5, 8, 130)
+    ),
+)
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The id, its beginning, or the name after the time.")],
+    down: Annotated[bool, typer.Option("--down", help="Print the rollback.")] = False,
+    db: Db = None,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the SQL of a migration: its file, or the database's copy when the file is gone."""
+    with terminal(as_json=as_json) as shown:
+        from agent_storage.migrations.commands.show import show as find
+
+        found = find(shown.migrator(db, folder), id)
+        text = (found.down_sql or "") if down else found.up_sql
+        shown.result(found, [f"-- {found.id}: {found.state}, {found.source}", text.rstrip("\n")])
 
 
 def _run_lines(result: RunResult) -> Iterator[str]:
@@ -253,7 +290,7 @@ def _status_lines(found: Status) -> Iterator[str]:
             migration.state,
             migration.id,
             f"{migration.applied_at:%Y-%m-%d %H:%M:%S}" if migration.applied_at else "",
-            migration.problem or ("" if migration.reversible else "no way back"),
+            migration.problem or ("" if migration.reversible else "no rollback"),
         ]
         for migration in found.migrations
     ]
