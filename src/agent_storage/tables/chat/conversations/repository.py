@@ -10,7 +10,7 @@ from agent_storage.tables.chat.conversations.record import Conversation, NewConv
 
 
 class Conversations(Repository[Conversation, NewConversation]):
-    """A dialogue: its title, its model, and how far it has come."""
+    """Conversations between people and models."""
 
     table = "conversations"
 

@@ -7,7 +7,7 @@ from agent_storage.tables.chat.tool_configs.record import NewToolConfig, ToolCon
 
 
 class ToolConfigs(Repository[ToolConfig, NewToolConfig]):
-    """How a tool (an MCP server's, say) is reached and what it takes."""
+    """Tools that models may call, such as MCP servers, and how to connect to them."""
 
     table = "tool_configs"
     natural_key = ("name",)

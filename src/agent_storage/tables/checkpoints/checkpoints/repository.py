@@ -15,7 +15,7 @@ _LOOKED_UP, _DELETED = 10_000, 500
 
 
 class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
-    """What an agent knew at a moment, to go on from there."""
+    """Saved states of agents, from which they can continue."""
 
     table = "checkpoints"
     refers_to_itself = True

@@ -7,7 +7,7 @@ from agent_storage.tables.coding.boards.record import Board, NewBoard
 
 
 class Boards(Repository[Board, NewBoard]):
-    """Where sessions are laid out side by side."""
+    """Boards on which sessions are arranged."""
 
     table = "boards"
     natural_key = ("slug",)

@@ -7,7 +7,7 @@ from agent_storage.tables.coding.repos.record import NewRepo, Repo
 
 
 class Repos(Repository[Repo, NewRepo]):
-    """The code that sessions work on, and its worktrees."""
+    """Code repositories that sessions work on, with their worktrees."""
 
     table = "repos"
     natural_key = ("slug",)

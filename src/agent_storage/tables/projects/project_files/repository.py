@@ -11,7 +11,7 @@ from agent_storage.tables.projects.project_files.record import NewProjectFile, P
 
 
 class ProjectFiles(Repository[ProjectFile, NewProjectFile]):
-    """A file of a project: its content, a summary, what it imports and exports."""
+    """Files of projects: contents, summaries, imports and exports."""
 
     table = "project_files"
     natural_key = ("project_id", "path")

@@ -10,7 +10,7 @@ from agent_storage.tables.projects.ticket_tasks.record import NewTicketTask, Tic
 
 
 class TicketTasks(Repository[TicketTask, NewTicketTask]):
-    """The steps of a ticket, in order."""
+    """Steps of tickets, in order."""
 
     table = "ticket_tasks"
 

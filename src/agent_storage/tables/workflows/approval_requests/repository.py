@@ -16,7 +16,7 @@ _PAUSE = 0.5
 
 
 class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
-    """What a run asks people before it goes on; decided once, by one of them."""
+    """Questions of workflow runs to people; each is decided once."""
 
     table = "approval_requests"
 

@@ -7,7 +7,7 @@ from agent_storage.tables.workflows.event_streams.record import EventStream, New
 
 
 class EventStreams(Repository[EventStream, NewEventStream]):
-    """A stream of events and how far it has come; deleting one deletes its events."""
+    """Event streams and their last sequences; deleting a stream deletes its events."""
 
     table = "event_streams"
     natural_key = ("stream_id",)

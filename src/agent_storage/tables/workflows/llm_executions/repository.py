@@ -9,7 +9,7 @@ from agent_storage.tables.workflows.llm_executions.record import LlmExecution, M
 
 
 class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
-    """Each call of a language model in a run: what it said, its tokens and its cost."""
+    """Calls of language models in workflow runs: texts, tokens and costs."""
 
     table = "llm_executions"
 

@@ -9,7 +9,7 @@ from agent_storage.tables.workflows.tool_call_logs.record import NewToolCallLog,
 
 
 class ToolCallLogs(Repository[ToolCallLog, NewToolCallLog]):
-    """Each tool call that a language model asked for in a run."""
+    """Tool calls that language models asked for in workflow runs."""
 
     table = "tool_call_logs"
 

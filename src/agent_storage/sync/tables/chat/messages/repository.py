@@ -15,7 +15,7 @@ from agent_storage.tables.chat.messages.record import Content, Message, MessageM
 
 
 class Messages(Repository[Message, NewMessage]):
-    """The turns of a conversation, in order."""
+    """Messages of conversations, in order."""
 
     table = "messages"
     refers_to_itself = True

@@ -13,7 +13,7 @@ from agent_storage.tables.chat.tool_results.record import NewToolResult, ToolRes
 
 
 class ToolResults(Repository[ToolResult, NewToolResult]):
-    """Each call of a tool: its arguments, its result or error, and how long it took."""
+    """Tool calls of conversations: arguments, results or errors, and durations."""
 
     table = "tool_results"
 

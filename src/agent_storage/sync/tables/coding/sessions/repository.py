@@ -12,7 +12,7 @@ from agent_storage.tables.coding.sessions.record import NewSession, Session, Ses
 
 
 class Sessions(Repository[Session, NewSession]):
-    """A coding agent at work. Sessions spawn and fork others; no session is its own ancestor."""
+    """Sessions of coding agents, which may spawn and fork others."""
 
     table = "sessions"
     refers_to_itself = True
@@ -96,6 +96,7 @@ class Sessions(Repository[Session, NewSession]):
 
     @sql("""
         INSERT INTO sessions (agent, board_id, repo_id, parent_session_id, data)
+               -- without status, forked_from_session_id
         SELECT coalesce(%(agent)s, agent), board_id, repo_id, id,
                jsonb_merge(%(data)s, jsonb_strip_nulls(
                    jsonb_build_object('genealogy', jsonb_build_object('spawn_point_task_id', %(at_task)s::uuid))))
@@ -112,6 +113,7 @@ class Sessions(Repository[Session, NewSession]):
 
     @sql("""
         INSERT INTO sessions (agent, board_id, repo_id, forked_from_session_id, data)
+               -- without status, parent_session_id
         SELECT coalesce(%(agent)s, agent), board_id, repo_id, id,
                jsonb_merge(data - ARRAY['genealogy', 'tool_use_count', 'message_count'],
                            jsonb_merge(%(data)s, jsonb_strip_nulls(

@@ -11,7 +11,7 @@ from agent_storage.tables.coding.tasks.record import NewTask, Task, TaskStatus
 
 
 class Tasks(Repository[Task, NewTask]):
-    """A prompt to a session and the work that it set off."""
+    """Tasks of sessions: prompts and the work that they started."""
 
     table = "tasks"
 

@@ -8,7 +8,7 @@ from agent_storage.tables.projects.projects.record import NewProject, Project, P
 
 
 class Projects(Repository[Project, NewProject]):
-    """A body of work at a path: its files and its tickets."""
+    """Projects: a path with its files and tickets."""
 
     table = "projects"
     natural_key = ("path",)

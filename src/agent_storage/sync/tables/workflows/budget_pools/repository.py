@@ -13,7 +13,7 @@ from agent_storage.tables.workflows.budget_pools.record import BudgetPool, Charg
 
 
 class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
-    """A sum of money, and smaller ones below it; no pool is ever overspent."""
+    """Budgets, in trees; no pool is ever overspent."""
 
     table = "budget_pools"
     refers_to_itself = True
@@ -78,7 +78,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
         WITH parent AS (
             SELECT * FROM budget_pools WHERE id = %(parent)s FOR NO KEY UPDATE
         )
-        INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)
+        INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)  -- without used_budget, status
         SELECT id, %(amount)s, %(metadata)s
           FROM parent
          WHERE total_budget - used_budget >= %(amount)s AND status <> 'suspended'

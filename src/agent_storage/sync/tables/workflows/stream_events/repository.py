@@ -19,7 +19,7 @@ _CHUNK, _PAUSE = 500, 0.5
 
 
 class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
-    """What happened in a stream, in the order of commits, without a gap."""
+    """Events of streams, in the order of commits, without gaps."""
 
     table = "stream_events"
 

@@ -12,12 +12,12 @@ from agent_storage.tables.workflows.workflow_sessions.record import NewWorkflowS
 
 
 class WorkflowSessions(Repository[WorkflowSession, NewWorkflowSession]):
-    """A run of a workflow, with the definition that it started with."""
+    """Runs of workflows, with the definitions that they started with."""
 
     table = "workflow_sessions"
 
     @sql("""
-        INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)
+        INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
         SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, %(metadata)s
           FROM workflows w
          WHERE w.id = %(workflow_id)s
