@@ -1,4 +1,4 @@
-"""Write what a reader looks up: docs/schema.md, every column, and tests/golden/statements.sql, every declared statement.
+"""Write the reference: docs/schema.md with every column, tests/golden/statements.sql with every declared statement.
 
     python tools/reference.py            write
     python tools/reference.py --check    compare with what is there; exit 1 and print the differences

@@ -97,13 +97,18 @@ def test_a_column_that_may_be_null_in_a_newer_release_is_read(sync_storage: sync
 def test_a_document_keeps_the_fields_that_fit(sync_storage: sync.Storage, execute: Execute) -> None:
     made = sync_storage.sessions.create(NewSession(agent="a", data=SessionData(title="kept")))
     execute("""UPDATE sessions SET data = data || '{"tool_use_count": "many", "git_state": {"ref": 7, "tag": "x"},
-                                                    "genealogy": {"fork_point_task_id": "none"}, "mood": "fine"}'""")
+                                                    "genealogy": {"fork_point_task_id": "none"}, "cls": "fine"}'""")
     data = sync_storage.sessions.require(made.id).data
     assert type(data) is SessionData
     assert (data.title, data.tool_use_count, data.message_count) == ("kept", "many", 0)
     assert data.git_state.model_dump(warnings=False) == {"ref": 7, "tag": "x"}
     assert data.genealogy.fork_point_task_id == "none"
-    assert data.model_extra == {"mood": "fine"}
+    assert data.model_extra == {"cls": "fine"}
+    for again in (data, data.model_dump(warnings=False)):
+        with pytest.raises(InvalidValue, match=r"sessions\.data\."):
+            sync_storage.sessions.update(made.id, data=again)
+        with pytest.raises(InvalidValue, match=r"NewSession\.data\."):
+            NewSession(agent="a", data=again)
 
 
 def test_a_list_in_a_document_is_read_item_by_item(sync_storage: sync.Storage, execute: Execute) -> None:

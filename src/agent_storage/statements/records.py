@@ -137,7 +137,8 @@ class Record(Input):
 class Document(BaseModel, metaclass=_RaisesInvalidValue):
     """The typed form of a JSON column. Fields that a platform adds are kept; only what was set is stored."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+    # A document that was read may break the rules (tolerance.py); it is checked when it is written back.
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True, revalidate_instances="always")
 
     @model_serializer(mode="wrap")
     def _only_what_was_set(self, dump: SerializerFunctionWrapHandler) -> JsonObject:

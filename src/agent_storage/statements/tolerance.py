@@ -39,14 +39,22 @@ def _of_document(annotation: Any, value: Any) -> Any:
     if get_origin(kind) in (Union, types.UnionType):
         return _of_union(get_args(kind), value)
     if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, dict):
-        known, given = columns(kind), cast(dict[str, Any], value)
-        read = {name: _read(known[name].annotation, item) if name in known else item for name, item in given.items()}
-        return kind.model_construct(
-            set(read), **read
-        )  # as validation does: the fields that a platform added are set too
+        return _of_object(kind, cast(dict[str, Any], value))
     if get_origin(kind) is list and isinstance(value, list):
         return [_read(get_args(kind)[0], item) for item in cast(list[Any], value)]
     return value
+
+
+def _of_object(model: type[BaseModel], given: dict[str, Any]) -> BaseModel:
+    known = columns(model)
+    made = model.model_construct(
+        None, **{name: _read(known[name].annotation, given[name]) for name in known.keys() & given.keys()}
+    )
+    if made.__pydantic_extra__ is not None:  # fields that a platform added, under any name
+        others = {name: item for name, item in given.items() if name not in known}
+        made.__pydantic_extra__.update(others)
+        made.__pydantic_fields_set__.update(others)
+    return made
 
 
 def _of_union(members: tuple[Any, ...], value: Any) -> Any:
