@@ -68,7 +68,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the workflow snapshot of session % cannot be changed', OLD.id
         USING ERRCODE = 'AS001', TABLE = 'workflow_sessions', COLUMN = 'workflow_snapshot',
-              CONSTRAINT = 'workflow_sessions_snapshot_immutable',
+              CONSTRAINT = 'workflow_sessions_workflow_snapshot_immutable',
               HINT = 'start another session for another definition';
 END
 $$;
@@ -78,6 +78,6 @@ LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'budget pool % cannot move to another parent', OLD.id
         USING ERRCODE = 'AS001', TABLE = 'budget_pools', COLUMN = 'parent_pool_id',
-              CONSTRAINT = 'budget_pools_parent_immutable', HINT = 'allocate a new pool under the other parent';
+              CONSTRAINT = 'budget_pools_parent_pool_immutable', HINT = 'allocate a new pool under the other parent';
 END
 $$;

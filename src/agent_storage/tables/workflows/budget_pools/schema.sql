@@ -34,7 +34,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'budget pool % cannot move to another parent', OLD.id
         USING ERRCODE = 'AS001', TABLE = 'budget_pools', COLUMN = 'parent_pool_id',
-              CONSTRAINT = 'budget_pools_parent_immutable', HINT = 'allocate a new pool under the other parent';
+              CONSTRAINT = 'budget_pools_parent_pool_immutable', HINT = 'allocate a new pool under the other parent';
 END
 $$;
 CREATE TRIGGER keep_parent_pool BEFORE UPDATE OF parent_pool_id ON budget_pools

@@ -20,7 +20,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the workflow snapshot of session % cannot be changed', OLD.id
         USING ERRCODE = 'AS001', TABLE = 'workflow_sessions', COLUMN = 'workflow_snapshot',
-              CONSTRAINT = 'workflow_sessions_snapshot_immutable',
+              CONSTRAINT = 'workflow_sessions_workflow_snapshot_immutable',
               HINT = 'start another session for another definition';
 END
 $$;
