@@ -44,6 +44,7 @@ check: $(VENV)/.dev  ## Lint, types, generated code, schema, statements, up-down
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check --quiet $(SOURCES)
 	@$(BIN)/python tools/generate.py --check
+	@$(BIN)/python tools/reference.py --check
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python tools/scratch.py storage check
@@ -81,8 +82,9 @@ format: $(VENV)/.dev  ## Format and sort imports
 	@$(BIN)/ruff check --fix --quiet --select I $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-generate: $(VENV)/.dev  ## Write the sync face and the tables' registry anew
+generate: $(VENV)/.dev  ## Write the sync face, the tables' registry, docs/schema.md and the golden statements
 	@$(BIN)/python tools/generate.py
+	@$(BIN)/python tools/reference.py
 
 count: $(VENV)/bin/python  ## Count the hand-written lines of each table
 	@$(BIN)/python tools/count.py

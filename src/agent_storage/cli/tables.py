@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -22,7 +21,8 @@ app = typer.Typer(add_completion=False)
 _COUNTED = 100_000
 _SIZES = """
     SELECT name, greatest(c.reltuples, 0)::bigint, pg_table_size(c.oid), pg_indexes_size(c.oid),
-           (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid)
+           (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid),
+           coalesce(obj_description(c.oid, 'pg_class'), '')
       FROM unnest($1::text[]) AS name
       JOIN pg_class c ON c.oid = to_regclass(name)
 """
@@ -58,10 +58,10 @@ def _measure(storage: Storage) -> list[dict[str, Any]]:
         count = "SELECT '{0}', count(*) FROM (SELECT FROM {0} LIMIT {1}) counted"
         query = " UNION ALL ".join(count.format(name, _COUNTED) for name in small)
         counts: dict[str, int] = dict(connection.execute(query.encode()).fetchall()) if small else {}
-    return [_entry(name, sizes[name], counts.get(name), REPOSITORIES[name]) for name in REPOSITORIES if name in sizes]
+    return [_entry(name, sizes[name], counts.get(name)) for name in REPOSITORIES if name in sizes]
 
 
-def _entry(name: str, sizes: Any, counted: int | None, repository: type[Any]) -> dict[str, Any]:
+def _entry(name: str, sizes: Any, counted: int | None) -> dict[str, Any]:
     from agent_storage.tables import DOMAINS
 
     exact = counted is not None and counted < _COUNTED
@@ -73,7 +73,7 @@ def _entry(name: str, sizes: Any, counted: int | None, repository: type[Any]) ->
         "size_bytes": sizes[2],
         "index_bytes": sizes[3],
         "indexes": sizes[4],
-        "purpose": (inspect.getdoc(repository) or "").partition("\n")[0],
+        "purpose": sizes[5],
     }
 
 

@@ -2,14 +2,13 @@
 
 PostgreSQL says what it made of a statement without running it: the types of its parameters and the columns of its
 result. They are compared with the annotations of the method and the fields of the record; each record is compared with
-its table (columns, types, nullability, defaults). It is sqlx's compile-time check, for Python.
+its table (columns, types, nullability, defaults; `rules.py`, `lists.py`). It is sqlx's compile-time check, for Python.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import psycopg
@@ -18,6 +17,10 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 from pydantic_core import PydanticUndefined
 
+from agent_storage.maintenance.findings import Finding
+from agent_storage.maintenance.lists import check_lists
+from agent_storage.maintenance.rules import check_descriptions, check_rules
+from agent_storage.maintenance.stored import StoredColumn, load, type_name
 from agent_storage.repository import Repository
 from agent_storage.statements.codec import Codec, encode
 from agent_storage.statements.records import Column, columns
@@ -29,56 +32,30 @@ from agent_storage.tables import REPOSITORIES
 _MAINTAINED = frozenset({"id", "created_at", "updated_at"})
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One disagreement: where it is (`messages.latest`, `messages.role`) and both sides of it."""
-
-    subject: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.subject}: {self.message}"
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """A table's column as the catalog has it."""
-
-    type: str
-    not_null: bool
-    default: str | None
-
-
 def check(
     connection: psycopg.Connection[Any], repositories: Sequence[type[Repository[Any, Any]]] | None = None
 ) -> list[Finding]:
-    """What disagrees between the declarations and the database behind `connection`, which is only read.
+    """Return what disagrees between the declarations and the database of `connection`, which is only read.
 
     Default: the repositories of this package.
     """
     register(connection)
     findings: list[Finding] = []
-    for repository in repositories if repositories is not None else REPOSITORIES.values():
-        stored = _stored(connection, repository.table)
-        findings += _check_record(connection, repository, stored)
+    checked = list(repositories if repositories is not None else REPOSITORIES.values())
+    fields = {repository.table: frozenset(columns(repository.new)) for repository in checked}
+    for repository in checked:
+        stored = load(connection, repository.table)
+        findings += _check_record(connection, repository, stored.columns)
+        findings += check_rules(connection, repository, stored) if stored.columns else ()
+        findings += check_descriptions(repository, stored) if stored.columns else ()
         for statement in repository.statements().values():
             findings += _check_statement(connection, statement)
+            findings += check_lists(statement.name, statement.text, fields)
     return findings
 
 
-def _stored(connection: psycopg.Connection[Any], table: str) -> dict[str, _Stored]:
-    query = """
-        SELECT a.attname, a.atttypid, a.attnotnull, pg_get_expr(d.adbin, d.adrelid)
-          FROM pg_attribute a
-          LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
-         WHERE a.attrelid = to_regclass(quote_ident(%s)) AND a.attnum > 0 AND NOT a.attisdropped
-    """
-    rows = connection.execute(query, (table,)).fetchall()
-    return {name: _Stored(_type_name(connection, oid), *others) for name, oid, *others in rows}
-
-
 def _check_record(
-    connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]], stored: Mapping[str, _Stored]
+    connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]], stored: Mapping[str, StoredColumn]
 ) -> Iterator[Finding]:
     table, record = repository.table, repository.record.__name__
     if not stored:
@@ -95,7 +72,7 @@ def _check_record(
         yield from _check_default(connection, repository, column, stored[name])
 
 
-def _check_column(subject: str, column: Column, stored: _Stored, record: str) -> Iterator[Finding]:
+def _check_column(subject: str, column: Column, stored: StoredColumn, record: str) -> Iterator[Finding]:
     if not _fits(column, stored.type):
         yield Finding(subject, f"is {stored.type} in the table, but {_shown(column)} in {record}")
     if stored.not_null and column.nullable:
@@ -105,7 +82,7 @@ def _check_column(subject: str, column: Column, stored: _Stored, record: str) ->
 
 
 def _check_default(
-    connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]], column: Column, stored: _Stored
+    connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]], column: Column, stored: StoredColumn
 ) -> Iterator[Finding]:
     """A default in the record must be the column's: rows that SQL inserts and rows that we insert are alike."""
     field = repository.new.model_fields.get(column.name)
@@ -146,7 +123,7 @@ def _check_parameters(
     connection: psycopg.Connection[Any], statement: Statement[Any], oids: Sequence[int]
 ) -> Iterator[Finding]:
     for number, (parameter, oid) in enumerate(zip(statement.parameters, oids, strict=True), start=1):
-        kind = _type_name(connection, oid)
+        kind = type_name(connection, oid)
         if not _fits(parameter.column, kind):
             shown = _shown(parameter.column)
             yield Finding(statement.name, f"the parameter {parameter.name} (${number}) is {shown}, but {kind} in SQL")
@@ -171,7 +148,7 @@ def _check_result(
         column = fields.get(name)
         if column is None or statement.shape.item is None:
             continue
-        kind = _type_name(connection, described.ftype(index))
+        kind = type_name(connection, described.ftype(index))
         if not _fits(column, kind):
             yield Finding(f"{statement.name}, {name}", f"is {kind} in the result, but {_shown(column)} in Python")
         if check_null and not column.nullable and _may_be_null(connection, described, index):
@@ -186,20 +163,6 @@ def _may_be_null(connection: psycopg.Connection[Any], described: PGresult, index
     query = "SELECT NOT attnotnull FROM pg_attribute WHERE attrelid = %s AND attnum = %s"
     row = connection.execute(query, (table, number)).fetchone()
     return bool(row and row[0])
-
-
-def _type_name(connection: psycopg.Connection[Any], oid: int) -> str:
-    """The name of a type; a domain counts as what it is made of, an enum as text."""
-    query = """
-        WITH RECURSIVE of (name, kind, base) AS (
-            SELECT typname, typtype, typbasetype FROM pg_type WHERE oid = %s
-             UNION ALL
-            SELECT t.typname, t.typtype, t.typbasetype FROM of JOIN pg_type t ON t.oid = of.base
-        )
-        SELECT CASE kind WHEN 'e' THEN 'text' ELSE name END FROM of WHERE base = 0
-    """
-    row = connection.execute(query, (oid,)).fetchone()
-    return str(row[0]) if row else "unknown"
 
 
 def _fits(column: Column, kind: str) -> bool:

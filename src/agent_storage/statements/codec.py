@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import repeat
@@ -17,6 +17,7 @@ from agent_storage.statements.encryption import Keyring, Place
 from agent_storage.statements.ids import uuid7
 from agent_storage.statements.records import Column, Input, columns, invalid
 from agent_storage.statements.text import encode_json
+from agent_storage.statements.tolerance import tolerant_row
 
 
 @dataclass(frozen=True)
@@ -112,23 +113,36 @@ class RowMaker:
     def make(self, names: Sequence[str], rows: Iterable[Sequence[Any]], codec: Codec) -> list[Any]:
         """A value for each of `rows`, whose columns are `names`.
 
+        A value that breaks a rule of its field (a choice, a length, a range, a document's model) is kept as it is.
         Raises `Unreadable` when the columns are not the record's fields (a missing one is never filled from its
-        default), or when a row does not fit the record.
+        default), or when a value is of another type.
         """
         if names is not self._checked:
             names = tuple(names)
             if names != self._checked:
                 self._check(names)
+        rows = rows if isinstance(rows, list) else list(rows)
         try:
             validate = self._validate
             if self.model is None:
                 return [validate(row[0]) for row in rows]
             if self._encrypted:
-                return [validate(self._decrypt(dict(zip(names, row, strict=True)), codec)) for row in rows]
+                return [validate(row) for row in self._decrypted(names, rows, codec)]
             # The same as above without a step in Python for each row; every row has as many values as there are names.
             return list(map(validate, map(dict, map(zip, repeat(names), rows))))
         except ValidationError as error:
-            raise self._mismatch(error) from None
+            if self.model is None:
+                raise self._mismatch(error) from None
+            return [self._tolerant(self.model, row) for row in self._decrypted(names, rows, codec)]
+
+    def _tolerant(self, model: type[BaseModel], row: Mapping[str, Any]) -> BaseModel:
+        try:
+            return self._validate(row)
+        except ValidationError as error:
+            try:
+                return tolerant_row(model, row)
+            except ValidationError:
+                raise self._mismatch(error) from None
 
     def _mismatch(self, error: ValidationError) -> Unreadable:
         fault = invalid(error, f"a row of {self.table}")
@@ -157,6 +171,9 @@ class RowMaker:
     @cached_property
     def _encrypted(self) -> list[Column]:
         return [columns(self.model)[name] for name in _encrypted(self.model)] if self.model else []
+
+    def _decrypted(self, names: Sequence[str], rows: list[Sequence[Any]], codec: Codec) -> Iterator[Mapping[str, Any]]:
+        return (self._decrypt(dict(zip(names, row, strict=True)), codec) for row in rows)
 
     def _decrypt(self, row: dict[str, Any], codec: Codec) -> Mapping[str, Any]:
         for column in self._encrypted:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 from uuid import UUID
 
 from pydantic import (
@@ -131,11 +131,20 @@ class Record(Input):
     created_at: datetime
     updated_at: datetime
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Read choices as text: a newer release may have added one. `New…` and `update` check them."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for field in cls.model_fields.values():
+            if get_origin(bare(field.annotation)) is Literal:
+                field.annotation = plain(field.annotation)
+
 
 class Document(BaseModel, metaclass=_RaisesInvalidValue):
     """The typed form of a JSON column. Fields that a platform adds are kept; only what was set is stored."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+    # A document that was read may break the rules (tolerance.py); it is checked when it is written back.
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True, revalidate_instances="always")
 
     @model_serializer(mode="wrap")
     def _only_what_was_set(self, dump: SerializerFunctionWrapHandler) -> JsonObject:
@@ -211,6 +220,18 @@ def bare(annotation: Any) -> Any:
         members = [argument for argument in get_args(annotation) if argument is not type(None)]
         return bare(members[0]) if len(members) == 1 else annotation
     return annotation
+
+
+def plain(annotation: Any) -> Any:
+    """Return the types of an annotation without their rules: no choices, no limits, no validators."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return plain(arguments[0])
+    if origin is Literal:
+        return Union[tuple(dict.fromkeys(map(type, arguments)))]  # noqa: UP007  # of a tuple
+    if origin in (Union, types.UnionType):
+        return Union[tuple(map(plain, arguments))]  # noqa: UP007
+    return origin[tuple(map(plain, arguments))] if origin is not None else annotation
 
 
 def nullable(annotation: Any) -> bool:

@@ -17,6 +17,7 @@ $$;
 
 ALTER TABLE llm_executions RENAME CONSTRAINT llm_executions_output_tokens_check TO llm_executions_completion_tokens_check;
 ALTER TABLE llm_executions RENAME CONSTRAINT llm_executions_input_tokens_check TO llm_executions_prompt_tokens_check;
+ALTER TABLE tool_results RENAME CONSTRAINT tool_results_tool_call_id_check TO tool_results_call_id_check;
 ALTER TABLE llm_executions RENAME COLUMN output_tokens TO completion_tokens;
 ALTER TABLE llm_executions RENAME COLUMN input_tokens TO prompt_tokens;
 ALTER TABLE tool_call_logs RENAME COLUMN arguments TO args;

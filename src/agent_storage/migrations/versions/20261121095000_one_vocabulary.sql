@@ -5,6 +5,7 @@ ALTER TABLE tool_results RENAME COLUMN call_id TO tool_call_id;
 ALTER TABLE tool_call_logs RENAME COLUMN args TO arguments;
 ALTER TABLE llm_executions RENAME COLUMN prompt_tokens TO input_tokens;
 ALTER TABLE llm_executions RENAME COLUMN completion_tokens TO output_tokens;
+ALTER TABLE tool_results RENAME CONSTRAINT tool_results_call_id_check TO tool_results_tool_call_id_check;
 ALTER TABLE llm_executions RENAME CONSTRAINT llm_executions_prompt_tokens_check TO llm_executions_input_tokens_check;
 ALTER TABLE llm_executions RENAME CONSTRAINT llm_executions_completion_tokens_check TO llm_executions_output_tokens_check;
 

@@ -103,138 +103,138 @@ class Tables(Repositories):
 
         @property
         def providers(self) -> Providers:
-            """Who serves models: an API and its key."""
+            """Model providers: APIs and their keys."""
             ...
 
         @property
         def models(self) -> Models:
-            """What a provider offers, with its context window and prices."""
+            """Language models of a provider, with context windows and prices."""
             ...
 
         @property
         def conversations(self) -> Conversations:
-            """A dialogue: its title, its model, and how far it has come."""
+            """Conversations between people and models."""
             ...
 
         @property
         def messages(self) -> Messages:
-            """The turns of a conversation, in order."""
+            """Messages of conversations, in order."""
             ...
 
         @property
         def tool_configs(self) -> ToolConfigs:
-            """How a tool (an MCP server's, say) is reached and what it takes."""
+            """Tools that models may call, such as MCP servers, and how to connect to them."""
             ...
 
         @property
         def tool_results(self) -> ToolResults:
-            """Each call of a tool: its arguments, its result or error, and how long it took."""
+            """Tool calls of conversations: arguments, results or errors, and durations."""
             ...
 
         # ---- checkpoints ----
 
         @property
         def checkpoints(self) -> Checkpoints:
-            """What an agent knew at a moment, to go on from there."""
+            """Saved states of agents, from which they can continue."""
             ...
 
         # ---- coding ----
 
         @property
         def boards(self) -> Boards:
-            """Where sessions are laid out side by side."""
+            """Boards on which sessions are arranged."""
             ...
 
         @property
         def repos(self) -> Repos:
-            """The code that sessions work on, and its worktrees."""
+            """Code repositories that sessions work on, with their worktrees."""
             ...
 
         @property
         def sessions(self) -> Sessions:
-            """A coding agent at work. Sessions spawn and fork others; no session is its own ancestor."""
+            """Sessions of coding agents, which may spawn and fork others."""
             ...
 
         @property
         def tasks(self) -> Tasks:
-            """A prompt to a session and the work that it set off."""
+            """Tasks of sessions: prompts and the work that they started."""
             ...
 
         # ---- projects ----
 
         @property
         def projects(self) -> Projects:
-            """A body of work at a path: its files and its tickets."""
+            """Projects: a path with its files and tickets."""
             ...
 
         @property
         def project_files(self) -> ProjectFiles:
-            """A file of a project: its content, a summary, what it imports and exports."""
+            """Files of projects: contents, summaries, imports and exports."""
             ...
 
         @property
         def tickets(self) -> Tickets:
-            """What is to be done in a project. Archived tickets are left out of every list."""
+            """Tickets of projects; lists leave archived ones out."""
             ...
 
         @property
         def ticket_tasks(self) -> TicketTasks:
-            """The steps of a ticket, in order."""
+            """Steps of tickets, in order."""
             ...
 
         @property
         def ticket_comments(self) -> TicketComments:
-            """What people and agents say about a ticket."""
+            """Comments of people and agents on tickets."""
             ...
 
         # ---- workflows ----
 
         @property
         def workflows(self) -> Workflows:
-            """What runs follow: nodes and how they are connected."""
+            """Workflow definitions: nodes and their connections."""
             ...
 
         @property
         def workflow_sessions(self) -> WorkflowSessions:
-            """A run of a workflow, with the definition that it started with."""
+            """Runs of workflows, with the definitions that they started with."""
             ...
 
         @property
         def budget_pools(self) -> BudgetPools:
-            """A sum of money, and smaller ones below it; no pool is ever overspent."""
+            """Budgets, in trees; no pool is ever overspent."""
             ...
 
         @property
         def execution_states(self) -> ExecutionStates:
-            """Where a run stands, with all of its nodes."""
+            """Execution states of workflow runs, one for each run."""
             ...
 
         @property
         def node_execution_states(self) -> NodeExecutionStates:
-            """Where a node of a run stands: its input, its output, its retries."""
+            """Execution states of the nodes of workflow runs: inputs, outputs and retries."""
             ...
 
         @property
         def llm_executions(self) -> LlmExecutions:
-            """Each call of a language model in a run: what it said, its tokens and its cost."""
+            """Calls of language models in workflow runs: texts, tokens and costs."""
             ...
 
         @property
         def tool_call_logs(self) -> ToolCallLogs:
-            """Each tool call that a language model asked for in a run."""
+            """Tool calls that language models asked for in workflow runs."""
             ...
 
         @property
         def approval_requests(self) -> ApprovalRequests:
-            """What a run asks people before it goes on; decided once, by one of them."""
+            """Questions of workflow runs to people; each is decided once."""
             ...
 
         @property
         def event_streams(self) -> EventStreams:
-            """A stream of events and how far it has come; deleting one deletes its events."""
+            """Event streams and their last sequences; deleting a stream deletes its events."""
             ...
 
         @property
         def stream_events(self) -> StreamEvents:
-            """What happened in a stream, in the order of commits, without a gap."""
+            """Events of streams, in the order of commits, without gaps."""
             ...

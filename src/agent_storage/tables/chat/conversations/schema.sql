@@ -18,3 +18,15 @@ CREATE INDEX conversations_archived_idx ON conversations (last_message_at, id) W
 CREATE INDEX conversations_project_id_idx ON conversations (project_id, last_message_at, id);
 CREATE INDEX conversations_model_id_idx ON conversations (model_id);
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+
+COMMENT ON TABLE conversations IS 'Conversations between people and models';
+COMMENT ON COLUMN conversations.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
+COMMENT ON COLUMN conversations.title IS 'Title to show in lists';
+COMMENT ON COLUMN conversations.project_id IS 'Project that the conversation belongs to';
+COMMENT ON COLUMN conversations.model_id IS 'Model that answers by default';
+COMMENT ON COLUMN conversations.message_count IS 'Position of the last message; deleting messages does not lower it';
+COMMENT ON COLUMN conversations.last_message_at IS 'Time of the last message, or of the creation while there is none';
+COMMENT ON COLUMN conversations.archived_at IS 'Time of archiving; null while the conversation is active';
+COMMENT ON COLUMN conversations.metadata IS 'JSON object of the platform''s own fields';
+COMMENT ON COLUMN conversations.created_at IS 'Time of the INSERT; never changes';
+COMMENT ON COLUMN conversations.updated_at IS 'Time of the last UPDATE';

@@ -27,3 +27,18 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$;
 CREATE INDEX messages_search_idx ON messages USING gin (to_tsvector('simple', message_text(content)));
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON messages FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+
+COMMENT ON TABLE messages IS 'Messages of conversations, in order';
+COMMENT ON COLUMN messages.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
+COMMENT ON COLUMN messages.conversation_id IS 'Conversation that the message belongs to';
+COMMENT ON COLUMN messages.position IS 'Position within the conversation, counted from 1 without gaps';
+COMMENT ON COLUMN messages.role IS 'Author of the message';
+COMMENT ON COLUMN messages.content IS 'JSON string, or JSON array of typed parts (text, image, tool_call, tool_result)';
+COMMENT ON COLUMN messages.model_id IS 'Model that wrote the message';
+COMMENT ON COLUMN messages.parent_id IS 'Message that this one answers, for branches of a conversation';
+COMMENT ON COLUMN messages.tool_call_id IS 'Id of the tool call that a tool message answers, as the model gave it';
+COMMENT ON COLUMN messages.input_tokens IS 'Number of tokens that the model read';
+COMMENT ON COLUMN messages.output_tokens IS 'Number of tokens that the model wrote';
+COMMENT ON COLUMN messages.metadata IS 'JSON object of the platform''s own fields';
+COMMENT ON COLUMN messages.created_at IS 'Time of the INSERT; never changes';
+COMMENT ON COLUMN messages.updated_at IS 'Time of the last UPDATE';

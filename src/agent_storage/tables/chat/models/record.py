@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
+
+from pydantic import Field
 
 from agent_storage.statements.records import Count, Input, Jsonb, JsonObject, Key, Money, Record
 
@@ -13,7 +16,7 @@ class NewModel(Input):
     provider_id: UUID
     name: Key
     display_name: str | None = None
-    context_window: Count | None = None
+    context_window: Annotated[Count, Field(gt=0)] | None = None
     input_price: Money | None = None
     output_price: Money | None = None
     capabilities: Jsonb[JsonObject] = {}

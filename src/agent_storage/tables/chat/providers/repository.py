@@ -12,7 +12,7 @@ N = TypeVar("N", bound=NewProvider, default=NewProvider, covariant=True)
 
 
 class Providers(Repository[R, N]):
-    """Who serves models: an API and its key."""
+    """Model providers: APIs and their keys."""
 
     table = "providers"
     natural_key = ("name",)

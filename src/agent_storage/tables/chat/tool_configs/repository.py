@@ -13,7 +13,7 @@ N = TypeVar("N", bound=NewToolConfig, default=NewToolConfig, covariant=True)
 
 
 class ToolConfigs(Repository[R, N]):
-    """How a tool (an MCP server's, say) is reached and what it takes."""
+    """Tools that models may call, such as MCP servers, and how to connect to them."""
 
     table = "tool_configs"
     natural_key = ("name",)

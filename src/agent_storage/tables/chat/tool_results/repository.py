@@ -16,7 +16,7 @@ N = TypeVar("N", bound=NewToolResult, default=NewToolResult, covariant=True)
 
 
 class ToolResults(Repository[R, N]):
-    """Each call of a tool: its arguments, its result or error, and how long it took."""
+    """Tool calls of conversations: arguments, results or errors, and durations."""
 
     table = "tool_results"
 

@@ -2,7 +2,7 @@
 -- rest of the write, and a checkpoint is read whole or not at all.
 CREATE TABLE checkpoints (
     id          uuid        PRIMARY KEY DEFAULT uuid_v7(),
-    agent_id    text        NOT NULL CHECK (agent_id <> ''),
+    agent_id    text        NOT NULL CHECK (char_length(agent_id) BETWEEN 1 AND 500),
     session_id  text,
     agent_type  text,
     name        text,
@@ -31,3 +31,16 @@ END
 $$;
 CREATE TRIGGER set_captured_at BEFORE INSERT ON checkpoints
     FOR EACH ROW WHEN (NEW.captured_at IS NULL) EXECUTE FUNCTION trigger_set_captured_at();
+
+COMMENT ON TABLE checkpoints IS 'Saved states of agents, from which they can continue';
+COMMENT ON COLUMN checkpoints.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
+COMMENT ON COLUMN checkpoints.agent_id IS 'Id of the agent, as its framework gives it';
+COMMENT ON COLUMN checkpoints.session_id IS 'Id of the agent''s session, as its framework gives it';
+COMMENT ON COLUMN checkpoints.agent_type IS 'Kind of the agent';
+COMMENT ON COLUMN checkpoints.name IS 'Name of the checkpoint';
+COMMENT ON COLUMN checkpoints.state IS 'Complete state of the agent as JSON; stored uncompressed';
+COMMENT ON COLUMN checkpoints.captured_at IS 'Time at which the state was captured, by the caller''s clock';
+COMMENT ON COLUMN checkpoints.parent_id IS 'Checkpoint that this one follows';
+COMMENT ON COLUMN checkpoints.size_bytes IS 'Length of the state as JSON text; generated';
+COMMENT ON COLUMN checkpoints.created_at IS 'Time of the INSERT; never changes';
+COMMENT ON COLUMN checkpoints.updated_at IS 'Time of the last UPDATE';

@@ -12,7 +12,7 @@ N = TypeVar("N", bound=NewBoard, default=NewBoard, covariant=True)
 
 
 class Boards(Repository[R, N]):
-    """Where sessions are laid out side by side."""
+    """Boards on which sessions are arranged."""
 
     table = "boards"
     natural_key = ("slug",)

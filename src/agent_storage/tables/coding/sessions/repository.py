@@ -17,7 +17,7 @@ N = TypeVar("N", bound=NewSession, default=NewSession, covariant=True)
 
 
 class Sessions(Repository[R, N]):
-    """A coding agent at work. Sessions spawn and fork others; no session is its own ancestor."""
+    """Sessions of coding agents, which may spawn and fork others."""
 
     table = "sessions"
     refers_to_itself = True
@@ -102,6 +102,7 @@ class Sessions(Repository[R, N]):
 
     @sql("""
         INSERT INTO sessions (agent, board_id, repo_id, parent_session_id, data)
+               -- without status, forked_from_session_id
         SELECT coalesce(%(agent)s, agent), board_id, repo_id, id,
                jsonb_merge(%(data)s, jsonb_strip_nulls(
                    jsonb_build_object('genealogy', jsonb_build_object('spawn_point_task_id', %(at_task)s::uuid))))
@@ -116,6 +117,7 @@ class Sessions(Repository[R, N]):
 
     @sql("""
         INSERT INTO sessions (agent, board_id, repo_id, forked_from_session_id, data)
+               -- without status, parent_session_id
         SELECT coalesce(%(agent)s, agent), board_id, repo_id, id,
                jsonb_merge(data - ARRAY['genealogy', 'tool_use_count', 'message_count'],
                            jsonb_merge(%(data)s, jsonb_strip_nulls(

@@ -2,7 +2,7 @@
 -- where 90 kept 82 %, and the table swells less (measured, see benchmarks/growth.py).
 CREATE TABLE sessions (
     id                     uuid        PRIMARY KEY DEFAULT uuid_v7(),
-    agent                  text        NOT NULL CHECK (agent <> ''),
+    agent                  text        NOT NULL CHECK (char_length(agent) BETWEEN 1 AND 500),
     status                 text        NOT NULL DEFAULT 'idle'
                                        CHECK (status IN ('idle', 'running', 'completed', 'failed')),
     board_id               uuid        REFERENCES boards (id) ON DELETE SET NULL,
@@ -58,3 +58,15 @@ $$;
 CREATE TRIGGER refuse_genealogy_cycle AFTER INSERT OR UPDATE OF parent_session_id, forked_from_session_id ON sessions
     FOR EACH ROW WHEN (NEW.parent_session_id IS NOT NULL OR NEW.forked_from_session_id IS NOT NULL)
     EXECUTE FUNCTION trigger_refuse_genealogy_cycle();
+
+COMMENT ON TABLE sessions IS 'Sessions of coding agents, which may spawn and fork others';
+COMMENT ON COLUMN sessions.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
+COMMENT ON COLUMN sessions.agent IS 'Name of the agent program';
+COMMENT ON COLUMN sessions.status IS 'State of the session';
+COMMENT ON COLUMN sessions.board_id IS 'Board on which the session is shown';
+COMMENT ON COLUMN sessions.repo_id IS 'Repository that the session works on';
+COMMENT ON COLUMN sessions.parent_session_id IS 'Session that spawned this one';
+COMMENT ON COLUMN sessions.forked_from_session_id IS 'Session that this one was forked from';
+COMMENT ON COLUMN sessions.data IS 'JSON object: title, state of the code, genealogy, counts of messages and tool uses';
+COMMENT ON COLUMN sessions.created_at IS 'Time of the INSERT; never changes';
+COMMENT ON COLUMN sessions.updated_at IS 'Time of the last UPDATE';

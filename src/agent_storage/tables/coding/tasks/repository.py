@@ -16,7 +16,7 @@ N = TypeVar("N", bound=NewTask, default=NewTask, covariant=True)
 
 
 class Tasks(Repository[R, N]):
-    """A prompt to a session and the work that it set off."""
+    """Tasks of sessions: prompts and the work that they started."""
 
     table = "tasks"
 

@@ -16,7 +16,7 @@ N = TypeVar("N", bound=NewProjectFile, default=NewProjectFile, covariant=True)
 
 
 class ProjectFiles(Repository[R, N]):
-    """A file of a project: its content, a summary, what it imports and exports."""
+    """Files of projects: contents, summaries, imports and exports."""
 
     table = "project_files"
     natural_key = ("project_id", "path")

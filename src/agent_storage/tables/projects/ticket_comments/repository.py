@@ -15,7 +15,7 @@ N = TypeVar("N", bound=NewTicketComment, default=NewTicketComment, covariant=Tru
 
 
 class TicketComments(Repository[R, N]):
-    """What people and agents say about a ticket."""
+    """Comments of people and agents on tickets."""
 
     table = "ticket_comments"
 

@@ -28,3 +28,17 @@ END
 $$;
 CREATE TRIGGER place_ticket_task BEFORE INSERT ON ticket_tasks
     FOR EACH ROW WHEN (NEW.position IS NULL) EXECUTE FUNCTION trigger_place_ticket_task();
+
+COMMENT ON TABLE ticket_tasks IS 'Steps of tickets, in order';
+COMMENT ON COLUMN ticket_tasks.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
+COMMENT ON COLUMN ticket_tasks.ticket_id IS 'Ticket that the step belongs to';
+COMMENT ON COLUMN ticket_tasks.content IS 'Text of the step';
+COMMENT ON COLUMN ticket_tasks.description IS 'Details of the step';
+COMMENT ON COLUMN ticket_tasks.done IS 'Whether the step is done';
+COMMENT ON COLUMN ticket_tasks.position IS 'Position within the ticket, counted from 1; by default after the last step';
+COMMENT ON COLUMN ticket_tasks.estimated_hours IS 'Estimated effort in hours';
+COMMENT ON COLUMN ticket_tasks.depends_on IS 'Ids of the steps that have to be done before';
+COMMENT ON COLUMN ticket_tasks.tags IS 'Tags of the step';
+COMMENT ON COLUMN ticket_tasks.agent_id IS 'Id of the agent that works on the step';
+COMMENT ON COLUMN ticket_tasks.created_at IS 'Time of the INSERT; never changes';
+COMMENT ON COLUMN ticket_tasks.updated_at IS 'Time of the last UPDATE';

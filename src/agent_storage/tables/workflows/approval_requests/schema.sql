@@ -1,7 +1,7 @@
 CREATE TABLE approval_requests (
     id               uuid        PRIMARY KEY DEFAULT uuid_v7(),
     session_id       uuid        NOT NULL REFERENCES workflow_sessions (id) ON DELETE CASCADE,
-    node_id          text        NOT NULL CHECK (node_id <> ''),
+    node_id          text        NOT NULL CHECK (char_length(node_id) BETWEEN 1 AND 500),
     type             text        NOT NULL CHECK (type IN ('human_review', 'budget_increase', 'workflow_call')),
     status           text        NOT NULL DEFAULT 'pending'
                                  CHECK (status IN ('pending', 'approved', 'rejected', 'expired')),
@@ -28,3 +28,17 @@ END
 $$;
 CREATE TRIGGER notify_approval AFTER UPDATE OF status ON approval_requests
     FOR EACH ROW WHEN (OLD.status = 'pending' AND NEW.status <> 'pending') EXECUTE FUNCTION trigger_notify_approval();
+
+COMMENT ON TABLE approval_requests IS 'Questions of workflow runs to people; each is decided once';
+COMMENT ON COLUMN approval_requests.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
+COMMENT ON COLUMN approval_requests.session_id IS 'Run that waits for the decision';
+COMMENT ON COLUMN approval_requests.node_id IS 'Node that asks, by its id in the workflow''s definition';
+COMMENT ON COLUMN approval_requests.type IS 'Kind of the question';
+COMMENT ON COLUMN approval_requests.status IS 'State of the request';
+COMMENT ON COLUMN approval_requests.context IS 'JSON object of what has to be known for the decision';
+COMMENT ON COLUMN approval_requests.expires_at IS 'Time after which the request is overdue; null for never';
+COMMENT ON COLUMN approval_requests.resolved_at IS 'Time of the decision';
+COMMENT ON COLUMN approval_requests.resolved_by IS 'Name of the person who decided';
+COMMENT ON COLUMN approval_requests.resolution_notes IS 'Reason for the decision';
+COMMENT ON COLUMN approval_requests.created_at IS 'Time of the INSERT; never changes';
+COMMENT ON COLUMN approval_requests.updated_at IS 'Time of the last UPDATE';

@@ -34,9 +34,20 @@ LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'budget pool % cannot move to another parent', OLD.id
         USING ERRCODE = 'AS001', TABLE = 'budget_pools', COLUMN = 'parent_pool_id',
-              CONSTRAINT = 'parent_pool_is_immutable', HINT = 'allocate a new pool under the other parent';
+              CONSTRAINT = 'budget_pools_parent_pool_immutable', HINT = 'allocate a new pool under the other parent';
 END
 $$;
 CREATE TRIGGER keep_parent_pool BEFORE UPDATE OF parent_pool_id ON budget_pools
     FOR EACH ROW WHEN (NEW.parent_pool_id IS DISTINCT FROM OLD.parent_pool_id)
     EXECUTE FUNCTION trigger_keep_parent_pool();
+
+COMMENT ON TABLE budget_pools IS 'Budgets, in trees; no pool is ever overspent';
+COMMENT ON COLUMN budget_pools.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
+COMMENT ON COLUMN budget_pools.parent_pool_id IS 'Pool above this one, which is charged too; never changes';
+COMMENT ON COLUMN budget_pools.total_budget IS 'Amount that may be spent';
+COMMENT ON COLUMN budget_pools.used_budget IS 'Amount that was spent, that of the pools below included';
+COMMENT ON COLUMN budget_pools.remaining_budget IS 'Amount that is left: total less used; generated';
+COMMENT ON COLUMN budget_pools.status IS 'State of the pool';
+COMMENT ON COLUMN budget_pools.metadata IS 'JSON object of the platform''s own fields';
+COMMENT ON COLUMN budget_pools.created_at IS 'Time of the INSERT; never changes';
+COMMENT ON COLUMN budget_pools.updated_at IS 'Time of the last UPDATE';

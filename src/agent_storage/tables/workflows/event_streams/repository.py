@@ -12,7 +12,7 @@ N = TypeVar("N", bound=NewEventStream, default=NewEventStream, covariant=True)
 
 
 class EventStreams(Repository[R, N]):
-    """A stream of events and how far it has come; deleting one deletes its events."""
+    """Event streams and their last sequences; deleting a stream deletes its events."""
 
     table = "event_streams"
     natural_key = ("stream_id",)

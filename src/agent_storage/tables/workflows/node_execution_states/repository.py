@@ -16,7 +16,7 @@ N = TypeVar("N", bound=NewNodeExecutionState, default=NewNodeExecutionState, cov
 
 
 class NodeExecutionStates(Repository[R, N]):
-    """Where a node of a run stands: its input, its output, its retries."""
+    """Execution states of the nodes of workflow runs: inputs, outputs and retries."""
 
     table = "node_execution_states"
     natural_key = ("session_id", "node_id")

@@ -1,7 +1,8 @@
 -- Append only: vacuum when a fiftieth is new, so that index-only reads stay so.
 CREATE TABLE stream_events (
     id         uuid        PRIMARY KEY DEFAULT uuid_v7(),
-    stream_id  text        NOT NULL REFERENCES event_streams (stream_id) ON DELETE CASCADE,
+    stream_id  text        NOT NULL REFERENCES event_streams (stream_id) ON DELETE CASCADE
+                           CHECK (char_length(stream_id) BETWEEN 1 AND 500),
     node_id    text,
     sequence   bigint      NOT NULL CHECK (sequence > 0),
     data       jsonb       NOT NULL DEFAULT '{}',
@@ -10,3 +11,12 @@ CREATE TABLE stream_events (
     UNIQUE (stream_id, sequence)
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.02);
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON stream_events FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+
+COMMENT ON TABLE stream_events IS 'Events of streams, in the order of commits, without gaps';
+COMMENT ON COLUMN stream_events.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
+COMMENT ON COLUMN stream_events.stream_id IS 'Stream that the event belongs to';
+COMMENT ON COLUMN stream_events.node_id IS 'Node that published the event, by its id in the workflow''s definition';
+COMMENT ON COLUMN stream_events.sequence IS 'Position within the stream, counted from 1';
+COMMENT ON COLUMN stream_events.data IS 'JSON value of the event';
+COMMENT ON COLUMN stream_events.created_at IS 'Time of the INSERT; never changes';
+COMMENT ON COLUMN stream_events.updated_at IS 'Time of the last UPDATE';

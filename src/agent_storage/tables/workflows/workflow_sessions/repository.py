@@ -24,14 +24,14 @@ N = TypeVar("N", bound=NewWorkflowSession, default=NewWorkflowSession, covariant
 
 
 class WorkflowSessions(Repository[R, N]):
-    """A run of a workflow, with the definition that it started with."""
+    """Runs of workflows, with the definitions that they started with."""
 
     table = "workflow_sessions"
 
     @sql(
         """
-        INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)
-        SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, coalesce(%(metadata)s::jsonb, '{}')
+        INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
+        SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, %(metadata)s
           FROM workflows w
          WHERE w.id = %(workflow_id)s
         RETURNING {columns}

@@ -20,9 +20,19 @@ LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the workflow snapshot of session % cannot be changed', OLD.id
         USING ERRCODE = 'AS001', TABLE = 'workflow_sessions', COLUMN = 'workflow_snapshot',
-              CONSTRAINT = 'workflow_snapshot_is_immutable', HINT = 'start another session for another definition';
+              CONSTRAINT = 'workflow_sessions_workflow_snapshot_immutable',
+              HINT = 'start another session for another definition';
 END
 $$;
 CREATE TRIGGER keep_workflow_snapshot BEFORE UPDATE OF workflow_snapshot ON workflow_sessions
     FOR EACH ROW WHEN (NEW.workflow_snapshot IS DISTINCT FROM OLD.workflow_snapshot)
     EXECUTE FUNCTION trigger_keep_workflow_snapshot();
+
+COMMENT ON TABLE workflow_sessions IS 'Runs of workflows, with the definitions that they started with';
+COMMENT ON COLUMN workflow_sessions.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
+COMMENT ON COLUMN workflow_sessions.workflow_id IS 'Workflow that the run executes; null after it was deleted';
+COMMENT ON COLUMN workflow_sessions.workflow_snapshot IS 'Definition at the start of the run; never changes';
+COMMENT ON COLUMN workflow_sessions.status IS 'State of the run';
+COMMENT ON COLUMN workflow_sessions.metadata IS 'JSON object of the platform''s own fields';
+COMMENT ON COLUMN workflow_sessions.created_at IS 'Time of the INSERT; never changes';
+COMMENT ON COLUMN workflow_sessions.updated_at IS 'Time of the last UPDATE';

@@ -13,7 +13,7 @@ N = TypeVar("N", bound=NewWorkflow, default=NewWorkflow, covariant=True)
 
 
 class Workflows(Repository[R, N]):
-    """What runs follow: nodes and how they are connected."""
+    """Workflow definitions: nodes and their connections."""
 
     table = "workflows"
 

@@ -16,7 +16,7 @@ N = TypeVar("N", bound=NewConversation, default=NewConversation, covariant=True)
 
 
 class Conversations(Repository[R, N]):
-    """A dialogue: its title, its model, and how far it has come."""
+    """Conversations between people and models."""
 
     table = "conversations"
     soft_delete = "archived_at"

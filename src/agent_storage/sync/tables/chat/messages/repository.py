@@ -20,7 +20,7 @@ N = TypeVar("N", bound=NewMessage, default=NewMessage, covariant=True)
 
 
 class Messages(Repository[R, N]):
-    """The turns of a conversation, in order."""
+    """Messages of conversations, in order."""
 
     table = "messages"
     refers_to_itself = True

@@ -22,7 +22,7 @@ N = TypeVar("N", bound=NewModel, default=NewModel, covariant=True)
 
 
 class Models(Repository[R, N]):
-    """What a provider offers, with its context window and prices."""
+    """Language models of a provider, with context windows and prices."""
 
     table = "models"
     natural_key = ("provider_id", "name")

@@ -21,7 +21,7 @@ N = TypeVar("N", bound=NewCheckpoint, default=NewCheckpoint, covariant=True)
 
 
 class Checkpoints(Repository[R, N]):
-    """What an agent knew at a moment, to go on from there."""
+    """Saved states of agents, from which they can continue."""
 
     table = "checkpoints"
     refers_to_itself = True

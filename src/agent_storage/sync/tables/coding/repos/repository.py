@@ -13,7 +13,7 @@ N = TypeVar("N", bound=NewRepo, default=NewRepo, covariant=True)
 
 
 class Repos(Repository[R, N]):
-    """The code that sessions work on, and its worktrees."""
+    """Code repositories that sessions work on, with their worktrees."""
 
     table = "repos"
     natural_key = ("slug",)

@@ -14,7 +14,7 @@ N = TypeVar("N", bound=NewProject, default=NewProject, covariant=True)
 
 
 class Projects(Repository[R, N]):
-    """A body of work at a path: its files and its tickets."""
+    """Projects: a path with its files and tickets."""
 
     table = "projects"
     natural_key = ("path",)

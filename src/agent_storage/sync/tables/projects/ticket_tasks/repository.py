@@ -17,7 +17,7 @@ N = TypeVar("N", bound=NewTicketTask, default=NewTicketTask, covariant=True)
 
 
 class TicketTasks(Repository[R, N]):
-    """The steps of a ticket, in order."""
+    """Steps of tickets, in order."""
 
     table = "ticket_tasks"
 

@@ -16,7 +16,7 @@ N = TypeVar("N", bound=NewTicket, default=NewTicket, covariant=True)
 
 
 class Tickets(Repository[R, N]):
-    """What is to be done in a project. Archived tickets are left out of every list."""
+    """Tickets of projects; lists leave archived ones out."""
 
     table = "tickets"
     soft_delete = "archived_at"

@@ -22,7 +22,7 @@ N = TypeVar("N", bound=NewApprovalRequest, default=NewApprovalRequest, covariant
 
 
 class ApprovalRequests(Repository[R, N]):
-    """What a run asks people before it goes on; decided once, by one of them."""
+    """Questions of workflow runs to people; each is decided once."""
 
     table = "approval_requests"
 

@@ -19,7 +19,7 @@ N = TypeVar("N", bound=NewBudgetPool, default=NewBudgetPool, covariant=True)
 
 
 class BudgetPools(Repository[R, N]):
-    """A sum of money, and smaller ones below it; no pool is ever overspent."""
+    """Budgets, in trees; no pool is ever overspent."""
 
     table = "budget_pools"
     refers_to_itself = True
@@ -87,7 +87,7 @@ class BudgetPools(Repository[R, N]):
         WITH parent AS (
             SELECT * FROM budget_pools WHERE id = %(id)s FOR NO KEY UPDATE
         )
-        INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)
+        INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)  -- without used_budget, status
         SELECT id, %(amount)s, %(metadata)s
           FROM parent
          WHERE total_budget - used_budget >= %(amount)s AND status <> 'suspended'

@@ -16,7 +16,7 @@ N = TypeVar("N", bound=NewLlmExecution, default=NewLlmExecution, covariant=True)
 
 
 class LlmExecutions(Repository[R, N]):
-    """Each call of a language model in a run: what it said, its tokens and its cost."""
+    """Calls of language models in workflow runs: texts, tokens and costs."""
 
     table = "llm_executions"
 

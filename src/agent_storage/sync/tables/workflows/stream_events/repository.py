@@ -25,7 +25,7 @@ N = TypeVar("N", bound=NewStreamEvent, default=NewStreamEvent, covariant=True)
 
 
 class StreamEvents(Repository[R, N]):
-    """What happened in a stream, in the order of commits, without a gap."""
+    """Events of streams, in the order of commits, without gaps."""
 
     table = "stream_events"
 

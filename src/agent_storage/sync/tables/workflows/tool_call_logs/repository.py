@@ -16,7 +16,7 @@ N = TypeVar("N", bound=NewToolCallLog, default=NewToolCallLog, covariant=True)
 
 
 class ToolCallLogs(Repository[R, N]):
-    """Each tool call that a language model asked for in a run."""
+    """Tool calls that language models asked for in workflow runs."""
 
     table = "tool_call_logs"
 
