@@ -44,6 +44,7 @@ check: $(VENV)/.dev  ## Lint, types, generated code, schema, statements, up-down
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check --quiet $(SOURCES)
 	@$(BIN)/python tools/generate.py --check
+	@$(BIN)/python tools/prose.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python tools/scratch.py storage check

@@ -17,7 +17,7 @@ from tests.migrations.test_catalog_changes import CHANGES, Change
 from tests.migrations.test_catalog_schema import load
 
 from agent_storage.catalog import compare, snapshot
-from agent_storage.migrations.commands.draft import Draft, between
+from agent_storage.migrations.commands.draft import MigrationDraft, between
 from agent_storage.migrations.errors import InvalidRequest
 from agent_storage.migrations.verify.shadow import ShadowServer
 
@@ -68,7 +68,7 @@ class Wrong(Exception):
     """A draft that says it is proved, and whose files lead somewhere else."""
 
 
-def run_as_files(server: ShadowServer, pg_dump: str | None, found: Draft, base: str, changed: str) -> set[str]:
+def run_as_files(server: ShadowServer, pg_dump: str | None, found: MigrationDraft, base: str, changed: str) -> set[str]:
     """Run the drafted texts from where they start, with every decision taken; what a second judge, pg_dump, sees."""
     seen: set[str] = set()
     for start, text, target in (

@@ -115,10 +115,10 @@ def test_drift_is_read_through_a_transaction_pooler(
 
 def test_without_a_transaction_the_pooler_is_refused(pooler: str, folder: Folder) -> None:
     folder.write(A, "-- transactional: false\nVACUUM;")
-    with pytest.raises(InvalidRequest, match="without a transaction, which no transaction pooler can do safely"):
+    with pytest.raises(InvalidRequest, match="without a transaction, which is not safe behind a transaction pooler"):
         Migrator(pooler, folder.path).up()
     folder.write(A, "SET search_path = elsewhere;")
-    with pytest.raises(InvalidRequest, match="SET without LOCAL, which no transaction pooler can do safely"):
+    with pytest.raises(InvalidRequest, match="SET without LOCAL, which is not safe behind a transaction pooler"):
         Migrator(pooler, folder.path).up()
 
 

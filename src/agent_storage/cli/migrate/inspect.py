@@ -53,7 +53,7 @@ def plan(
 
 
 def _plan_with_locks(migrator: Migrator, shadow_url: str | None) -> Plan:
-    from agent_storage.migrations.history.tracking import Ledger
+    from agent_storage.migrations.history.tracking import TrackingTables
     from agent_storage.migrations.verify import plan
     from agent_storage.migrations.verify.shadow import open_shadow
     from agent_storage.migrations.verify.sources import as_applied
@@ -64,9 +64,9 @@ def _plan_with_locks(migrator: Migrator, shadow_url: str | None) -> Plan:
         server.database() as conninfo,
         open_shadow(conninfo) as shadow,
     ):
-        ledger = Ledger(session.connection)
-        timeline = migrator.runnable(session, ledger)
-        return plan.with_locks(shadow, session.connection, as_applied(ledger, timeline), timeline.pending)
+        tracking = TrackingTables(session.connection)
+        timeline = migrator.runnable(session, tracking)
+        return plan.with_locks(shadow, session.connection, as_applied(tracking, timeline), timeline.pending)
 
 
 @app.command()
@@ -158,10 +158,10 @@ def _comparison_lines(found: Comparison, agreed: str) -> Iterator[str]:
 
     if not found.drift:
         yield agreed
-    for finding in found.findings:
-        yield line(finding) if finding.severity == "drift" else f"(for information) {line(finding)}"
-        if finding.sql and finding.severity == "drift":
-            yield from (f"    {text}" for text in finding.sql.splitlines())
+    for difference in found.differences:
+        yield line(difference) if difference.severity == "drift" else f"(for information) {line(difference)}"
+        if difference.sql and difference.severity == "drift":
+            yield from (f"    {text}" for text in difference.sql.splitlines())
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`check`: everything that CI has to know about migrations, in one go."""
+"""`check`: every check for CI in one command."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from agent_storage.migrations.verify.drift import diff, drift, line
 from agent_storage.migrations.verify.shadow import ShadowServer
 from agent_storage.migrations.verify.trial import up_down_up
 
-#: Which exit code wins when several parts fail: what is most wrong first.
+#: The exit code if several parts fail: the most serious first.
 _ORDER = (8, 2, 5, 7, 1, 4, 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the check; `exit_code` is 0 if it went well."""
+    """One part of the check. `exit_code` is 0 if it passed."""
 
     name: str
     exit_code: int
@@ -43,8 +43,9 @@ class CheckReport:
 def check(
     migrator: Migrations, server: ShadowServer, *, tables: Path | None = TABLES, live: bool = True
 ) -> CheckReport:
-    """Lint, history, up-down-up, declared schema, drift. `live=False` leaves out what concerns the real database;
-    `tables=None` what concerns the declared schema.
+    """Run lint, history, up-down-up, declared schema and drift.
+
+    `live=False` skips the parts that read the live database, `tables=None` that of the declared schema.
     """
     steps: dict[str, Callable[[], Part]] = {"lint": lambda: _lint(migrator)}
     if live:
@@ -89,9 +90,9 @@ def _faults(migrator: Migrations, server: ShadowServer) -> Iterator[str]:
 
 def _schema(migrator: Migrations, server: ShadowServer, tables: Path) -> Part:
     found = diff(migrator, server, "migrations", "schema", tables).drift
-    return Part("schema agrees", 4 if found else 0, [line(finding) for finding in found])
+    return Part("schema agrees", 4 if found else 0, [line(difference) for difference in found])
 
 
 def _drift(migrator: Migrations, server: ShadowServer) -> Part:
     found = drift(migrator, server).drift
-    return Part("drift", 4 if found else 0, [line(finding) for finding in found])
+    return Part("drift", 4 if found else 0, [line(difference) for difference in found])
