@@ -10,7 +10,7 @@ FILES = ("schema.sql", "record.py", "repository.py")
 
 
 def lines(path: Path) -> int:
-    """The lines of a file that say something: no blank ones, no comments, no docstrings."""
+    """Count the lines of a file without blank lines, comments and docstrings."""
     text = path.read_text(encoding="utf-8")
     comment = "--" if path.suffix == ".sql" else "#"
     counted = {

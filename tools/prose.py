@@ -74,7 +74,7 @@ class Text(NamedTuple):
 
 
 def strings(source: str) -> Iterator[Text]:
-    """The docstrings of a module, and its strings of three words and more."""
+    """Yield the docstrings of a module, and its strings of three words and more."""
     tree = ast.parse(source)
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
     for node in ast.walk(tree):
@@ -89,7 +89,7 @@ def strings(source: str) -> Iterator[Text]:
 
 
 def comments(source: str) -> Iterator[Text]:
-    """The comments of a module; those of lines that follow each other are one text."""
+    """Yield the comments of a module. Comments on consecutive lines are one text."""
     block: list[tuple[int, str]] = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -102,7 +102,7 @@ def comments(source: str) -> Iterator[Text]:
 
 
 def markdown(source: str) -> Iterator[Text]:
-    """The text of a Markdown file; code blocks and rows of figures become empty lines."""
+    """Yield the text of a Markdown file, with empty lines for code blocks and rows of figures."""
     lines: list[str] = []
     fenced = False
     for line in source.splitlines():
@@ -113,7 +113,7 @@ def markdown(source: str) -> Iterator[Text]:
 
 
 def findings(path: Path) -> Iterator[str]:
-    """The lines to print for one file."""
+    """Yield the lines to print for one file."""
     source = path.read_text(encoding="utf-8")
     lines = source.splitlines()
     texts = markdown(source) if path.suffix == ".md" else [*strings(source), *comments(source)]
@@ -128,7 +128,7 @@ def findings(path: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Check the files; the exit code."""
+    """Check the files. Return the exit code."""
     paths = [Path(name).resolve() for name in sys.argv[1:]]
     if not paths:
         paths = [path for folder in ("src", "tools") for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -216,7 +216,7 @@ def test_a_squash_that_would_change_anything_is_refused(database: str, folder: F
 
     folder.write(A, "CREATE TABLE a (); SET search_path = pg_temp;", "DROP TABLE a;")
     folder.write(B, "CREATE TABLE b ();", "DROP TABLE b;")
-    with pytest.raises(DriftFound, match="does not make the same schema"):
+    with pytest.raises(DriftFound, match="does not create the same schema"):
         squash(Migrator(database, folder.path), ShadowServer(server_conninfo, like=None), B)
     assert (folder.path / f"{A}.sql").is_file()
 

@@ -138,7 +138,7 @@ def test_an_owner_without_createdb_migrates_and_tests_on_the_embedded_server(
     assert migrate("up").returncode == 0
     tested = migrate("test")
     assert tested.returncode == 0, tested.stderr
-    assert "shadows go to an embedded server" in tested.stderr
+    assert "using an embedded server for shadow databases" in tested.stderr
 
 
 def test_an_owner_without_createdb_uses_the_shadow_url(

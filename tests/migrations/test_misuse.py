@@ -41,7 +41,7 @@ def test_a_renamed_file(applied: Command, folder: Folder) -> None:
 
 def test_a_deleted_file(applied: Command, folder: Folder) -> None:
     folder.remove(A)
-    refused(applied, 5, f"error: {A} is applied, but its file is missing from the folder", "on another branch?")
+    refused(applied, 5, f"error: {A} is applied, but its file is missing from the folder", "on another branch")
 
 
 def test_a_file_that_comes_too_late(applied: Command, folder: Folder) -> None:
@@ -103,9 +103,9 @@ def test_a_wrong_folder_and_an_empty_one(migrate: Command, folder: Folder) -> No
     ("name", "sentence"),
     [
         ("20260101000000_a.up.sql", "would be a forward migration"),
-        ("20260101000000_a.py", "migrations are SQL files here, not Python"),
+        ("20260101000000_a.py", "migrations must be SQL files, not Python"),
         ("post-apply.sql", "hooks that run after every apply are not supported"),
-        ("20260101000000 a.sql", "cannot be a migration's name"),
+        ("20260101000000 a.sql", "is not a valid migration name"),
         ("20260101000009_x.rollback.sql", "rolls back a migration that does not exist"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_file_that_is_not_utf8(migrate: Command, folder: Folder) -> None:
 
 def test_a_command_of_psql(migrate: Command, folder: Folder) -> None:
     folder.write(A, "SELECT 1;\n\\i other.sql\n")
-    refused(migrate, 7, f"{A}.sql:2:1 error [psql-command] \\i is a command of psql, not SQL")
+    refused(migrate, 7, f"{A}.sql:2:1 error [psql-command] \\i is a psql meta-command, not SQL")
 
 
 def test_data_loss_without_consent(migrate: Command, folder: Folder) -> None:
