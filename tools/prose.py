@@ -60,7 +60,7 @@ _COMPILED = [
     (re.compile(pattern.replace(r"\K", "(?P<found>") + (")" if r"\K" in pattern else "")), say)
     for pattern, say in PATTERNS
 ]
-_CODE = re.compile(r"``.+?``|`[^`]+`|\S+(?:_|::|\w\(|://)\S*|--[a-z][a-z-]+", re.DOTALL)
+_CODE = re.compile(r"``.+?``|`[^`]+`|\S+(?:_|::|\w\(|://)\S*|\S+/\S+|--[a-z][a-z-]+", re.DOTALL)
 _SQL = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|ALTER|DROP|COMMENT|SET|RESET|/\*)\b")
 _FIGURES = re.compile(r"\|(?:[^|\n]*\d[^|\n]*\|){2}")
 

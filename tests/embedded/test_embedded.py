@@ -623,7 +623,7 @@ class TestMissingPrerequisites:
     @as_root
     def test_root_without_an_account_to_use_is_told_so(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pwd, "getpwnam", unknown)
-        with pytest.raises(InvalidSettings, match="no account postgres or nobody"):
+        with pytest.raises(InvalidSettings, match="no account `postgres` or `nobody`"):
             quick(base / "data").start()
 
     def test_windows_is_told_to_use_a_url(self, monkeypatch: pytest.MonkeyPatch) -> None:
