@@ -116,6 +116,7 @@ def findings(path: Path) -> Iterator[str]:
     """Yield the lines to print for one file."""
     source = path.read_text(encoding="utf-8")
     lines = source.splitlines()
+    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     texts = markdown(source) if path.suffix == ".md" else [*strings(source), *comments(source)]
     for text in texts:
         masked = _CODE.sub(lambda code: re.sub(r"\S", "x", code[0]), text.text)
@@ -124,7 +125,7 @@ def findings(path: Path) -> Iterator[str]:
                 name = "found" if "found" in pattern.groupindex else 0
                 line = text.first + masked.count("\n", 0, found.start(name))
                 if not any("prose: ok" in lines[number - 1] for number in (line, text.last)):
-                    yield f"{path.relative_to(ROOT)}:{line}: {' '.join(found[name].split())}: {say}"
+                    yield f"{shown}:{line}: {' '.join(found[name].split())}: {say}"
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ _ABSENT = {
     "row security for the owner": "not forced",
 }
 # Faulty, even if expected.
-_WRONG = {"valid": ("INVALID", "NOT VALID"), "enabled": ("disabled",), "enforcing triggers": ("disabled",)}
+_FAULTY = {"valid": ("INVALID", "NOT VALID"), "enabled": ("disabled",), "enforcing triggers": ("disabled",)}
 # An object that another one creates is not reported besides it: a NOT NULL constraint besides the column's "not null",
 # an index besides its constraint, inherited objects besides the attachment of a partition.
 _PARTS = frozenset({"constraint", "index", "sequence", "trigger"})
@@ -47,7 +47,7 @@ _QUALIFIER = re.compile(r"(?:\w+|\"[^\"]+\")\.(?=[\w\"])")
 
 # Phases of the list: light removals, changes and creations, other removals, information. Renames precede all.
 _Ordered = tuple[int, int, Difference]
-_LIGHT_REMOVAL, _CHANGE, _REMOVAL, _WRONG_ANYWAY, _TOLD = range(5)
+_LIGHT_REMOVAL, _CHANGE, _REMOVAL, _FAULTY_IN_BOTH, _INFORMATION = range(5)
 _LAST = 1_000_000
 
 
@@ -151,15 +151,15 @@ class _Comparison:
                 if not self._settled(wanted, name):
                     difference = self._change(wanted, present, name)
                     yield (_REMOVAL, _LAST, difference) if _comes_last(difference) else (_CHANGE, place, difference)
-            elif before in _WRONG.get(name, ()):
+            elif before in _FAULTY.get(name, ()):
                 sql = present.properties[name].reset
-                yield _WRONG_ANYWAY, place, _difference(wanted, name, _ABSENT[name], before, "info", sql)
+                yield _FAULTY_IN_BOTH, place, _difference(wanted, name, _ABSENT[name], before, "info", sql)
 
     def _change(self, wanted: Entry, present: Entry, name: str) -> Difference:
         before, after = _value(present, name), _value(wanted, name)
         severity: Severity = "info" if name in INFORMATION else "drift"
         sql = self.repair.settle(wanted, present, name)
-        if after in _WRONG.get(name, ()) and wanted.kind == "index":
+        if after in _FAULTY.get(name, ()) and wanted.kind == "index":
             # The expected index is invalid, so the actual one is better.
             severity, sql = "info", None
         elif name == "populated" and after == "no":
@@ -200,7 +200,7 @@ class _Comparison:
             present = [label for _, label in sorted((place, label) for _, place, label in columns)]
             if wanted != present and "definition" not in self.changed[key]:
                 whole = self.expected.by_key[key]
-                yield _TOLD, 0, _difference(whole, "column order", ", ".join(wanted), ", ".join(present), "info")
+                yield _INFORMATION, 0, _difference(whole, "column order", ", ".join(wanted), ", ".join(present), "info")
 
 
 def _unless_there(sql: str | None) -> str | None:

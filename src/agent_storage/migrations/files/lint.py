@@ -35,7 +35,7 @@ class LintFinding:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _LintedFile:
     """A file to check: its text, and whether it is the forward file."""
 
     migration: MigrationFile
@@ -50,13 +50,13 @@ class _Source:
 
 def lint_file(migration: MigrationFile) -> list[LintFinding]:
     """Return the findings in one migration and its rollback."""
-    sources = [_Source(migration, migration.up, migration.path, forward=True)]
+    sources = [_LintedFile(migration, migration.up, migration.path, forward=True)]
     if migration.down is not None:
-        sources.append(_Source(migration, migration.down, migration.rollback_path, forward=False))
+        sources.append(_LintedFile(migration, migration.down, migration.rollback_path, forward=False))
     return [finding for source in sources for finding in sorted(_found(source), key=_place)]
 
 
-def _found(source: _Source) -> Iterator[LintFinding]:
+def _found(source: _LintedFile) -> Iterator[LintFinding]:
     return (finding for rule in _RULES for finding in rule(source))
 
 
@@ -78,12 +78,12 @@ def refuse(files: Sequence[MigrationFile]) -> None:
         raise LintFailed(str(errors[0]), hint=errors[0].hint or None, lines=lines)
 
 
-def _encoding(source: _Source) -> Iterator[LintFinding]:
+def _encoding(source: _LintedFile) -> Iterator[LintFinding]:
     if source.sql.fault:
         yield source.at(0, "encoding", f"the file is {source.sql.fault}", "save it as UTF-8")
 
 
-def _directives(source: _Source) -> Iterator[LintFinding]:
+def _directives(source: _LintedFile) -> Iterator[LintFinding]:
     for directive in source.sql.directives:
         fault = _directive_fault(directive.name, directive.value) if directive.name in DIRECTIVES else ""
         if directive.suspect:
@@ -111,7 +111,7 @@ def _directive_fault(name: str, value: str) -> str:
 _LATE = re.compile(rf"^--\s*({'|'.join(sorted(DIRECTIVES - {'squawk-ignore'}))})\s*:", re.MULTILINE)
 
 
-def _late_directives(source: _Source) -> Iterator[LintFinding]:
+def _late_directives(source: _LintedFile) -> Iterator[LintFinding]:
     if source.sql.statements:
         for found in _LATE.finditer(source.sql.text, source.sql.statements[0].offset):
             message = f"the directive {found[1]!r} is below the first statement, where it has no effect"
@@ -121,7 +121,7 @@ def _late_directives(source: _Source) -> Iterator[LintFinding]:
 _CONTROL = {"BEGIN", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"}
 
 
-def _transaction_control(source: _Source) -> Iterator[LintFinding]:
+def _transaction_control(source: _LintedFile) -> Iterator[LintFinding]:
     for statement in source.sql.statements:
         word = statement.words[:1]
         starts = statement.starts_with("START", "TRANSACTION") or statement.starts_with("PREPARE", "TRANSACTION")
@@ -145,7 +145,7 @@ def _concurrently(statement: SqlStatement) -> bool:
     return "CONCURRENTLY" in statement.words and not statement.starts_with("REFRESH")
 
 
-def _outside_transaction(source: _Source) -> Iterator[LintFinding]:
+def _outside_transaction(source: _LintedFile) -> Iterator[LintFinding]:
     if not source.migration.transactional:
         return
     for statement in source.sql.statements:
@@ -155,7 +155,7 @@ def _outside_transaction(source: _Source) -> Iterator[LintFinding]:
             yield source.at(statement.offset, "needs-no-transaction", f"{what} cannot run in a transaction", hint)
 
 
-def _if_not_exists(source: _Source) -> Iterator[LintFinding]:
+def _if_not_exists(source: _LintedFile) -> Iterator[LintFinding]:
     for statement in source.sql.statements:
         words = " ".join(statement.words[:7])
         if statement.starts_with("CREATE") and "CONCURRENTLY IF NOT EXISTS" in words:
@@ -164,7 +164,7 @@ def _if_not_exists(source: _Source) -> Iterator[LintFinding]:
             yield source.at(statement.offset, "if-not-exists-concurrently", message, hint)
 
 
-def _missing_down(source: _Source) -> Iterator[LintFinding]:
+def _missing_down(source: _LintedFile) -> Iterator[LintFinding]:
     if not source.sql.statements:
         yield source.at(0, "empty", "the file contains no statement", "write one, or remove the file")
     elif source.forward and source.migration.down is None and source.migration.irreversible is None:
@@ -178,7 +178,7 @@ def sets_for_session(statement: SqlStatement) -> bool:
     return words[:1] == ("SET",) and words[1:2] not in {("LOCAL",), ("TRANSACTION",), ("CONSTRAINTS",)}
 
 
-def _set_without_local(source: _Source) -> Iterator[LintFinding]:
+def _set_without_local(source: _LintedFile) -> Iterator[LintFinding]:
     for statement in source.sql.statements:
         if sets_for_session(statement):
             message = "SET without LOCAL outlives the transaction"
@@ -204,7 +204,7 @@ def loses_data(statement: SqlStatement) -> str | None:
     return None
 
 
-def _data_loss(source: _Source) -> Iterator[LintFinding]:
+def _data_loss(source: _LintedFile) -> Iterator[LintFinding]:
     if source.forward and not source.migration.data_loss:
         for statement in source.sql.statements:
             if lost := loses_data(statement):
@@ -212,7 +212,7 @@ def _data_loss(source: _Source) -> Iterator[LintFinding]:
                 yield source.at(statement.offset, "data-loss", f"{lost} discards data", hint)
 
 
-def _new_enum_value(source: _Source) -> Iterator[LintFinding]:
+def _new_enum_value(source: _LintedFile) -> Iterator[LintFinding]:
     added: set[str] = set()
     for statement in source.sql.statements if source.migration.transactional else ():
         strings = {token.text for token in tokens(statement.text) if token.kind == "string"} if added else set[str]()
@@ -224,7 +224,7 @@ def _new_enum_value(source: _Source) -> Iterator[LintFinding]:
             added.add(next((token.text for token in tokens(statement.text) if token.kind == "string"), ""))
 
 
-def _psql_commands(source: _Source) -> Iterator[LintFinding]:
+def _psql_commands(source: _LintedFile) -> Iterator[LintFinding]:
     if (token := source.sql.scan.meta) is not None:
         message = f"{token.text.split()[0]} is a psql meta-command, not SQL"
         yield source.at(token.start, "psql-command", message, "remove it")
@@ -235,7 +235,7 @@ def _psql_commands(source: _Source) -> Iterator[LintFinding]:
             yield source.at(statement.offset, "psql-command", message, "write INSERT statements")
 
 
-def _renames(source: _Source) -> Iterator[LintFinding]:
+def _renames(source: _LintedFile) -> Iterator[LintFinding]:
     for statement in source.sql.statements if source.forward else ():
         if (
             statement.starts_with("ALTER", "TABLE")
@@ -247,7 +247,7 @@ def _renames(source: _Source) -> Iterator[LintFinding]:
             yield source.at(statement.offset, "rename", message, hint, "warning")
 
 
-_RULES: tuple[Callable[[_Source], Iterator[LintFinding]], ...] = (
+_RULES: tuple[Callable[[_LintedFile], Iterator[LintFinding]], ...] = (
     _encoding,
     _directives,
     _transaction_control,

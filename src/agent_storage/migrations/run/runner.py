@@ -40,7 +40,7 @@ SELECT pg_backend_pid(), set_config('lock_timeout', %s, %s), set_config('stateme
 
 
 @dataclass
-class Work:
+class MigrationRun:
     """A migration in one direction, and its progress: `at` a statement, or `ending` with tracking and COMMIT."""
 
     file: MigrationFile
@@ -96,18 +96,18 @@ class MigrationRunner:
 
     def up(self, file: MigrationFile) -> Done | None:
         """Apply a migration. Return None if another migrator has applied it."""
-        return self._run(Work(file, "up", file.up))
+        return self._run(MigrationRun(file, "up", file.up))
 
     def down(self, file: MigrationFile) -> Done | None:
         """Roll back a migration. Return None if another migrator has rolled it back."""
-        return self._run(Work(file, "down", file.down or SqlText("")))
+        return self._run(MigrationRun(file, "down", file.down or SqlText("")))
 
     def resume(self, file: MigrationFile, direction: Direction, done: int) -> Done:
         """Resume a run without a transaction after `done` statements."""
         text = file.up if direction == "up" else file.down or SqlText("")
-        return self._run_bare(Work(file, direction, text), done)
+        return self._run_bare(MigrationRun(file, direction, text), done)
 
-    def _run(self, work: Work) -> Done | None:
+    def _run(self, work: MigrationRun) -> Done | None:
         verb = "applying" if work.direction == "up" else "rolling back"
         self._watch.blocked_by = []
         self._tell(work, "start", f"{verb} {work.file.id} ({work.total} statement{'s' * (work.total != 1)})")
@@ -119,7 +119,7 @@ class MigrationRunner:
             self._tell(work, "done", f"{verb} {work.file.id} in {done.duration_ms} ms")
         return done
 
-    def _run_in_transaction(self, work: Work) -> Done | None:
+    def _run_in_transaction(self, work: MigrationRun) -> Done | None:
         started = time.monotonic()
         for attempt in range(1, self._retries + 2):
             try:
@@ -133,7 +133,7 @@ class MigrationRunner:
                 self._back_off(error, work, attempt)
         raise AssertionError("the last attempt returns or raises")
 
-    def _attempt(self, work: Work, started: float) -> bool:
+    def _attempt(self, work: MigrationRun, started: float) -> bool:
         """Run one transaction. Return False, without changes, if the migration is in the wanted state already."""
         work.at, work.ending = None, False
         for pause in lock.tries(self._wait):
@@ -149,7 +149,7 @@ class MigrationRunner:
             time.sleep(pause)
         raise lock.not_obtained(lock.holders(self._connection), self._wait)
 
-    def _execute_all(self, work: Work) -> None:
+    def _execute_all(self, work: MigrationRun) -> None:
         self._begin(work, work.sql.timeout("lock-timeout", self._lock_timeout_ms), local=True)
         for batch in batches(work.sql.statements):
             self._execute(work, batch)
@@ -157,7 +157,7 @@ class MigrationRunner:
                 raise InvalidRequest(f"{work.file.id}: statement {batch[0].number} ended the manager's transaction")
         work.at, work.ending = None, True
 
-    def _execute(self, work: Work, batch: Sequence[SqlStatement]) -> None:
+    def _execute(self, work: MigrationRun, batch: Sequence[SqlStatement]) -> None:
         work.move(batch[0], batch[0].offset)
         first, last = batch[0].number, batch[-1].number
         which = f"statement {first}" if first == last else f"statements {first} to {last}"
@@ -169,7 +169,7 @@ class MigrationRunner:
             else:
                 send(self._connection, work.sql.text, batch, work.move)
 
-    def _record(self, work: Work, started: float) -> None:
+    def _record(self, work: MigrationRun, started: float) -> None:
         if any(statement.starts_with("SET") for statement in work.sql.statements):
             self._connection.execute("RESET SESSION AUTHORIZATION; RESET ROLE")
         if work.direction == "up":
@@ -177,7 +177,7 @@ class MigrationRunner:
         else:
             self._ledger.record_rolled_back(work.file.id)
 
-    def _run_bare(self, work: Work, done: int) -> Done:
+    def _run_bare(self, work: MigrationRun, done: int) -> Done:
         """Run without a transaction: each statement commits by itself."""
         started = time.monotonic()
         self._session.reset()
@@ -202,7 +202,7 @@ class MigrationRunner:
             raise
         return Done(work.file.id, work.direction, work.total, _milliseconds(started))
 
-    def _refuse_invalid(self, work: Work, before: set[str]) -> None:
+    def _refuse_invalid(self, work: MigrationRun, before: set[str]) -> None:
         left = sorted(invalid_indexes(self._connection) - before)
         if left:
             self._note_failure(work, f"left INVALID indexes: {', '.join(left)}")
@@ -210,7 +210,7 @@ class MigrationRunner:
             message = f"{work.file.id} has left INVALID indexes"
             raise HistoryProblem(message, lines=lines, hint=_resume_hint(work))
 
-    def _stopped(self, failure: MigrationFailure, work: Work, before: set[str]) -> MigrationFailure:
+    def _stopped(self, failure: MigrationFailure, work: MigrationRun, before: set[str]) -> MigrationFailure:
         """Record the failure of a run without a transaction, and add the INVALID indexes that it left."""
         self._note_failure(work, failure.message)
         done = work.at.number - 1 if work.at else work.total
@@ -221,14 +221,14 @@ class MigrationRunner:
         failure.hint = _resume_hint(work)
         return failure
 
-    def _note_failure(self, work: Work, error: str) -> None:
+    def _note_failure(self, work: MigrationRun, error: str) -> None:
         try:
             self._session.reset()
             self._ledger.fail(work.file.id, error)
         except psycopg.Error:
             return  # the connection is lost; state `running` without a lock means the same
 
-    def _failure(self, error: psycopg.Error, work: Work, attempts: int) -> MigrationFailure:
+    def _failure(self, error: psycopg.Error, work: MigrationRun, attempts: int) -> MigrationFailure:
         if is_lost(error) or (work.at is None and not work.ending):
             return explain(error)
         path = work.file.path if work.direction == "up" else work.file.rollback_path
@@ -245,24 +245,24 @@ class MigrationRunner:
             sqlstate=error.sqlstate,
         )
 
-    def _back_off(self, error: psycopg.Error, work: Work, attempt: int) -> None:
+    def _back_off(self, error: psycopg.Error, work: MigrationRun, attempt: int) -> None:
         pause = min(10.0, 0.25 * 2 ** min(attempt, 6)) * random.uniform(0.5, 1.0)  # noqa: S311
         reason = error.diag.message_primary or "conflict"
         message = f"{work.file.id}: {reason}; rolled back, attempt {attempt + 1} in {pause:.1f} s"
         self._tell(work, "retry", message)
         time.sleep(pause)
 
-    def _begin(self, work: Work, lock_timeout_ms: int, *, local: bool) -> None:
+    def _begin(self, work: MigrationRun, lock_timeout_ms: int, *, local: bool) -> None:
         """Set the time-outs, for the transaction or the session, and read the backend's pid, in one round trip."""
         values = (f"{lock_timeout_ms}ms", local, f"{work.sql.timeout('statement-timeout', 0)}ms", local)
         row = self._connection.execute(_BEGIN, values).fetchone()
         work.pid = row[0] if row else 0
 
-    def _tell(self, work: Work, kind: str, message: str) -> None:
+    def _tell(self, work: MigrationRun, kind: str, message: str) -> None:
         self._notify(Event(kind, message, work.file.id, None, work.total))
 
 
-def _resume_hint(work: Work) -> str:
+def _resume_hint(work: MigrationRun) -> str:
     return f"correct the cause, then `storage migrate resolve {work.file.id} --resume`"
 
 

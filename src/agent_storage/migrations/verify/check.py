@@ -19,7 +19,7 @@ _ORDER = (8, 2, 5, 7, 1, 4, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CheckPart:
     """One part of the check. `exit_code` is 0 if it passed."""
 
     name: str
@@ -31,7 +31,7 @@ class Part:
 class CheckReport:
     """All parts, in the order in which they ran."""
 
-    parts: list[Part]
+    parts: list[CheckPart]
 
     @property
     def exit_code(self) -> int:
@@ -47,7 +47,7 @@ def check(
 
     `live=False` skips the parts that read the live database, `tables=None` that of the declared schema.
     """
-    steps: dict[str, Callable[[], Part]] = {"lint": lambda: _lint(migrator)}
+    steps: dict[str, Callable[[], CheckPart]] = {"lint": lambda: _lint(migrator)}
     if live:
         steps["history"] = lambda: _history(migrator)
     steps["up, down, up"] = lambda: _trial(migrator, server)
@@ -58,29 +58,29 @@ def check(
     return CheckReport([_run(name, step) for name, step in steps.items()])
 
 
-def _run(name: str, step: Callable[[], Part]) -> Part:
+def _run(name: str, step: Callable[[], CheckPart]) -> CheckPart:
     try:
         return step()
     except MigrationFailure as error:
-        return Part(name, error.exit_code, [error.message, *error.lines, *([error.hint] if error.hint else [])])
+        return CheckPart(name, error.exit_code, [error.message, *error.lines, *([error.hint] if error.hint else [])])
 
 
-def _lint(migrator: Migrations) -> Part:
+def _lint(migrator: Migrations) -> CheckPart:
     found = lint.lint_folder(migrator.folder, migrator.files())
     errors = any(finding.severity == "error" for finding in found)
-    return Part("lint", 7 if errors else 0, [str(finding) for finding in found])
+    return CheckPart("lint", 7 if errors else 0, [str(finding) for finding in found])
 
 
-def _history(migrator: Migrations) -> Part:
+def _history(migrator: Migrations) -> CheckPart:
     status = migrator.status()
     if status.problems:
-        return Part("history", 5, [problem.message for problem in status.problems])
-    return Part("history", 3 if status.pending else 0, [f"pending: {id_}" for id_ in status.pending])
+        return CheckPart("history", 5, [problem.message for problem in status.problems])
+    return CheckPart("history", 3 if status.pending else 0, [f"pending: {id_}" for id_ in status.pending])
 
 
-def _trial(migrator: Migrations, server: ShadowServer) -> Part:
+def _trial(migrator: Migrations, server: ShadowServer) -> CheckPart:
     lines = list(_faults(migrator, server))
-    return Part("up, down, up", 7 if lines else 0, lines)
+    return CheckPart("up, down, up", 7 if lines else 0, lines)
 
 
 def _faults(migrator: Migrations, server: ShadowServer) -> Iterator[str]:
@@ -88,11 +88,11 @@ def _faults(migrator: Migrations, server: ShadowServer) -> Iterator[str]:
         yield from (f"{tried.id}: {fault}" for fault in tried.faults)
 
 
-def _schema(migrator: Migrations, server: ShadowServer, tables: Path) -> Part:
+def _schema(migrator: Migrations, server: ShadowServer, tables: Path) -> CheckPart:
     found = diff(migrator, server, "migrations", "schema", tables).drift
-    return Part("schema agrees", 4 if found else 0, [line(difference) for difference in found])
+    return CheckPart("schema agrees", 4 if found else 0, [line(difference) for difference in found])
 
 
-def _drift(migrator: Migrations, server: ShadowServer) -> Part:
+def _drift(migrator: Migrations, server: ShadowServer) -> CheckPart:
     found = drift(migrator, server).drift
-    return Part("drift", 4 if found else 0, [line(difference) for difference in found])
+    return CheckPart("drift", 4 if found else 0, [line(difference) for difference in found])

@@ -25,7 +25,7 @@ _NOT_YET = {"42P01", "42704", "42883", "3F000", "42703"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _DeclaredStatement:
     path: Path
     text: SqlText
     statement: SqlStatement
@@ -46,7 +46,9 @@ def load_schema(connection: psycopg.Connection, folder: Path = TABLES) -> None:
     Runs in one transaction. Raises `StatementFailed` with the position of the error.
     """
     with connection.transaction():
-        waiting = [_Part(path, text, statement) for path, text in _texts(folder) for statement in text.statements]
+        waiting = [
+            _DeclaredStatement(path, text, statement) for path, text in _texts(folder) for statement in text.statements
+        ]
         while waiting:
             left = _pass(connection, waiting)
             if len(left) == len(waiting):
@@ -59,9 +61,9 @@ def _texts(folder: Path) -> list[tuple[Path, SqlText]]:
     return [(path, SqlText.read(path)) for path in schema_files(folder)]
 
 
-def _pass(connection: psycopg.Connection, parts: Sequence[_Part]) -> list[_Part]:
+def _pass(connection: psycopg.Connection, parts: Sequence[_DeclaredStatement]) -> list[_DeclaredStatement]:
     """Run the statements that succeed, and return the others."""
-    left: list[_Part] = []
+    left: list[_DeclaredStatement] = []
     for part in parts:
         try:
             with connection.transaction():
@@ -73,7 +75,7 @@ def _pass(connection: psycopg.Connection, parts: Sequence[_Part]) -> list[_Part]
     return left
 
 
-def _run(connection: psycopg.Connection, part: _Part) -> None:
+def _run(connection: psycopg.Connection, part: _DeclaredStatement) -> None:
     try:
         connection.execute(part.statement.text.encode())
     except psycopg.Error as error:
