@@ -32,7 +32,7 @@ PATTERNS = (
     (r"(?i)\b(?:somebody|someone|nobody|everybody|anybody|whoever|whomever)\b", "name the user, session or process"),
     (r"\bbehind\b(?!\s+(?:\w+\s+)?(?:\w+\s+)?(?:pooler|PgBouncer|proxy|load balancer)s?\b)", "after"),
     (r"\banew\b", "again"),
-    (r"\b(?:stands|stood)\b", "is"),
+    (r"\b(?:stands|stood)\b(?!\s+for\b)", "is"),
     (r"\bof\s+(?:one's|its|their|his|your|our|my|the caller's)\s+own\b", "its own …, separate, private"),
     (r"\b(?:he|she|him|his|her)\b", "it, the user"),
     (
@@ -42,7 +42,7 @@ PATTERNS = (
     (r"\bthrow(?:s|n|ing)?\s+away\b", "drop, discard"),
     (r"\b(?:a|the|no|only)\s+way\s+back\b", "a rollback file, a rollback"),
     (r"(?i)\blanes?\b", "shared connection"),
-    (r"\b[Ww]ires?\b", "executor"),
+    (r"\b[Ww]ires?\b(?!\s+(?:format|protocol)\b)", "executor"),
     (r"\bcompiled\s+path\b", "prepared path"),
     (r"\bpace\b", "latency"),
     (r"\bblamed?\b", "demotion, cause"),

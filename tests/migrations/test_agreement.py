@@ -242,6 +242,6 @@ def test_doctor_finds_what_killed_runs_have_left(migrate: Command, folder: Folde
 
 def test_locks_name_who_waits_for_whom(migrate: Command, folder: Folder, connection: psycopg.Connection) -> None:
     folder.table(A, "a")
-    assert "nobody migrates" in migrate("locks").stdout
+    assert "no running migrator" in migrate("locks").stdout
     connection.execute("SELECT pg_advisory_lock(%s)", (0x53544F52_4D494752,))
     assert f"migrating: pid {connection.info.backend_pid}" in migrate("locks").stdout
