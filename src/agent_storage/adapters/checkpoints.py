@@ -22,7 +22,7 @@ class CheckpointProvider(Protocol):
     """Where agents keep their states."""
 
     async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
-        """Store a checkpoint; its id. Raises `Conflict` when an id of the caller's own is taken, `InvalidValue`."""
+        """Store a checkpoint and return its id. Raises `Conflict` if the given id exists, `InvalidValue`."""
         ...
 
     async def retrieve_checkpoint(self, id: str) -> Checkpoint | None:
@@ -78,7 +78,7 @@ class PostgresCheckpoints(CheckpointProvider):
 
 
 class CheckpointProviders(CheckpointProvider):
-    """Several providers, each on a database of its own; itself a provider, the default one.
+    """Several providers, each on a separate database. It is itself a provider, the default one.
 
     `{"main": {"url": …}, "backup": {"url": …}, "default": "main"}`: a provider is a URL or a mapping of the settings of
     `Storage.open()`. A single provider is the default by itself. Connects when entered (`async with`).
