@@ -245,7 +245,7 @@ def test_seed_and_tables_count_the_same(migrated: str) -> None:
     assert list(counted) == list(REPOSITORIES)
     text = shown(migrated, "tables")
     assert f"{seeded['rows']:,} rows" in text
-    assert "Who serves models: an API and its key." in text
+    assert "Providers of models: an API and its key." in text
     assert "2,0" in shown(migrated, "seed", "demo", "--seed", "8")
 
 

@@ -1,4 +1,4 @@
-"""The `storage` command. Each group of commands is a module of its own, imported when it is called."""
+"""The `storage` command. Each group of commands is a separate module, imported when it is called."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -21,8 +21,8 @@ _COMMANDS = {
     "seed": ("seed", "Fill every table with believable demo data of any size."),
     "conversation": ("conversation", "Conversations: list them, read one."),
     "session": ("session", "Coding agents' sessions: list them, show one, and who spawned or forked whom."),
-    "workflow": ("workflow", "Workflows and their runs: list them, show where one stands."),
-    "approval": ("approval", "What runs ask people: list the open requests, approve or reject one."),
+    "workflow": ("workflow", "Workflows and their runs: list them, show the state of one."),
+    "approval": ("approval", "Approval requests of runs: list the open ones, approve or reject one."),
     "budget": ("budget", "Budgets: what is spent and what is left, as a tree."),
     "migrate": ("migrate", "Change the schema: up, down, status, plan, check, drift and more."),
     "check": ("check", "Prepare every declared statement and compare it with its signature."),

@@ -20,10 +20,10 @@ app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
     add_completion=False,
-    help="What runs ask people, and the answers.",
+    help="Approval requests of runs, and their decisions.",
 )
 Id = Annotated[str, typer.Argument(metavar="ID", help="A request's id, or the first digits of it.")]
-By = Annotated[str | None, typer.Option(help="Who decides; default: the user of the system.", show_default=False)]
+By = Annotated[str | None, typer.Option(help="The decider; default: the user of the system.", show_default=False)]
 
 
 @app.command("list")
@@ -70,7 +70,7 @@ def _question(request: ApprovalRequest) -> str:
 def approve(
     id: Id,
     by: By = None,
-    notes: Annotated[str | None, typer.Option(help="What to remember of it.", show_default=False)] = None,
+    notes: Annotated[str | None, typer.Option(help="Notes to store with the decision.", show_default=False)] = None,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:

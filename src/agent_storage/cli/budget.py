@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from agent_storage.types import BudgetPool
 
 app = typer.Typer(
-    name="budget", cls=Group, no_args_is_help=True, add_completion=False, help="What is spent, and what is left."
+    name="budget", cls=Group, no_args_is_help=True, add_completion=False, help="Amounts spent and remaining."
 )
 _BAR = 10
 
 
 @app.callback()
 def _budget() -> None:
-    """What is spent, and what is left.
+    """Amounts spent and remaining.
 
     Example: `storage budget tree`
     """

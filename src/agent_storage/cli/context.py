@@ -1,4 +1,4 @@
-"""What the commands share: the storage they work on, and errors as one clear sentence with an exit code."""
+"""Shared by the commands: their storage, and errors as one sentence with an exit code."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -26,7 +26,7 @@ class Group(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.suggest_commands = False  # newer releases of Typer would add a suggestion of their own
+        self.suggest_commands = False  # newer releases of Typer would add another suggestion
 
     # Typer's newer releases bring their own click, and have no public name for its context.
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -88,7 +88,7 @@ def require_schema(storage: Storage) -> None:
 
 
 def plain(text: str) -> str:
-    """What a terminal can show: control characters and lone surrogates as escapes."""
+    """Return the text with control characters and lone surrogates as escapes."""
     return "".join(
         character
         if character in "\n\t" or (character.isprintable() and not "\ud800" <= character <= "\udfff")

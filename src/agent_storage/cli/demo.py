@@ -25,7 +25,7 @@ app = typer.Typer()
 
 @app.command()
 def demo(
-    file: Annotated[Path | None, typer.Option("--file", help="A conversation of your own, in the same form.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Another conversation, in the same form.")] = None,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
@@ -66,7 +66,7 @@ def _read(file: Path | None) -> dict[str, Any]:
 
 
 def _store(storage: Storage, talk: dict[str, Any]) -> tuple[Conversation, Model]:
-    """Everything in one transaction: a demo that is interrupted leaves nothing behind."""
+    """Store everything in one transaction, so that an interrupted demo leaves no rows."""
     from agent_storage.types import NewConversation, NewMessage, NewModel, NewProvider, NewToolConfig, ToolCallPart
 
     with storage.transaction() as tx:

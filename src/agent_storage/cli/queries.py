@@ -1,4 +1,4 @@
-"""What the commands ask beyond the repositories: whole forests and summaries, one round trip each."""
+"""Queries of the commands beyond the repositories: trees and summaries, one round trip each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent_storage.types import BudgetPool, RunStatus, Session, Workflow
 
 
 class WorkflowSummary(Workflow):
-    """A workflow, how often it ran, and how its newest run stands."""
+    """A workflow, the number of its runs, and the status of the newest one."""
 
     runs: int
     newest_status: str | None

@@ -46,7 +46,7 @@ def demo(
 ) -> None:
     """Fill every table with linked rows: teams, their tickets, conversations, agents, workflows and budgets.
 
-    One transaction: interrupted, it leaves nothing behind. Examples: `storage seed demo`,
+    Runs in one transaction: interrupted, it leaves no rows. Examples: `storage seed demo`,
     `storage seed demo --scale 100 --seed 7`
     """
     from agent_storage.demo import ANCHOR, seed_demo

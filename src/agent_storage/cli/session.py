@@ -117,7 +117,7 @@ def tree(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Who spawned (↳) or forked (⑂) whom, below a session or the newest roots.
+    """Show spawned (↳) and forked (⑂) sessions, below a session or the newest roots.
 
     Examples: `storage session tree`, `storage session tree 019f7a3e`
     """
@@ -136,7 +136,7 @@ def tree(
 
 
 def _children(found: list[Session], roots: set[UUID]) -> dict[UUID, list[Session]]:
-    """Children by the session that they came from; each stands at one place."""
+    """Return the children by parent session; each session has one place."""
     below: defaultdict[UUID, list[Session]] = defaultdict(list)
     known = {session.id for session in found}
     for session in found:

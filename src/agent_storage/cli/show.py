@@ -34,14 +34,14 @@ class _Console(Console):
     """A console for which a reader that goes away (`storage session list | head`) is no error."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print, or end quietly when nobody reads any more."""
+        """Print, or end quietly if the reader has closed the pipe."""
         try:
             super().print(*objects, **options)
         except BrokenPipeError:
             _end_quietly()
 
     def on_broken_pipe(self) -> None:
-        """What newer releases of rich call instead."""
+        """Handle a broken pipe in newer releases of rich."""
         _end_quietly()
 
 

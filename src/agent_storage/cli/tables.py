@@ -57,7 +57,7 @@ def _measure(storage: Storage) -> list[dict[str, Any]]:
     with storage.database.connection() as connection:
         sizes = {row[0]: row for row in psycopg.RawCursor(connection).execute(_SIZES, [list(REPOSITORIES)])}
         small = [name for name, row in sizes.items() if row[1] < _COUNTED]
-        # a table that was never analyzed may be large: nobody counts further than this
+        # a table that was never analyzed may be large: rows are counted up to this limit
         count = "SELECT '{0}', count(*) FROM (SELECT FROM {0} LIMIT {1}) counted"
         query = " UNION ALL ".join(count.format(name, _COUNTED) for name in small)
         counts: dict[str, int] = dict(connection.execute(query.encode()).fetchall()) if small else {}

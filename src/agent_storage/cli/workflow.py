@@ -32,12 +32,12 @@ app = typer.Typer(
 @app.command("list")
 def list_(
     name: Annotated[str | None, typer.Option(help="Only the workflows of this name.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only those whose newest run stands so.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only those whose newest run has this status.")] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """The newest workflows, how often they ran, and how the newest run stands.
+    """The newest workflows, the number of their runs, and the status of the newest run.
 
     Examples: `storage workflow list`, `storage workflow list --status failed`
     """
@@ -123,7 +123,7 @@ def _nodes(definition: Any) -> list[tuple[str, str]]:
 
 @dataclass
 class _Run:
-    """A run and all that tells where it stands."""
+    """A run and its state."""
 
     run: WorkflowSession
     workflow: Workflow | None

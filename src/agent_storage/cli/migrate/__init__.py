@@ -11,7 +11,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="""
-Change the database's schema with plain SQL files, and know at any time where it stands.
+Change the schema of the database with plain SQL files, and inspect its state.
 
 A first migration: `storage migrate new add_orders_note`, write the two files, `storage migrate up`.
 

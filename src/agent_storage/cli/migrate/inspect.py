@@ -168,11 +168,11 @@ def _comparison_lines(found: Comparison, agreed: str) -> Iterator[str]:
 def lint(
     strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
     all_: Annotated[bool, typer.Option("--all", help="Applied migrations too, for squawk.")] = False,
-    fix_lock: Annotated[bool, typer.Option("--fix-lock", help="Write migrations.lock anew first.")] = False,
+    fix_lock: Annotated[bool, typer.Option("--fix-lock", help="Rewrite migrations.lock first.")] = False,
     folder: Folder = None,
     as_json: Json = False,
 ) -> None:
-    """Look for what makes migration files unsafe: twelve rules of our own, and squawk if it is installed.
+    """Lint migration files by twelve rules, and by squawk if it is installed.
 
     Exit 7 for errors, with `--strict` for warnings too. squawk looks at the newest migration, or at all with `--all`.
 
@@ -208,7 +208,7 @@ def _finding_lines(found: list[LintFinding]) -> Iterator[str]:
 def try_out(
     db: Db = None, folder: Folder = None, shadow_url: ShadowUrl = None, as_json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Prove the way back: each migration up, down and up in a shadow database, the catalog compared at each step.
+    """Test rollbacks: each migration up, down and up in a shadow database, comparing the catalog at each step.
 
     Example: `storage migrate test`
     """
@@ -272,7 +272,7 @@ def _lock_lines(found: Locks) -> Iterator[str]:
         yield from (f"  held by  {holder}" for holder in waiting.held_by)
     yield from (f"open long: {holder}" for holder in found.long)
     if not (found.migrating or found.waiting or found.long):
-        yield "nobody migrates, nobody waits, no transaction is older than a minute"
+        yield "no running migrator, no waiting session, no transaction older than a minute"
 
 
 @app.command()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def plan_up(
     migrator: Migrator, count: int | None = None, to: str | None = None, *, allow_out_of_order: bool = False
 ) -> Plan:
-    """What `up` would run, from the files alone; where `up` would refuse, so does this."""
+    """Return the plan of `up` from the files alone. Raises the errors that `up` would raise."""
     from agent_storage.migrations.history.selection import to_apply
     from agent_storage.migrations.verify import plan
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it does, as in add_orders_note.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A description, as in add_orders_note.")],
     draft: Annotated[bool, typer.Option("--draft", help="Fill it with what the edited schema.sql asks for.")] = False,
     no_transaction: Annotated[bool, typer.Option("--no-transaction", help="For CREATE INDEX CONCURRENTLY.")] = False,
     db: Db = None,
@@ -49,7 +49,7 @@ def new(
     shadow_url: ShadowUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Make the two files of a migration: the way there and the way back.
+    """Create the two files of a migration: the forward file and the rollback file.
 
     Example: `storage migrate new add_orders_note`. With `--draft`, edit `tables/<table>/schema.sql` first; exit 7 means
     that something in the files is left for you to decide.
@@ -99,7 +99,7 @@ def up(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Apply what is pending, each migration in one transaction with its entry in the books.
+    """Apply the pending migrations, each in one transaction with its row in the tracking tables.
 
     Example: `storage migrate up`, or `storage migrate up --to add_orders_note --lock-timeout 2s`
     """
@@ -160,8 +160,8 @@ def redo(
 def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: Json = False, quiet: Quiet = False) -> None:
     """Bring a developer's database to the branch that is checked out.
 
-    What the folder does not have is rolled back, from the database's own copy of its SQL; then comes `up`. This can
-    throw data away, so it asks.
+    Migrations that the folder does not contain are rolled back, from the copy of their SQL in the database; then `up`
+    runs. This can discard data, so it asks for confirmation.
 
     Example: `git switch main && storage migrate sync`
     """
@@ -253,7 +253,7 @@ def _status_lines(found: Status) -> Iterator[str]:
             migration.state,
             migration.id,
             f"{migration.applied_at:%Y-%m-%d %H:%M:%S}" if migration.applied_at else "",
-            migration.problem or ("" if migration.reversible else "no way back"),
+            migration.problem or ("" if migration.reversible else "no rollback"),
         ]
         for migration in found.migrations
     ]

@@ -1,4 +1,4 @@
-"""What the commands share: options, the database, progress on stderr, results on stdout, errors and exit codes."""
+"""Shared by the commands: options, the database, progress on stderr, results on stdout, errors and exit codes."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false
@@ -150,7 +150,7 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
     from agent_storage.errors import StorageError
     from agent_storage.migrations.errors import Interrupted, MigrationFailure
 
-    # What psycopg could not tidy up after a signal is no news here: the server rolls back when the connection goes.
+    # Warnings of psycopg after a signal are not shown, because the server rolls back when the connection ends.
     logging.getLogger("psycopg").addHandler(logging.NullHandler())
     shown = Terminal(as_json, quiet, verbose)
     previous = signal.signal(signal.SIGTERM, _interrupt)
@@ -158,7 +158,7 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
         yield shown
     except KeyboardInterrupt as signalled:
         notes: list[str] = getattr(signalled, "__notes__", [])
-        hint = "`storage migrate status` says where the database stands" if notes else None
+        hint = "`storage migrate status` shows the state of the database" if notes else None
         failure: MigrationFailure = Interrupted("interrupted", lines=notes, hint=hint)
         shown.fail(failure)
         raise typer.Exit(failure.exit_code) from None
@@ -191,7 +191,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def end(code: int) -> None:
-    """End the command with an exit code that is not an error of its own."""
+    """End the command with an exit code without an error message."""
     if code:
         raise typer.Exit(code)
 
