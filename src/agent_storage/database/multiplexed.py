@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class MultiplexedDatabase(Database):
-    """A pool, and shared connections beside it. What those cannot take goes to the pool."""
+    """A pool, and shared connections beside it. Calls that these cannot run use the pool."""
 
     _multiplexer: Multiplexer | None = None
 

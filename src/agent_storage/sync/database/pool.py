@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 logger = logging.getLogger("agent_storage")
 
-#: What a stream's transaction begins with.
+#: The statements that begin the transaction of a stream.
 _UNHURRIED = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 
 
 class PooledConnection(psycopg.Connection[Any]):
-    """A connection of our own pools."""
+    """A connection of the package's pools."""
 
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
@@ -99,7 +99,7 @@ class Database:
         pool.open(wait=False)
 
     def _check_reachable(self) -> None:
-        """One connection of our own, since the pool retries in the background and would hide the reason."""
+        """Open one connection directly, because the pool retries in the background and would hide the reason."""
         try:
             connection = psycopg.Connection.connect(self.conninfo)
         except psycopg.Error as error:
@@ -131,7 +131,7 @@ class Database:
     def _opened(self) -> psycopg_pool.ConnectionPool[Any]:
         if self._pool is None:
             raise StorageError("the storage is not open: use `async with Storage.open() as storage`")
-        if self._home is None:  # a pool of the caller's own, which is used here first
+        if self._home is None:  # a pool that the caller made, on its first use
             self._home = ProcessHome()
         self._home.check()
         return self._pool
@@ -142,7 +142,7 @@ class Database:
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             raise PoolTimeout(
                 f"no connection became free within {pool.timeout:g} s: the database is unreachable, or all "
-                f"{pool.max_size} are in use (setting pool_max of the storage, max_size of your own pool): {error}"
+                f"{pool.max_size} are in use (setting pool_max of the storage, max_size of a given pool): {error}"
             ) from error
         except psycopg_pool.PoolClosed as error:
             raise StorageError("the storage is closed") from error
@@ -163,7 +163,7 @@ class Database:
 
     @contextmanager
     def connection(self) -> Generator[psycopg.Connection[Any], None]:
-        """A connection of the pool, for SQL of your own; it goes back when the block ends.
+        """Check out a connection of the pool for other SQL, until the block ends.
 
         It autocommits: use `connection.transaction()` for what belongs together.
         """
@@ -195,7 +195,7 @@ class Database:
         return self._attempt(lambda executor: executor.run(statement, values), repeatable=statement.repeatable)
 
     def _attempt(self, run: Callable[[Executor], T], *, repeatable: bool = False) -> T:
-        """What `run` gives on a connection of the pool: at most twice, and only where nothing of it was done before."""
+        """Run on a connection of the pool. Repeats at most once, and only if nothing was executed before."""
         last = False
         while True:
             pool = self._opened()
@@ -264,7 +264,7 @@ class Database:
     def begin(
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> Generator[Transaction, None]:
-        """A transaction on a connection of its own. Raises `OutcomeUnknown` when the connection breaks at COMMIT."""
+        """Begin a transaction on a connection of the pool. Raises `OutcomeUnknown` if it is lost at COMMIT."""
         self._check_outside("transaction()")
         with self.connection() as connection:
             executor = self._executor(connection)
@@ -274,7 +274,7 @@ class Database:
         transaction.call_back()
 
     def listen(self, channel: str, payload: str) -> Signal:
-        """What is woken when `channel` says `payload`; all who listen share one connection beside the pool."""
+        """Return a signal that a notification with `payload` sets. All signals share one connection beside the pool."""
         self._opened()
         if self._listener is None:
             url = self.settings.listen_url
