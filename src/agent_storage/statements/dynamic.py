@@ -78,7 +78,7 @@ class Paged(Statement[Page[Any]]):
         values: Sequence[Any],
         codec: Codec,
     ) -> Page[Any]:
-        """The page. Its cursor stands behind its last row when there are more."""
+        """Return the page. It has a cursor after its last row if there are more."""
         found = self._found.result(names, rows, affected, values, codec)
         items = list(found[: values[-2] - 1])
         more = write_cursor(self._order, items[-1], self.table) if len(found) > len(items) else None
@@ -105,7 +105,7 @@ def select(
     limited: bool = True,
     made: Any = None,
 ) -> Statement[Found[Any]]:
-    """Rows in order: those that match and, with `after`, lie behind the cursor (its items say which keys are null).
+    """Select rows in order: those that match and, with `after`, follow the cursor (its items: which keys are null).
 
     They are made into `made` (default: `record`), whose fields alone are selected.
     """

@@ -36,7 +36,7 @@ _ATOMIC = frozenset({"select", "insert", "update", "delete", "merge", "with", "v
 
 @dataclass(frozen=True)
 class Shape:
-    """What a return annotation promises: `many`, `optional`, `one`, `stream` or `nothing`, of `item`."""
+    """The shape of a return annotation: `many`, `optional`, `one`, `stream` or `nothing`, of `item`."""
 
     kind: str
     item: Any
@@ -131,7 +131,7 @@ class Statement(Generic[T]):
         values: Sequence[Any],
         codec: Codec,
     ) -> T:
-        """What the method returns. `names` is None when the statement gives no rows; then `affected` counts.
+        """Return the result of the method. `names` is None if the statement returns no rows; then `affected` counts.
 
         `values` are those that were sent. Raises `NotFound`, `SchemaMismatch`.
         """
@@ -150,7 +150,7 @@ class Statement(Generic[T]):
         raise NotFound(self.absence(values), table=self.table, statement=self.name)
 
     def absence(self, values: Sequence[Any]) -> str:
-        """What is missing when there is no row."""
+        """Return the message for a missing row."""
         given = {parameter.name: value for parameter, value in zip(self.parameters, values, strict=False)}
         if self._missing:
             return self._missing % given
