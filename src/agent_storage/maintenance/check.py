@@ -52,7 +52,7 @@ class _Stored:
 def check(
     connection: psycopg.Connection[Any], repositories: Sequence[type[Repository[Any, Any]]] | None = None
 ) -> list[Finding]:
-    """What disagrees between the declarations and the database behind `connection`, which is only read.
+    """Return the differences between the declarations and the database of `connection`, which is only read.
 
     Default: the repositories of this package.
     """
