@@ -99,9 +99,9 @@ class Tables:
     # ---- chat ----
 
     providers: Providers
-    """Who serves models: an API and its key."""
+    """Providers of models: an API and its key."""
     models: Models
-    """What a provider offers, with its context window and prices."""
+    """Models of providers, with context window and prices."""
     conversations: Conversations
     """A dialogue: its title, its model, and how far it has come."""
     messages: Messages
@@ -114,7 +114,7 @@ class Tables:
     # ---- checkpoints ----
 
     checkpoints: Checkpoints
-    """What an agent knew at a moment, to go on from there."""
+    """The state of an agent at a moment, from which it can resume."""
 
     # ---- coding ----
 
@@ -134,34 +134,34 @@ class Tables:
     project_files: ProjectFiles
     """A file of a project: its content, a summary, what it imports and exports."""
     tickets: Tickets
-    """What is to be done in a project. Archived tickets are left out of every list."""
+    """Work items of a project. Archived tickets are left out of every list."""
     ticket_tasks: TicketTasks
     """The steps of a ticket, in order."""
     ticket_comments: TicketComments
-    """What people and agents say about a ticket."""
+    """Comments of people and agents on a ticket."""
 
     # ---- workflows ----
 
     workflows: Workflows
-    """What runs follow: nodes and how they are connected."""
+    """Definitions of runs: nodes and their connections."""
     workflow_sessions: WorkflowSessions
     """A run of a workflow, with the definition that it started with."""
     budget_pools: BudgetPools
     """A sum of money, and smaller ones below it; no pool is ever overspent."""
     execution_states: ExecutionStates
-    """Where a run stands, with all of its nodes."""
+    """The state of a run, with all of its nodes."""
     node_execution_states: NodeExecutionStates
-    """Where a node of a run stands: its input, its output, its retries."""
+    """The state of a node of a run: its input, its output, its retries."""
     llm_executions: LlmExecutions
     """Each call of a language model in a run: what it said, its tokens and its cost."""
     tool_call_logs: ToolCallLogs
     """Each tool call that a language model asked for in a run."""
     approval_requests: ApprovalRequests
-    """What a run asks people before it goes on; decided once, by one of them."""
+    """Decisions that a run requires before it continues. Each is decided once."""
     event_streams: EventStreams
     """A stream of events and how far it has come; deleting one deletes its events."""
     stream_events: StreamEvents
-    """What happened in a stream, in the order of commits, without a gap."""
+    """Events of a stream, in the order of commits, without a gap."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner

@@ -13,7 +13,7 @@ CallStatus = Literal["pending", "running", "success", "error", "timeout", "cance
 
 
 class NewToolResult(Input):
-    """What makes a call; one that is imported may bring its outcome."""
+    """Fields to create a call. An imported call may include its outcome."""
 
     conversation_id: UUID
     message_id: UUID | None = None

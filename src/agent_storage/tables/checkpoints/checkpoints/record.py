@@ -11,7 +11,7 @@ from agent_storage.statements.records import Input, Json, Jsonb, Key, Record, Ti
 
 
 class _About(Input):
-    """What a checkpoint is of, without its state."""
+    """A checkpoint without its state."""
 
     agent_id: Key
     session_id: str | None = None
@@ -22,7 +22,7 @@ class _About(Input):
 
 
 class NewCheckpoint(_About):
-    """What makes a checkpoint; `captured_at` is the caller's clock."""
+    """Fields to create a checkpoint. `captured_at` is the time of the caller's clock."""
 
     state: Jsonb[Json]
 
@@ -40,7 +40,7 @@ class CheckpointSummary(Record, _About):
 
 
 class Pruned(BaseModel, frozen=True):
-    """What pruning removed: checkpoints, and the bytes of their states."""
+    """The result of pruning: the number of checkpoints removed, and the bytes of their states."""
 
     checkpoints: int
     bytes: int

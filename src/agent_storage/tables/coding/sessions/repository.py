@@ -138,7 +138,7 @@ class Sessions(Repository[Session, NewSession]):
     async def spawn(
         self, parent: UUID, agent: str | None = None, *, at_task: UUID | None = None, data: SessionData | None = None
     ) -> Session:
-        """A session of its own that works for `parent`, on the same board and code; by default with the same agent.
+        """Create a session that works for `parent`, on the same board and code; by default with the same agent.
 
         `at_task` is the parent's task that wanted it. One round trip. Raises `NotFound` for either.
         """
@@ -155,7 +155,7 @@ class Sessions(Repository[Session, NewSession]):
     ) -> Session:
         """A session that goes on from `session` as it was at one of its tasks, with its title, code and concepts.
 
-        What `data` says wins over what is taken along. One round trip. Raises `NotFound` for either.
+        `data` takes precedence over copied values. One round trip. Raises `NotFound` for either.
         """
         made = await self.insert_forked(session, agent, at_task, data or SessionData())
         return made or await self._no_origin(session, at_task)

@@ -9,7 +9,7 @@ from agent_storage.tables.projects.tickets.record import NewTicket, Ticket, Tick
 
 
 class Tickets(Repository[Ticket, NewTicket]):
-    """What is to be done in a project. Archived tickets are left out of every list."""
+    """Work items of a project. Archived tickets are left out of every list."""
 
     table = "tickets"
     soft_delete = "deleted_at"

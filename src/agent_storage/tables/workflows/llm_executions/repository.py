@@ -45,5 +45,5 @@ class LlmExecutions(Repository[LlmExecution, NewLlmExecution]):
         repeatable=True,
     )
     async def usage(self, session_id: UUID) -> ModelUsage:
-        """What the calls of a run used, in tokens and cost."""
+        """Return the usage of the calls of a run, in tokens and cost."""
         ...

@@ -18,7 +18,7 @@ _CHUNK, _PAUSE = 500, 0.5
 
 
 class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
-    """What happened in a stream, in the order of commits, without a gap."""
+    """Events of a stream, in the order of commits, without a gap."""
 
     table = "stream_events"
 
@@ -94,7 +94,7 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         repeatable=True,
     )
     async def read(self, stream_id: str, after: int = 0, limit: int = 100) -> list[StreamEvent]:
-        """The events behind the sequence `after`, oldest first."""
+        """Return the events after the sequence `after`, oldest first."""
         ...
 
     async def publish(self, stream_id: str, node_id: str | None = None, data: Json = None) -> StreamEvent:
@@ -125,7 +125,7 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
 
     @asynccontextmanager
     async def follow(self, stream_id: str, after: int = 0) -> AsyncGenerator[AsyncIterator[StreamEvent]]:
-        """Every event behind `after`, those that are there and then those to come, each once and in order, for ever.
+        """Yield every event after `after`, existing and then new ones, each once and in order, without end.
 
             async with storage.stream_events.follow("run-1") as events:
                 async for event in events:

@@ -19,7 +19,7 @@ RunStatus = Literal[
 
 
 class NewWorkflowSession(Input):
-    """What makes a run; `start` copies the snapshot from the workflow."""
+    """Fields to create a run. `start` copies the snapshot from the workflow."""
 
     workflow_id: UUID | None = None
     workflow_snapshot: Jsonb[Json]

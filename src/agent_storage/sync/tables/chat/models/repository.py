@@ -16,7 +16,7 @@ _WITH_PROVIDER = """
 
 
 class Models(Repository[Model, NewModel]):
-    """What a provider offers, with its context window and prices."""
+    """Models of providers, with context window and prices."""
 
     table = "models"
     natural_key = ("provider_id", "name")

@@ -8,7 +8,7 @@ from agent_storage.tables.chat.providers.record import NewProvider, Provider
 
 
 class Providers(Repository[Provider, NewProvider]):
-    """Who serves models: an API and its key."""
+    """Providers of models: an API and its key."""
 
     table = "providers"
     natural_key = ("name",)

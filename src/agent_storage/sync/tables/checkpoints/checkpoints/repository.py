@@ -16,7 +16,7 @@ _LOOKED_UP, _DELETED = 10_000, 500
 
 
 class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
-    """What an agent knew at a moment, to go on from there."""
+    """The state of an agent at a moment, from which it can resume."""
 
     table = "checkpoints"
     refers_to_itself = True
@@ -117,7 +117,7 @@ class Checkpoints(Repository[Checkpoint, NewCheckpoint]):
         """Delete checkpoints older than `max_age`, and all but the newest `max_per_agent` of each agent.
 
         An agent's newest stays, however old, unless `keep_latest=False`. Works in batches, each committed on its own:
-        stopped halfway, the rest is left for the next time. What it freed is returned.
+        stopped halfway, the rest is left for the next time. Returns the freed amount.
         """
         if max_age is None and max_per_agent is None:
             raise InvalidValue("checkpoints: prune needs max_age, max_per_agent or both", table=self.table)

@@ -139,7 +139,7 @@ class Sessions(Repository[Session, NewSession]):
     def spawn(
         self, parent: UUID, agent: str | None = None, *, at_task: UUID | None = None, data: SessionData | None = None
     ) -> Session:
-        """A session of its own that works for `parent`, on the same board and code; by default with the same agent.
+        """Create a session that works for `parent`, on the same board and code; by default with the same agent.
 
         `at_task` is the parent's task that wanted it. One round trip. Raises `NotFound` for either.
         """
@@ -156,7 +156,7 @@ class Sessions(Repository[Session, NewSession]):
     ) -> Session:
         """A session that goes on from `session` as it was at one of its tasks, with its title, code and concepts.
 
-        What `data` says wins over what is taken along. One round trip. Raises `NotFound` for either.
+        `data` takes precedence over copied values. One round trip. Raises `NotFound` for either.
         """
         made = self.insert_forked(session, agent, at_task, data or SessionData())
         return made or self._no_origin(session, at_task)

@@ -10,7 +10,7 @@ from agent_storage.tables.projects.ticket_comments.record import NewTicketCommen
 
 
 class TicketComments(Repository[TicketComment, NewTicketComment]):
-    """What people and agents say about a ticket."""
+    """Comments of people and agents on a ticket."""
 
     table = "ticket_comments"
 

@@ -17,12 +17,12 @@ _PAUSE = 0.5
 
 
 class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
-    """What a run asks people before it goes on; decided once, by one of them."""
+    """Decisions that a run requires before it continues. Each is decided once."""
 
     table = "approval_requests"
 
     def pending(self, where: Where | None = None, limit: int = 100) -> list[ApprovalRequest]:
-        """The requests that nobody has decided, oldest first; `where` narrows them as in `find`."""
+        """Return the undecided requests, oldest first; `where` filters them as in `find`."""
         return self.find({**(where or {}), "status": "pending"}, "id", limit)
 
     @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id LIMIT %(limit)s", repeatable=True)
@@ -47,21 +47,21 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
         RETURNING {columns}
     """)
     def expire_overdue(self) -> list[ApprovalRequest]:
-        """End the requests whose time has run out; those ended now. Who waits for them hears of it."""
+        """Expire the overdue requests and return them. Calls that wait for them are notified."""
         ...
 
     def approve(self, id: UUID, by: str, notes: str | None = None) -> ApprovalRequest:
-        """Say yes. Raises `Conflict` with who decided and when, if somebody did, or when it expired; `NotFound`."""
+        """Approve. Raises `Conflict` with the user and time if it was decided, or if it expired; `NotFound`."""
         return self.decide(id, "approved", by, notes) or self._decided(id)
 
     def reject(self, id: UUID, by: str, reason: str | None = None) -> ApprovalRequest:
-        """Say no. Raises `Conflict` with who decided and when, if somebody did, or when it expired; `NotFound`."""
+        """Reject. Raises `Conflict` with the user and time if it was decided, or if it expired; `NotFound`."""
         return self.decide(id, "rejected", by, reason) or self._decided(id)
 
     def wait(self, id: UUID, timeout: float | None = None) -> ApprovalRequest:
-        """The request once it is decided or expired, by whomever; at once if it is. Notified, never polling.
+        """Wait until the request is decided or expired, and return it. Waits for a notification without polling.
 
-        A broken connection is made anew. Raises `WaitTimeout` after `timeout` seconds, `NotFound`.
+        Reconnects after a lost connection. Raises `WaitTimeout` after `timeout` seconds, `NotFound`.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.runner.listen("approval_requests", str(id)) as signal:
@@ -75,7 +75,7 @@ class ApprovalRequests(Repository[ApprovalRequest, NewApprovalRequest]):
                 signal.wait(min((given for given in (left, pause) if given is not None), default=None))
 
     def _look(self, id: UUID) -> tuple[ApprovalRequest | None, float | None]:
-        """The request, and after how many seconds to look again even if nobody says so."""
+        """Return the request, and the seconds after which to look again without a notification."""
         try:
             request = self.require(id)
             if request.status != "pending" or request.expires_at is None:

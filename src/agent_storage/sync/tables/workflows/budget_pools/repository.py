@@ -71,7 +71,7 @@ class BudgetPools(Repository[BudgetPool, NewBudgetPool]):
         (SELECT {locked.columns}, refusal FROM locked WHERE refusal IS NOT NULL ORDER BY distance LIMIT 1)
     """)
     def charge(self, id: UUID, amount: Money, *, refund: bool) -> Charge:
-        """The pool after the amount moved in it and in all above, or the nearest pool that stood against it."""
+        """Charge the pool and its ancestors. Return the pool after it, or the nearest pool that rejected it."""
         ...
 
     @sql("""

@@ -17,7 +17,7 @@ from agent_storage.tables.workflows.node_execution_states.record import NewNodeE
 
 
 class ExecutionStates(Repository[ExecutionState, NewExecutionState]):
-    """Where a run stands, with all of its nodes."""
+    """The state of a run, with all of its nodes."""
 
     table = "execution_states"
     natural_key = ("session_id",)

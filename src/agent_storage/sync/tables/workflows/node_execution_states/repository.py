@@ -11,7 +11,7 @@ from agent_storage.tables.workflows.node_execution_states.record import NewNodeE
 
 
 class NodeExecutionStates(Repository[NodeExecutionState, NewNodeExecutionState]):
-    """Where a node of a run stands: its input, its output, its retries."""
+    """The state of a node of a run: its input, its output, its retries."""
 
     table = "node_execution_states"
     natural_key = ("session_id", "node_id")

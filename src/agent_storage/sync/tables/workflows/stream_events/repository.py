@@ -19,7 +19,7 @@ _CHUNK, _PAUSE = 500, 0.5
 
 
 class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
-    """What happened in a stream, in the order of commits, without a gap."""
+    """Events of a stream, in the order of commits, without a gap."""
 
     table = "stream_events"
 
@@ -95,7 +95,7 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
         repeatable=True,
     )
     def read(self, stream_id: str, after: int = 0, limit: int = 100) -> list[StreamEvent]:
-        """The events behind the sequence `after`, oldest first."""
+        """Return the events after the sequence `after`, oldest first."""
         ...
 
     def publish(self, stream_id: str, node_id: str | None = None, data: Json = None) -> StreamEvent:
@@ -126,7 +126,7 @@ class StreamEvents(Repository[StreamEvent, NewStreamEvent]):
 
     @contextmanager
     def follow(self, stream_id: str, after: int = 0) -> Generator[Iterator[StreamEvent], None]:
-        """Every event behind `after`, those that are there and then those to come, each once and in order, for ever.
+        """Yield every event after `after`, existing and then new ones, each once and in order, without end.
 
             with storage.stream_events.follow("run-1") as events:
                 for event in events:

@@ -8,7 +8,7 @@ from agent_storage.tables.workflows.workflows.record import NewWorkflow, Workflo
 
 
 class Workflows(Repository[Workflow, NewWorkflow]):
-    """What runs follow: nodes and how they are connected."""
+    """Definitions of runs: nodes and their connections."""
 
     table = "workflows"
 
