@@ -109,8 +109,8 @@ class Storage(Tables):
     ) -> AsyncGenerator[StorageTransaction, None]:
         """The same repositories on one connection: leaving the block commits, an exception rolls back.
 
-        `name` (default: the calling function's) stands in logs and errors. Raises `OutcomeUnknown` when the connection
-        breaks at COMMIT, `Retryable` for a serialization failure or a deadlock.
+        `name` (default: the calling function's) appears in logs and errors. Raises `OutcomeUnknown` if the connection
+        is lost at COMMIT, `Retryable` for a serialization failure or a deadlock.
         """
         async with self.database.begin(isolation, read_only=read_only, name=name or _caller()) as transaction:
             yield StorageTransaction(transaction)
@@ -128,7 +128,7 @@ class Storage(Tables):
 
     @property
     def outside(self) -> Tables:
-        """The repositories on connections of their own, also inside a transaction block."""
+        """The repositories on separate connections, even inside a transaction block."""
         return Tables(self.database.outside)
 
     async def run(

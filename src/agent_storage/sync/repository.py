@@ -48,7 +48,7 @@ N = TypeVar("N", bound=Input)
 F = TypeVar("F", bound=Callable[..., Any])
 V = TypeVar("V")
 
-#: What a streaming method gives: `async with storage.messages.stream() as rows: async for row in rows: …`
+#: The result of a streaming method: `async with storage.messages.stream() as rows: async for row in rows: …`
 Stream = AbstractContextManager[Iterator[V]]
 
 #: The methods that only a table with a natural key has.
@@ -80,18 +80,18 @@ def sql(
     return declare
 
 
-#: What runs a repository's statements.
+#: The classes that run a repository's statements.
 Runner = Database | Transaction | Batch
 
 
 class Bound(Protocol):
-    """What has repositories, all on one runner."""
+    """An object with repositories that are bound to one runner."""
 
     runner: Runner
 
 
 class Declared:
-    """What `@sql` leaves in a class body until the class is made."""
+    """The placeholder of `@sql` in a class body until the class is created."""
 
     def __init__(self, template: Template) -> None:
         self.template = template
@@ -144,7 +144,7 @@ class Repository(Generic[R, N]):
         self,
         runner: Runner | Bound | psycopg_pool.ConnectionPool[Any] | psycopg.Connection[Any],
     ) -> None:
-        """On a storage, a transaction, a batch (`Tickets(storage)`), or a pool or connection of your own."""
+        """Bind it to a storage, a transaction, a batch (`Tickets(storage)`), or to a given pool or connection."""
         if isinstance(runner, psycopg_pool.ConnectionPool):
             self.runner: Runner = Database.over(runner)
         elif isinstance(runner, psycopg.Connection):
@@ -168,7 +168,7 @@ class Repository(Generic[R, N]):
 
     @classmethod
     def owner(cls) -> Owner:
-        """What the compiler must know of this class."""
+        """Return the properties of this class that a declaration requires."""
         types = {R: cls.record, N: cls.new}
         return Owner(cls.table, cls.record, cls.new, cls.natural_key, cls.refers_to_itself, types)
 
@@ -240,7 +240,7 @@ class Repository(Generic[R, N]):
             return self.insert_or_update(new)
         try:
             return self._upsert_secrets(new)
-        except SecretUnavailable:  # somebody made the row meanwhile, so its id is another one: now it can be found
+        except SecretUnavailable:  # another session has inserted the row with another id: now it can be found
             return self._upsert_secrets(new)
 
     def _upsert_secrets(self, new: N) -> R:
@@ -387,7 +387,7 @@ class Repository(Generic[R, N]):
     def patch(self, id: UUID, /, **documents: JsonObject) -> R:
         """Merge into JSON columns on the server: objects merge to any depth, arrays and scalars replace, None is null.
 
-        What is not named stays, so two patches of different keys at the same time both survive. Raises `NotFound`.
+        Other keys do not change, so two concurrent patches of different keys both survive. Raises `NotFound`.
         """
         fields = self.fields()
         values: list[Any] = []
