@@ -37,10 +37,10 @@ demo: $(VENV)/.run  ## Set up, migrate the embedded PostgreSQL, store a real con
 test: $(VENV)/.dev  ## Set up and run the tests on the embedded PostgreSQL (or STORAGE_TEST_DATABASE_URL), 6 minutes
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal
 
-coverage: $(VENV)/.dev  ## The same, and which lines no test runs
+coverage: $(VENV)/.dev  ## The same, with the lines that no test runs
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered
 
-check: $(VENV)/.dev  ## Lint, types, generated code, schema, statements, up-down-up
+check: $(VENV)/.dev  ## Lint, prose, types, generated code, schema, statements, up-down-up
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check --quiet $(SOURCES)
 	@$(BIN)/python tools/generate.py --check
@@ -51,21 +51,21 @@ check: $(VENV)/.dev  ## Lint, types, generated code, schema, statements, up-down
 	@$(BIN)/python tools/scratch.py storage migrate check --only test
 
 $(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt | $(VENV)/bin/python
-	@echo "installing agent-storage and what it is compared with into $(BENCH)"
+	@echo "installing agent-storage and its contenders into $(BENCH)"
 	@$(PYTHON) -m venv $(BENCH)
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded]' -r benchmarks/requirements.txt
 	@touch $@
 
 # Without it Drizzle and Prisma are left out. Prisma would fetch an engine that neither generating nor running it uses.
 $(NODE)/.ready: $(NODE)/package.json $(NODE)/schema.prisma
-	@echo "installing what Node.js is compared with into $(NODE)/node_modules"
+	@echo "installing the contenders for Node.js into $(NODE)/node_modules"
 	@cd $(NODE) && rm -rf generated \
 	&& npm install --no-package-lock --silent --no-audit --no-fund --ignore-scripts \
 	&& PRISMA_SCHEMA_ENGINE_BINARY="$$(command -v node)" CHECKPOINT_DISABLE=1 \
 		node_modules/.bin/prisma generate --schema schema.prisma --no-hints >/dev/null \
-	&& touch .ready || echo "npm or prisma failed; who is missing is skipped"
+	&& touch .ready || echo "npm or prisma failed; the missing contenders are skipped"
 
-bench: $(BENCH)/.ready $(NODE)/.ready  ## Measure the domains, and this package beside its peers, on an embedded server
+bench: $(BENCH)/.ready $(NODE)/.ready  ## Measure the domains, and this package and its peers, on an embedded server
 	@mkdir -p benchmarks/results
 	@for part in domains growth compare histories startup; do \
 		$(BENCH)/bin/python -m benchmarks.$$part --json benchmarks/results/$$part.json || exit 1; \

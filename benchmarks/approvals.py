@@ -1,4 +1,4 @@
-"""Part of `benchmarks.domains`: how soon somebody who waits for a decision hears of it."""
+"""Part of `benchmarks.domains`: the latency from a decision to the end of `wait`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Spend = Callable[[UUID, Decimal], Awaitable[object]]
 
 
 async def budgets(conninfo: str, spends: int) -> list[Figure]:
-    """Spends per second for 1, 50 and 200 spenders, ours and the naive transaction on a tree of its own each."""
+    """Measure spends per second for 1, 50 and 200 spenders, ours and the naive transaction, each on a separate tree."""
     found: list[Figure] = []
     pool: psycopg_pool.AsyncConnectionPool[Any] = psycopg_pool.AsyncConnectionPool(
         conninfo, min_size=CONNECTIONS, max_size=CONNECTIONS, kwargs={"autocommit": True}, open=False
@@ -80,7 +80,7 @@ async def spent(spend: Spend, tree: tuple[list[UUID], list[Decimal]], spenders: 
 
 
 class RowByRow:
-    """What one writes first: lock the pool and each one above it, look, and update them, in one transaction."""
+    """The naive solution: lock the pool and its ancestors, check and update them, in one transaction."""
 
     def __init__(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
         self.pool = pool

@@ -5,8 +5,9 @@
     python -m benchmarks.compare --only W2 --only W8  some of them
     python -m benchmarks.compare --json FILE          the figures too, as JSON
 
-The contenders take turns in each round, so that a slow moment of the machine meets them all; medians of rounds.
-`synchronous_commit` is off, so that clients are measured and not the disk. Who is not installed is skipped by name.
+The contenders take turns in each round, so that a slow moment of the machine affects all of them; medians of rounds.
+`synchronous_commit` is off, so that clients are measured and not the disk. Contenders that are not installed are
+named and skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 from .figures import number
-from .goals import judged, show_goals
 from .measuring import Result, create_table, measured, peak, present, reference
 from .serving import a_database, machine
 from .workloads import AT_ONCE, Work, works
@@ -81,11 +81,8 @@ def main() -> None:
         about = machine(conninfo)
         print(" · ".join(f"{name} {value}" for name, value in about.items()))
         found = compare(conninfo, chosen, quick=wanted.quick)
-    goals = judged(found)
-    show_goals(goals)
     if wanted.json:
-        results, judgements = [asdict(one) for one in found], [asdict(one) for one in goals]
-        document = {"machine": about, "results": results, "goals": judgements}
+        document = {"machine": about, "results": [asdict(one) for one in found]}
         wanted.json.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 

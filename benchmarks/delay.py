@@ -32,7 +32,7 @@ def delayed(conninfo: str, seconds: float) -> Iterator[str]:
 
 
 class _Proxy:
-    """Passes bytes on between two unix sockets, from a thread and loop of its own."""
+    """Forward bytes between two unix sockets, in a separate thread and event loop."""
 
     def __init__(self, server: Path, own: Path, seconds: float) -> None:
         self._server, self._own, self._seconds = server, own, seconds

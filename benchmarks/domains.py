@@ -1,6 +1,6 @@
-"""What the domains promise, measured: budgets under concurrency, bulk events, short ids, approvals.
+"""Measure the domains: budgets under concurrency, bulk events, short ids, approvals.
 
-python -m benchmarks.domains               on an embedded server of its own, with its usual settings
+python -m benchmarks.domains               on a separate embedded server, with its usual settings
 python -m benchmarks.domains --quick       the same with fewer rows
 python -m benchmarks.domains --json FILE   the figures too, as JSON
 """

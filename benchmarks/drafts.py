@@ -1,7 +1,7 @@
 """How much of what changes in a schema drafts itself: every single-object change of the tests, drafted and judged.
 
-Part of `benchmarks.migrations`. A draft says of itself that it is proved; here its files are run anew, and two judges
-compare where they lead: our own snapshot, and the lines of pg_dump, which know nothing of it.
+Part of `benchmarks.migrations`. A draft was tested when it was written. Here its files are run again, and the resulting
+schemas are compared by the package's snapshot and, independently, by the lines of pg_dump.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tests.migrations.test_catalog_changes import CHANGES, Change
 from tests.migrations.test_catalog_schema import load
 
 from agent_storage.catalog import compare, snapshot
-from agent_storage.migrations.commands.draft import Draft, between
+from agent_storage.migrations.commands.draft import MigrationDraft, between
 from agent_storage.migrations.errors import InvalidRequest
 from agent_storage.migrations.verify.shadow import ShadowServer
 
 
 @dataclass(frozen=True)
 class Drafted:
-    """What became of one change, and why, or what only pg_dump tells apart.
+    """The result of one change with its reason, or the lines that differ only for pg_dump.
 
     `complete` (exit 0), `to decide` or `todo` (exit 7), `none` if no schema.sql can say it (exit 2), or `wrong`
     although it said otherwise.
@@ -68,7 +68,7 @@ class Wrong(Exception):
     """A draft that says it is proved, and whose files lead somewhere else."""
 
 
-def run_as_files(server: ShadowServer, pg_dump: str | None, found: Draft, base: str, changed: str) -> set[str]:
+def run_as_files(server: ShadowServer, pg_dump: str | None, found: MigrationDraft, base: str, changed: str) -> set[str]:
     """Run the drafted texts from where they start, with every decision taken; what a second judge, pg_dump, sees."""
     seen: set[str] = set()
     for start, text, target in (

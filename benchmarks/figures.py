@@ -1,4 +1,4 @@
-"""Figures and how they are shown: a table for people, JSON for programs."""
+"""Figures, printed as a table or written as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Figure:
-    """One number: what was done, by what, how much of what unit; `note` says what else has to be known."""
+    """One measured value: the work, the contender, the value and its unit, and a note."""
 
     work: str
     by: str
@@ -23,41 +23,20 @@ class Figure:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What was meant to be reached, and what was."""
-
-    work: str
-    goal: str
-    wanted: float
-    reached: float
-    met: bool
-
-    @classmethod
-    def least(cls, work: str, goal: str, wanted: float, reached: float) -> Goal:
-        """More is better."""
-        return cls(work, f"{goal}, at least", wanted, reached, reached >= wanted)
-
-    @classmethod
-    def most(cls, work: str, goal: str, wanted: float, reached: float) -> Goal:
-        """Less is better."""
-        return cls(work, f"{goal}, at most", wanted, reached, reached <= wanted)
-
-
 def number(value: float) -> str:
-    """Three digits that matter, thousands apart."""
+    """Return three significant digits, with thousands separators."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The least value that `share` of all do not exceed."""
+    """Return the least value that `share` of all values do not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def extent(values: Sequence[float]) -> str:
-    """How far the rounds were apart."""
+    """Return the median count and the range of the rounds."""
     return f"median of {len(values)}, {number(min(values))} to {number(max(values))}"
 
 
@@ -71,11 +50,7 @@ def show(title: str, figures: Sequence[Figure]) -> None:
     Console(width=140).print(table)
 
 
-def save(file: Path, machine: Mapping[str, str], figures: Sequence[Figure], goals: Sequence[Goal] = ()) -> None:
-    """Write it all as JSON."""
-    found = {
-        "machine": dict(machine),
-        "figures": [asdict(one) for one in figures],
-        "goals": [asdict(one) for one in goals],
-    }
+def save(file: Path, machine: Mapping[str, str], figures: Sequence[Figure]) -> None:
+    """Write the figures as JSON."""
+    found = {"machine": dict(machine), "figures": [asdict(one) for one in figures]}
     file.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")

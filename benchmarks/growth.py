@@ -1,4 +1,4 @@
-"""What becomes of it when there is much of it.
+"""Measure large tables.
 
     python -m benchmarks.growth                        a million messages
     python -m benchmarks.growth --rows 10000000        ten million: some minutes, and 5 GB of disk
@@ -23,13 +23,11 @@ from psycopg import sql
 
 from agent_storage.sync import Storage
 
-from .figures import Figure, Goal, save, show
-from .goals import show_goals
+from .figures import Figure, save, show
 from .serving import a_database, machine
 
 CONVERSATIONS = 1000
-#: A deep page takes so many times as long as page 1, at most.
-SAME = 1.25
+
 #: The share of a page that is filled at first, and the hot tables with what is updated in them.
 FILLED = (100, 90, 70, 50)
 HOT: dict[str, LiteralString] = {
@@ -117,7 +115,7 @@ def pages(conninfo: str, rows: int) -> list[Figure]:
 
 
 def _cursor_after(storage: Storage, id: UUID) -> str:
-    """The cursor that stands behind the row `id`: that of a page which ends with it."""
+    """Return the cursor after the row `id`: that of a page which ends with it."""
     found = storage.messages.page({"id__gte": id}, limit=1)
     assert found.next_cursor is not None
     return found.next_cursor
@@ -219,14 +217,10 @@ def main() -> None:
                 *keys(connection, max(wanted.rows // 5, 100_000)),
                 seed(connection, wanted.rows),
             ]
-            read = pages(conninfo, wanted.rows)
-            figures += [*read, *sizes(connection)]
+            figures += [*pages(conninfo, wanted.rows), *sizes(connection)]
     show("Growth", figures)
-    first, deep, *_ = read
-    goals = [Goal.most("W9", f"{deep.by}, as long as page 1", SAME, deep.value / first.value)]
-    show_goals(goals)
     if wanted.json:
-        save(wanted.json, about, figures, goals)
+        save(wanted.json, about, figures)
 
 
 if __name__ == "__main__":

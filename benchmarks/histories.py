@@ -4,11 +4,11 @@
 
 Each keeps its own tables in one database and is used as its documentation says: AsyncPostgresSaver on psycopg's pool,
 SQLAlchemySession on asyncpg. A checkpoint is a state of 20 messages; the calls of all take turns. `synchronous_commit`
-is off, so that clients are measured. Who is not installed is skipped by name.
+is off, so that clients are measured. Contenders that are not installed are skipped by name.
 """
 
 # pyright: reportMissingImports=false
-# Who is compared with need not be installed.
+# The contenders need not be installed.
 
 from __future__ import annotations
 
@@ -31,16 +31,14 @@ import agent_storage
 from agent_storage.types import NewCheckpoint, NewConversation, NewMessage
 
 from .contenders.base import address
-from .figures import Figure, Goal, extent, save, show
-from .goals import show_goals
+from .figures import Figure, extent, save, show
 from .serving import a_database, machine
 
 OURS, CALLS = "agent-storage", 100
 TEXT = "The train leaves at half past eight from platform 4, and the next one an hour later. " * 3
-#: What is done, by whom it is done, and how.
+#: The calls by work and contender.
 Works = dict[str, dict[str, Callable[[], Awaitable[object]]]]
-#: How many times as fast as the peer we mean to be.
-GOALS = {"W10 put": 3.5, "W10 latest": 4.5, "W10 list 10": 3.0, "W11 add 3": 11.0, "W11 newest 100": 2.0}
+WORKS = ("W10 put", "W10 latest", "W10 list 10", "W11 add 3", "W11 newest 100")
 
 
 def state() -> dict[str, Any]:
@@ -117,9 +115,9 @@ async def agents(conninfo: str, works: Works, stack: AsyncExitStack) -> None:
     works["W11 newest 100"]["Agents SDK SQLAlchemySession"] = lambda: session.get_items(limit=100)
 
 
-async def measured(conninfo: str, rounds: int) -> tuple[list[Figure], list[Goal]]:
-    """Every work by everybody in turns; the first round warms up, and fills what is read."""
-    works: Works = {name: {} for name in GOALS}
+async def measured(conninfo: str, rounds: int) -> list[Figure]:
+    """Measure every work by every contender in turns. The first round warms up and inserts the rows to read."""
+    works: Works = {name: {} for name in WORKS}
     async with AsyncExitStack() as stack:
         await ours(conninfo, works, stack)
         for module, peer in (("langgraph.checkpoint.postgres", langgraph), ("agents.extensions.memory", agents)):
@@ -128,7 +126,6 @@ async def measured(conninfo: str, rounds: int) -> tuple[list[Figure], list[Goal]
             else:
                 await peer(conninfo, works, stack)
         found: list[Figure] = []
-        goals: list[Goal] = []
         for name, contenders in works.items():
             async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
                 await connection.execute("ANALYZE")  # as autovacuum would have done by then
@@ -139,14 +136,9 @@ async def measured(conninfo: str, rounds: int) -> tuple[list[Figure], list[Goal]
                     for _ in range(CALLS):
                         await call()
                     took[by].append((time.perf_counter() - started) / CALLS * 1e6)
-            medians = {by: statistics.median(times[1:]) for by, times in took.items()}
-            for by, middle in medians.items():
-                found.append(Figure(name, by, middle, "µs", extent(took[by][1:])))
-                if by != OURS:
-                    key, _, what = name.partition(" ")
-                    goal = f"{what}: {OURS} async, times as fast as {by}"
-                    goals.append(Goal.least(key, goal, GOALS[name], middle / medians[OURS]))
-    return found, goals
+            for by, times in took.items():
+                found.append(Figure(name, by, statistics.median(times[1:]), "µs", extent(times[1:])))
+    return found
 
 
 def main() -> None:
@@ -158,11 +150,10 @@ def main() -> None:
     with a_database({"synchronous_commit": "off"}) as conninfo:
         about = machine(conninfo)
         print(" · ".join(f"{name} {value}" for name, value in about.items()))
-        figures, goals = asyncio.run(measured(conninfo, wanted.rounds))
+        figures = asyncio.run(measured(conninfo, wanted.rounds))
     show("Histories", figures)
-    show_goals(goals)
     if wanted.json:
-        save(wanted.json, about, figures, goals)
+        save(wanted.json, about, figures)
 
 
 if __name__ == "__main__":

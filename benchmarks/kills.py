@@ -91,7 +91,7 @@ def kill(server: ShadowServer, folder: Path, ending: signal.Signals | None, afte
 
 
 def fault(migrator: Migrator, connection: psycopg.Connection, applied: int) -> str:
-    """What is not as it has to be, now and after the next run."""
+    """Return the contradictions, now and after the next run."""
     if migrator.status().problems or rows(connection) != [ROWS] * applied:
         return f"{applied} applied, but the tables hold {rows(connection)}"
     migrator.up()

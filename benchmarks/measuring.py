@@ -1,4 +1,4 @@
-"""Part of `benchmarks.compare`: rounds in which the contenders take turns, and what comes of them."""
+"""Part of `benchmarks.compare`: rounds in which the contenders take turns, and their results."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Result:
 
 
 def present(*, quick: bool) -> tuple[list[type[Contender]], list[str]]:
-    """Who takes part, and the others with the reason why not."""
+    """Return the contenders that can run, and the reasons why the others cannot."""
     reasons: dict[type[Contender], str | None] = {}
     for kind in EVERYBODY:
         missing = kind.missing()
@@ -60,7 +60,7 @@ def present(*, quick: bool) -> tuple[list[type[Contender]], list[str]]:
 
 
 def reference(work: Work) -> str:
-    """The contender that the others are divided by."""
+    """Return the contender to which the others are compared."""
     return (POOLED_REFERENCE if work.method in AT_ONCE else REFERENCE).name
 
 
@@ -121,7 +121,7 @@ def timed(one: Contender, work: Work, arguments: Sequence[tuple[Any, ...]]) -> T
 
 
 def results(work: Work, times: dict[str, list[Timed]]) -> list[Result]:
-    """What the rounds come to."""
+    """Return the results of the rounds."""
     clock = {name: [one.clock for one in found] for name, found in times.items()}
     used = {name: [one.cpu for one in found if one.cpu is not None] for name, found in times.items()}
     slowest = {name: [one.p99 * 1000 for one in found if one.p99 is not None] for name, found in times.items()}
@@ -139,7 +139,7 @@ def results(work: Work, times: dict[str, list[Timed]]) -> list[Result]:
 
 
 def peak(conninfo: str, kind: type[Contender]) -> float | None:
-    """Megabytes above the start that streaming takes, in a process of its own; None where it cannot be seen."""
+    """Return the megabytes that streaming adds, measured in a separate process. None if it cannot be measured."""
     if kind.elsewhere:
         return None
     command = [sys.executable, "-m", "benchmarks.peak", kind.name]

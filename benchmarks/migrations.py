@@ -1,6 +1,6 @@
 """Migrations measured: a large file beside psql and stock yoyo, drafts, and migrators killed at random moments.
 
-    python -m benchmarks.migrations                    all three, on an embedded server of its own
+    python -m benchmarks.migrations                    all three, on a separate embedded server
     python -m benchmarks.migrations --only file        a file of 20,000 statements, in time and memory
     python -m benchmarks.migrations --only draft       every single-object change of the tests, drafted and proved
     python -m benchmarks.migrations --only kill        200 migrators killed wherever it hits

@@ -1,4 +1,4 @@
-"""The peak memory of one contender's stream, above what the process had before: a process of its own for each.
+"""The peak memory of one contender's stream, above that of the process before it; a separate process for each.
 
 echo CONNINFO | python -m benchmarks.peak NAME     megabytes; nothing where the kernel does not say
 """

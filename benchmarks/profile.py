@@ -1,7 +1,7 @@
 """Where the time of one workload goes, by cProfile.
 
     python -m benchmarks.profile W2                                the sync face
-    python -m benchmarks.profile W2 --by "agent-storage async"     somebody else
+    python -m benchmarks.profile W2 --by "agent-storage async"     another contender
     python -m benchmarks.profile W6 --sort tottime --lines 40
 
 cProfile makes each call of a Python function dearer, so read it for its order and counts, not for microseconds.

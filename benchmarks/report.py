@@ -1,7 +1,7 @@
 """Write the results of a run into a document: `python -m benchmarks.report benchmarks/results docs/performance.md`.
 
-What stands between the marker comments of a part is replaced; the rest is left as people wrote it. A part is a file of
-the folder (`domains` is domains.json), and `goals` are those of all of them.
+The text between the marker comments of a part is replaced; the rest is not changed. A part is a file of the folder
+(`domains` is domains.json).
 """
 
 from __future__ import annotations
@@ -19,26 +19,8 @@ MARKED = re.compile(r"(<!-- benchmarks: (\w+) -->\n).*?(<!-- end -->)", re.DOTAL
 OURS = "agent-storage"
 
 
-def goals(parts: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each goal of all parts."""
-    found = [one for part in parts.values() for one in part.get("goals", ())]
-    yield f"{sum(one['met'] for one in found)} of {len(found)} are met."
-    yield ""
-    yield "| work | goal | wanted | reached | |"
-    yield "|---|---|--:|--:|---|"
-    for one in sorted(found, key=lambda one: _in_order(one["work"])):
-        met = "met" if one["met"] else "**not met**"
-        yield f"| {one['work']} | {one['goal']} | {one['wanted']:.2f} | {one['reached']:.2f} | {met} |"
-
-
-def _in_order(work: str) -> tuple[int, str]:
-    """W9 before W10, and what has no number last."""
-    found = re.match(r"W(\d+)", work)
-    return (int(found[1]) if found else 99, work)
-
-
 def part(document: Mapping[str, Any]) -> Iterator[str]:
-    """The machine, and the figures."""
+    """Yield the lines of a part: the machine, and the figures."""
     yield " · ".join(f"{name} {value}" for name, value in document["machine"].items())
     if "results" in document:
         for key in dict.fromkeys(one["work"] for one in document["results"]):
@@ -53,7 +35,7 @@ def part(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def compared(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """One work of `benchmarks.compare`, the fastest first."""
+    """Yield the table of one work of `benchmarks.compare`, the fastest first."""
     extra = [
         (name, title)
         for name, title in (("peak_mb", "peak MB"), ("p99_ms", "p99 ms"))
@@ -74,18 +56,17 @@ def compared(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Replace what stands between the markers."""
+    """Replace the text between the markers."""
     folder, target = (Path(name) for name in sys.argv[1:3])
     parts = {file.stem: json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))}
     missing: list[str] = []
 
     def written(match: re.Match[str]) -> str:
         name = match[2]
-        if name != "goals" and name not in parts:
+        if name not in parts:
             missing.append(name)
             return match[0]
-        lines = goals(parts) if name == "goals" else part(parts[name])
-        return f"{match[1]}\n" + "\n".join(lines) + f"\n\n{match[3]}"
+        return f"{match[1]}\n" + "\n".join(part(parts[name])) + f"\n\n{match[3]}"
 
     target.write_text(MARKED.sub(written, target.read_text("utf-8")), "utf-8")
     if missing:

@@ -1,4 +1,4 @@
-"""A server for benchmarks: an embedded PostgreSQL of its own in a temporary folder, and what it runs on."""
+"""A server for benchmarks: an embedded PostgreSQL in a temporary folder, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def a_database(settings: Mapping[str, str] | None = None) -> Iterator[str]:
 
 
 def machine(conninfo: str) -> dict[str, str]:
-    """The date, the versions, the server's settings and the processor, to stand beside every figure."""
+    """Return the date, the versions, the server's settings and the processor, to be printed with the figures."""
     with psycopg.connect(conninfo) as connection:
         row = connection.execute("SELECT current_setting('server_version'), current_setting('synchronous_commit')")
         server, commit = row.fetchone() or ("?", "?")

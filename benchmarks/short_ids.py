@@ -16,7 +16,7 @@ from .figures import Figure
 LENGTHS = (4, 8, 9, 36)
 SLOW_RUNS = 5
 
-#: UUIDv7 ids evenly over a year, random behind the moment: as they would be had the rows come one by one.
+#: UUIDv7 ids evenly over a year, random after the timestamp, as if the rows had been inserted one by one.
 FILL = """
     WITH moments AS (
         SELECT n, (extract(epoch FROM now() - interval '1 year' * (1 - n / %(rows)s::float)) * 1000)::bigint AS ms

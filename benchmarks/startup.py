@@ -1,9 +1,9 @@
-"""How long it takes to import the package, to start its command, and to make the first database.
+"""Measure the time to import the package, to start its command, and to create the first database.
 
     python -m benchmarks.startup [--rounds 11] [--json FILE]
 
-Each in a process of its own, as a user's shell starts it: the whole process, Python's own start included, which is
-shown beside. Fails when importing brings a framework that nobody asked for.
+Each in a separate process, as a shell starts it, including the start of Python, which is shown for comparison. Fails if
+importing the package imports a framework.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .figures import Figure, Goal, extent, save, show
-from .goals import show_goals
+from .figures import Figure, extent, save, show
 from .serving import platform
 
 FRAMEWORKS = ("agents", "django", "fastapi", "langgraph", "psycopg", "rich", "sqlalchemy", "sqlmodel", "typer", "yoyo")
@@ -31,12 +30,10 @@ STARTED: dict[str, list[str]] = {
     "storage --help": [STORAGE, "--help"],
 }
 FIRST, LATER = "storage migrate up, the first", "storage migrate up, later"
-#: The most that it may take, in seconds.
-AT_MOST = {"import agent_storage": 0.25, "storage --help": 0.4, FIRST: 5.0, LATER: 1.5}
 
 
 def seconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """How long a process takes."""
+    """Return the duration of a process."""
     started = time.perf_counter()
     subprocess.run(command, env=environment, capture_output=True, check=True)
     return time.perf_counter() - started
@@ -72,15 +69,9 @@ def main() -> None:
         up = [STORAGE, "migrate", "up"]
         figures.append(figure(FIRST, [seconds(up, environment)]))
         figures.append(figure(LATER, [seconds(up, environment) for _ in range(5)]))
-    goals = [
-        Goal.most("start-up", f"{one.work}, seconds", AT_MOST[one.work], one.value / 1000)
-        for one in figures
-        if one.work in AT_MOST
-    ]
     show("Start-up", figures)
-    show_goals(goals)
     if wanted.json:
-        save(wanted.json, platform(), figures, goals)
+        save(wanted.json, platform(), figures)
     if brought := unasked():
         sys.exit(f"import agent_storage brings {', '.join(brought)}")
 

@@ -1,4 +1,4 @@
-"""Part of `benchmarks.compare`: the table that everybody works on, its rows, and what is to be done with them."""
+"""Part of `benchmarks.compare`: the common table, its rows, and the workloads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Row(BaseModel):
 
 @dataclass(frozen=True)
 class New:
-    """What is inserted."""
+    """Fields to create a row."""
 
     owner: UUID
     body: str

@@ -1,6 +1,6 @@
-"""Run a command on an embedded server of its own, in a temporary folder: `python tools/scratch.py storage check`.
+"""Run a command on a temporary embedded server: `python tools/scratch.py storage check`.
 
-So the checks of this repository neither need nor touch the data that a developer keeps.
+So the checks of this repository neither need nor change a developer's data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run the command; its exit code."""
+    """Run the command. Return its exit code."""
     with tempfile.TemporaryDirectory(prefix="storage-check-") as folder:
         Path(folder).chmod(0o755)  # as root, the server runs under another account
         environment = {name: value for name, value in os.environ.items() if "DATABASE_URL" not in name}

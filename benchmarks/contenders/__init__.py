@@ -1,13 +1,13 @@
-"""Everybody who takes part in `benchmarks.compare`."""
+"""The contenders of `benchmarks.compare`."""
 
 from . import by_asyncpg, by_django, by_node, by_pgbench, by_sqlalchemy, by_sqlmodel, by_tortoise, ours, raw_psycopg
 from .base import Contender
 
 REFERENCE = raw_psycopg.Dicts
-#: What the reference is where many tasks work at once.
+#: The reference of workloads with many concurrent tasks.
 POOLED_REFERENCE = raw_psycopg.PooledDicts
 
-#: Who is left out of quick runs.
+#: The contenders that quick runs skip.
 ONLY_IN_FULL: frozenset[type[Contender]] = frozenset(
     {
         raw_psycopg.Tuples,

@@ -1,4 +1,4 @@
-"""What every contender is: a name, what it needs, and how calls of its methods are timed."""
+"""The base of every contender: its name, its requirements, and the timing of calls of its methods."""
 
 # pyright: reportMissingImports=false
 # Who is compared with need not be installed.
@@ -61,7 +61,7 @@ class Contender(ABC):
 
 
 class AsyncContender(Contender):
-    """A contender on an event loop of its own; `uvloop` makes it one of that."""
+    """A contender on a separate event loop, which is uvloop's if `uvloop` is true."""
 
     uvloop: ClassVar[bool] = False
 

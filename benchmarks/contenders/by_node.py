@@ -61,7 +61,7 @@ class Node(Contender):
 
 
 def plain(value: object) -> object:
-    """What JSON has no word for."""
+    """Encode a value that JSON does not have."""
     if isinstance(value, New):
         return asdict(value)
     if isinstance(value, UUID):

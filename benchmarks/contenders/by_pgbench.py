@@ -16,8 +16,8 @@ from ..workloads import CONNECTIONS, New, Work
 from .base import Contender, environment
 
 COLUMNS = "id, owner, body, data, created_at, updated_at"
-#: How many different calls a script holds, each a statement prepared of its own; and how many calls it makes at least,
-#: so that preparing them does not count.
+#: The number of different calls in a script, each prepared as a separate statement, and the least number of calls, so
+#: that preparing them is negligible.
 SCRIPT, LEAST = 10, 2000
 
 
@@ -63,7 +63,7 @@ def statement(method: str, given: Any, body: str = "") -> str:
     """The statement of one call, its values as literals."""
     match method:
         case "insert" | "mixed" if isinstance(given, New):
-            document = json.dumps(given.data)  # with a space behind each colon: ":name" would be a variable
+            document = json.dumps(given.data)  # with a space after each colon: ":name" would be a variable
             row = f"'{given.owner}', '{given.body}', '{document}'"
             return f"INSERT INTO bench_rows (owner, body, data) VALUES ({row}) RETURNING {COLUMNS};"
         case "newest":

@@ -16,7 +16,7 @@ from .base import ALONE, AsyncContender, Contender
 
 
 class NewBenchRow(Input):
-    """What makes a row."""
+    """Fields to create a row."""
 
     owner: UUID
     body: str

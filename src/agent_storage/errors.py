@@ -166,10 +166,10 @@ class MigrationError(StorageError):
     exit_code = 1
 
 
-#: What our own triggers raise when a change breaks a rule of the table; their message and hint are sentences of ours.
+#: The SQLSTATE of the package's triggers for a change that violates a rule of the table.
 _RULE = "AS001"
 
-# Exact codes first, then classes. Only the error's kind stands here; the sentences are below.
+# Exact codes first, then classes. Only the error's kind is here; the messages are below.
 _BY_SQLSTATE: dict[str, type[StorageError]] = {
     "23505": AlreadyExists,
     "23P01": AlreadyExists,
@@ -287,11 +287,11 @@ def _sentence(
             "run `storage migrate status`, then `storage migrate up`"
         )
     if kind is StatementTimeout:
-        return f"cancelled by the server{at}: it ran longer than statement_timeout or somebody cancelled it"
+        return f"cancelled by the server{at}: it ran longer than statement_timeout or was cancelled by another session"
     if kind is OutcomeUnknown:
         return (
             f"the connection broke after a write was sent{at}: it may or may not have been committed; "
-            "read back before repeating, or repeat with an id of your own"
+            "read back before repeating; explicit ids make a repeat safe"
         )
     if kind is ConnectionLost:
         return f"the connection to PostgreSQL broke{at}; try again"

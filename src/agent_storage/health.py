@@ -17,7 +17,7 @@ class Health:
     server_version: int | None = None
     #: How long taking a connection and one query took, in seconds.
     seconds: float | None = None
-    #: Ids of shipped migrations that are not applied: how far the database is behind this code.
+    #: Ids of shipped migrations that are not applied: what the database lacks.
     pending: tuple[str, ...] = ()
     #: Contradictions between the database's history and the shipped migrations, a sentence each.
     problems: tuple[str, ...] = ()

@@ -44,15 +44,15 @@ from agent_storage.statements.pagination import read_cursor
 from agent_storage.statements.records import Input, JsonObject, Record, columns
 from agent_storage.statements.statement import Statement
 
-# Both covariant, so that a repository with a wider record may stand where the shipped one stands. It wants its own
-# `New…`, which type checkers then do not see in every place.
+# Both are covariant, so that type checkers accept a repository with a wider record in place of the shipped one. They do
+# not see then that it takes its own `New…`.
 R = TypeVar("R", bound=Record, covariant=True)
 S = TypeVar("S", bound=Record)
 N = TypeVar("N", bound=Input, covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
 V = TypeVar("V")
 
-#: What a streaming method gives: `async with storage.messages.stream() as rows: async for row in rows: …`
+#: The result of a streaming method: `async with storage.messages.stream() as rows: async for row in rows: …`
 Stream = AbstractAsyncContextManager[AsyncIterator[V]]
 
 #: The methods that only a table with a natural key has.
@@ -84,12 +84,12 @@ def sql(
     return declare
 
 
-#: What runs a repository's statements.
+#: The classes that run a repository's statements.
 Runner = Database | Transaction | Batch
 
 
 class Declared:
-    """What `@sql` leaves in a class body until the class is made."""
+    """The placeholder of `@sql` in a class body until the class is created."""
 
     def __init__(self, template: Template) -> None:
         self.template = template
@@ -142,7 +142,7 @@ class Repository(Generic[R, N]):
         self,
         on: Repositories | Runner | psycopg_pool.AsyncConnectionPool[Any] | psycopg.AsyncConnection[Any],
     ) -> None:
-        """On a storage, a transaction, a batch (`Tickets(storage)`), or a pool or connection of your own."""
+        """Bind to a storage, a transaction, a batch (`Tickets(storage)`), or to your own pool or connection."""
         if isinstance(on, psycopg_pool.AsyncConnectionPool):
             self.runner: Runner = Database.over(on)
         elif isinstance(on, psycopg.AsyncConnection):
@@ -165,7 +165,7 @@ class Repository(Generic[R, N]):
 
     @classmethod
     def owner(cls) -> Owner:
-        """What the compiler must know of this class."""
+        """Return what a declaration refers to: table, records, natural key."""
         types: dict[Any, Any] = {}
         for base in cls.__mro__:
             types |= zip(getattr(base, "__parameters__", ()), (cls.record, cls.new), strict=False)
@@ -239,7 +239,7 @@ class Repository(Generic[R, N]):
             return await self._insert_or_update(new)
         try:
             return await self._upsert_secrets(new)
-        except SecretUnavailable:  # somebody made the row meanwhile, so its id is another one: now it can be found
+        except SecretUnavailable:  # another session has inserted the row with another id: now it can be found
             return await self._upsert_secrets(new)
 
     async def _upsert_secrets(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
@@ -400,7 +400,7 @@ class Repository(Generic[R, N]):
     async def patch(self, id: UUID, /, **documents: JsonObject) -> R:
         """Merge into JSON columns on the server: objects merge to any depth, arrays and scalars replace, None is null.
 
-        What is not named stays, so two patches of different keys at the same time both survive. Raises `NotFound`.
+        Other keys do not change, so two concurrent patches of different keys both survive. Raises `NotFound`.
         """
         fields = self.fields()
         values: list[Any] = []

@@ -99,7 +99,7 @@ class Storage(Tables):
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
-        """A psycopg connection for SQL of your own: in a transaction its connection, else one of the pool.
+        """Give a psycopg connection for your own SQL: in a transaction its connection, else one of the pool.
 
         A connection of the pool autocommits, and goes back to the pool when the block ends.
         """

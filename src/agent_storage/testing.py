@@ -4,8 +4,8 @@ In `conftest.py`:
 
     pytest_plugins = ["agent_storage.testing"]
 
-Then a test that takes `migrated_database` gets the connection string of a database of its own, a copy of one that was
-migrated once. The ready tests come with an import into any test module:
+The fixture `migrated_database` is the connection string of a separate database, a copy of one that was migrated once.
+Import the tests into any test module:
 
     from agent_storage.testing import (
         test_every_migration_comes_back,
@@ -13,8 +13,8 @@ migrated once. The ready tests come with an import into any test module:
         test_migrations_are_one_timeline,
     )
 
-Override `storage_migrations_folder` and `storage_tables_folder` for folders of your own. The server is that of
-`STORAGE_TEST_DATABASE_URL`, whose role must be allowed to create databases; else the embedded one.
+Override `storage_migrations_folder` and `storage_tables_folder` for other folders. The server is that of
+`STORAGE_TEST_DATABASE_URL`, whose role needs CREATEDB; else the embedded one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 
 @pytest.fixture(scope="session")
 def storage_migrations_folder() -> Path:
-    """The migrations under test; override it for a folder of your own."""
+    """The migrations under test; override it for another folder."""
     return VERSIONS
 
 

@@ -173,7 +173,7 @@ def test_the_library_checks_and_measures_drift_too(database: str, agreeing: Fold
 def test_baseline_is_proved(migrate: Command, agreeing: Folder, connection: psycopg.Connection) -> None:
     refused = migrate("baseline", "--to", "b")
     assert refused.returncode == 4
-    assert f"the database is not what the migrations up to {B} make" in refused.stderr
+    assert f"the schema of the database differs from that of the migrations up to {B}" in refused.stderr
     for name in (A, B):
         connection.execute((agreeing.path / f"{name}.sql").read_bytes())
     done = migrate("baseline", "--to", "b")
@@ -219,7 +219,7 @@ def test_a_squash_that_would_change_anything_is_refused(database: str, folder: F
 
     folder.write(A, "CREATE TABLE a (); SET search_path = pg_temp;", "DROP TABLE a;")
     folder.write(B, "CREATE TABLE b ();", "DROP TABLE b;")
-    with pytest.raises(DriftFound, match="does not make the same schema"):
+    with pytest.raises(DriftFound, match="does not create the same schema"):
         squash(Migrator(database, folder.path), ShadowServer(server_conninfo, like=None), B)
     assert (folder.path / f"{A}.sql").is_file()
 

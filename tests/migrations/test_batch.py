@@ -92,7 +92,7 @@ def test_a_signal_amid_them_rolls_everything_back(
         _, err = process.communicate(timeout=20)
         blocker.rollback()
     assert process.returncode == 130, err
-    assert f"  {A} was undone completely\n  not applied: {A}\nhint: `storage migrate status` says" in err
+    assert f"  {A} was rolled back\n  not applied: {A}\nhint: `storage migrate status` shows" in err
     assert "ignored" not in err
     assert connection.execute("SELECT count(*) FROM a").fetchone() == (0,)
     assert migrate("up").returncode == 0

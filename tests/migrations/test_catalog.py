@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
-from agent_storage.catalog import Catalog, Entry, Finding, Property, compare, snapshot
+from agent_storage.catalog import Catalog, Difference, Entry, Property, compare, snapshot
 
 from .test_catalog_schema import fresh, load, roles  # noqa: F401
 
@@ -24,7 +24,7 @@ ORDERS = """
 """
 
 
-def both(expected: str, actual: str, connection: psycopg.Connection) -> list[Finding]:
+def both(expected: str, actual: str, connection: psycopg.Connection) -> list[Difference]:
     """What is found when one script made the expected database and another one the actual."""
     catalogs: list[Catalog] = []
     for script in (expected, actual):
@@ -34,8 +34,8 @@ def both(expected: str, actual: str, connection: psycopg.Connection) -> list[Fin
     return compare(*catalogs)
 
 
-def told(findings: list[Finding]) -> list[tuple[str, str, str, str | None, str | None]]:
-    return [(f.kind, f.object, f.property, f.expected, f.actual) for f in findings]
+def told(differences: list[Difference]) -> list[tuple[str, str, str, str | None, str | None]]:
+    return [(f.kind, f.object, f.property, f.expected, f.actual) for f in differences]
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_what_is_not_modelled_is_named_and_its_difference_is_drift(connection: p
         ("unmodelled", "type public.shell", "unexpected", None, "present"),
         ("unmodelled", "user mapping public on server elsewhere", "unexpected", None, "present"),
     ]
-    assert {finding.severity for finding in found} == {"drift"}
+    assert {difference.severity for difference in found} == {"drift"}
     with connection.transaction(force_rollback=True):
         connection.execute(make.encode())
         catalog = snapshot(connection)
@@ -226,9 +226,9 @@ def test_what_is_not_modelled_is_named_and_its_difference_is_drift(connection: p
 def test_what_is_wrong_is_told_though_both_sides_agree(
     connection: psycopg.Connection, script: str, object_: str, property_: tuple[str, str, str], repair: str
 ) -> None:
-    (finding,) = both(script, script, connection)
-    assert (finding.object, finding.property, finding.expected, finding.actual) == (object_, *property_)
-    assert (finding.severity, finding.sql, finding.table) == ("info", repair, "public.t")
+    (difference,) = both(script, script, connection)
+    assert (difference.object, difference.property, difference.expected, difference.actual) == (object_, *property_)
+    assert (difference.severity, difference.sql, difference.table) == ("info", repair, "public.t")
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def test_no_object_that_comes_or_goes_does_so_in_silence(everything: Catalog) ->
 def test_equal_catalogs_are_those_without_drift(everything: Catalog) -> None:
     for entry in everything.entries:
         for other in (without(everything, entry), changed(everything, entry, "comment")):
-            drift = [finding for finding in compare(everything, other) if finding.severity == "drift"]
+            drift = [difference for difference in compare(everything, other) if difference.severity == "drift"]
             assert (other == everything) == (not drift) or entry.create is None, entry.key
 
 
@@ -310,8 +310,8 @@ def test_a_renamed_column_and_the_names_made_of_it_are_two_findings(connection: 
         expected = snapshot(connection)
     with connection.transaction(force_rollback=True):
         connection.execute(ORDERS.replace("total", "amount").encode())
-        for finding in found:
-            connection.execute((finding.sql or "").encode())
+        for difference in found:
+            connection.execute((difference.sql or "").encode())
         assert snapshot(connection) == expected
 
 
@@ -344,9 +344,9 @@ def test_two_tables_that_look_alike_are_not_taken_for_renamed(connection: psycop
 def test_owners_are_information_told_once(connection: psycopg.Connection) -> None:
     make = "CREATE TABLE a (id integer); CREATE TABLE b (id integer); CREATE VIEW c AS SELECT 1 AS x;"
     owned = f"{make} ALTER TABLE a OWNER TO catalog_reader; ALTER TABLE b OWNER TO catalog_reader"
-    (finding,) = both(make, owned, connection)
-    assert (finding.property, finding.actual, finding.severity) == ("owner", "catalog_reader", "info")
-    assert (finding.sql or "").count("OWNER TO") == 2
+    (difference,) = both(make, owned, connection)
+    assert (difference.property, difference.actual, difference.severity) == ("owner", "catalog_reader", "info")
+    assert (difference.sql or "").count("OWNER TO") == 2
 
 
 @pytest.mark.parametrize(
@@ -377,10 +377,10 @@ def test_a_narrowing_stands_behind_a_warning_and_a_widening_does_not(
 
 def test_what_would_be_lost_is_offered_behind_a_warning(connection: psycopg.Connection) -> None:
     found = both("CREATE TABLE t (a integer)", "CREATE TABLE t (a integer, b integer); CREATE TABLE u ()", connection)
-    assert [finding.sql for finding in found] == [
+    assert [difference.sql for difference in found] == [
         "-- data loss: ALTER TABLE public.t DROP COLUMN IF EXISTS b;",
         "-- data loss: DROP TABLE IF EXISTS public.u;",
-    ] or [finding.sql for finding in found] == [
+    ] or [difference.sql for difference in found] == [
         "-- data loss: DROP TABLE IF EXISTS public.u;",
         "-- data loss: ALTER TABLE public.t DROP COLUMN IF EXISTS b;",
     ]
@@ -402,5 +402,5 @@ def test_a_view_that_another_version_writes_differently_is_no_drift(
 
 def test_another_major_version_is_information(everything: Catalog) -> None:
     older = replace(everything, server_version=130000)
-    (finding,) = [f for f in compare(everything, older) if f.property == "major version"]
-    assert (finding.severity, finding.actual) == ("info", "13")
+    (difference,) = [f for f in compare(everything, older) if f.property == "major version"]
+    assert (difference.severity, difference.actual) == ("info", "13")

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from agent_storage.catalog import Catalog, Finding, compare, snapshot
+from agent_storage.catalog import Catalog, Difference, compare, snapshot
 
 from .test_catalog_schema import fresh, load, roles  # noqa: F401
 
 
 @dataclass(frozen=True)
 class Change:
-    """What somebody did to the actual database, and what a finding has to name."""
+    """What somebody did to the actual database, and what a difference has to name."""
 
     does: str
     object: str
@@ -585,14 +585,14 @@ def expected(connection: psycopg.Connection) -> Catalog:
     return catalog
 
 
-def drift(expected: Catalog, actual: Catalog) -> list[Finding]:
-    return [finding for finding in compare(expected, actual) if finding.severity == "drift"]
+def drift(expected: Catalog, actual: Catalog) -> list[Difference]:
+    return [difference for difference in compare(expected, actual) if difference.severity == "drift"]
 
 
-def repair(connection: psycopg.Connection, findings: list[Finding], *, accept_loss: bool) -> None:
+def repair(connection: psycopg.Connection, differences: list[Difference], *, accept_loss: bool) -> None:
     """Run what is offered, in the order in which it is offered."""
-    for statements in dict.fromkeys(finding.sql for finding in findings):
-        assert statements, findings
+    for statements in dict.fromkeys(difference.sql for difference in differences):
+        assert statements, differences
         text = re.sub(r"(?m)^-- data loss: ", "", statements) if accept_loss else statements
         connection.execute(text.encode())
 
@@ -605,10 +605,12 @@ def test_a_change_is_found_and_repaired(connection: psycopg.Connection, expected
     try:
         connection.execute(change.does.encode())
         found = drift(expected, snapshot(connection))
-        named = [finding for finding in found if (finding.object, finding.property) == (name, change.property)]
+        named = [
+            difference for difference in found if (difference.object, difference.property) == (name, change.property)
+        ]
         assert len(named) == 1, [(f.object, f.property) for f in found]
         assert named[0].expected != named[0].actual
-        lossy = [finding.object for finding in found if "-- data loss: " in (finding.sql or "")]
+        lossy = [difference.object for difference in found if "-- data loss: " in (difference.sql or "")]
         assert bool(lossy) == change.loses, [f.sql for f in found]
         repair(connection, found, accept_loss=change.loses)
         left = drift(expected, snapshot(connection))

@@ -387,8 +387,8 @@ def test_a_whole_schema_is_made_from_its_findings(database: str, other: str) -> 
     expected = read(database)
     with psycopg.connect(other, autocommit=True) as connection:
         connection.execute("CREATE FOREIGN DATA WRAPPER catalog_wrapper")
-        # What several findings of an object say alike is run once.
-        for statements in dict.fromkeys(finding.sql for finding in compare(expected, snapshot(connection))):
+        # What several differences of an object say alike is run once.
+        for statements in dict.fromkeys(difference.sql for difference in compare(expected, snapshot(connection))):
             if statements:
                 connection.execute(statements.encode())
     assert drift(expected, read(other)) == []

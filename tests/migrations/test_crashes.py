@@ -1,4 +1,4 @@
-"""Killed, cancelled or cut off at any point: the books are right, nothing is half-done, the next run finishes.
+"""Killed, cancelled or cut off at any point: the tracking tables are right, the next run finishes.
 
 Four moments, four endings, seven times each: 112 migrators.
 """
@@ -127,7 +127,7 @@ def test_an_interrupted_run_says_what_it_did(migrate: Command, folder: Folder, g
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert "error: interrupted" in err
-    assert f"  {B} was undone completely" in err
+    assert f"  {B} was rolled back" in err
     assert f"  applied in this run: {A}" in err
 
 

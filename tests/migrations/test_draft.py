@@ -64,7 +64,7 @@ def test_what_throws_data_away_is_left_to_you_and_exit_7(migrate: Command, folde
     made = migrate("new", "drop gone", "--draft", "--tables", str(declared.parent.parent))
     assert made.returncode == 7
     text = Path(made.stdout.splitlines()[0]).read_text()
-    assert "-- TODO this throws data away" in text
+    assert "-- TODO this discards data" in text
     assert "-- ALTER TABLE public.a DROP COLUMN IF EXISTS gone;" in text
 
 
@@ -74,7 +74,7 @@ def test_a_narrowed_type_is_left_to_you_too(migrate: Command, folder: Folder, de
     made = migrate("new", "narrow x", "--draft", "--tables", str(declared.parent.parent))
     assert made.returncode == 7
     up, down = (Path(path).read_text() for path in made.stdout.splitlines())
-    assert "-- TODO this throws data away" in up
+    assert "-- TODO this discards data" in up
     assert "\n-- ALTER TABLE public.a ALTER COLUMN x TYPE smallint" in up
     assert "\nALTER TABLE public.a ALTER COLUMN x TYPE integer" in down
 
@@ -112,5 +112,5 @@ def test_the_first_migration_can_be_drafted_from_nothing(
 def test_there_must_be_something_to_draft(database: str, server_conninfo: str, folder: Folder, declared: Path) -> None:
     folder.write(A, BEFORE, "DROP TABLE a;")
     declared.write_text(BEFORE)
-    with pytest.raises(InvalidRequest, match="already make the declared schema"):
+    with pytest.raises(InvalidRequest, match="already create the declared schema"):
         draft(Migrator(database, folder.path), ShadowServer(server_conninfo, like=None), declared.parent.parent)

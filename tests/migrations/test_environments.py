@@ -112,10 +112,10 @@ def test_drift_is_read_through_a_transaction_pooler(
 
 def test_without_a_transaction_the_pooler_is_refused(pooler: str, folder: Folder) -> None:
     folder.write(A, "-- transactional: false\nVACUUM;")
-    with pytest.raises(InvalidRequest, match="without a transaction, which no transaction pooler can do safely"):
+    with pytest.raises(InvalidRequest, match="without a transaction, which is not safe behind a transaction pooler"):
         Migrator(pooler, folder.path).up()
     folder.write(A, "SET search_path = elsewhere;")
-    with pytest.raises(InvalidRequest, match="SET without LOCAL, which no transaction pooler can do safely"):
+    with pytest.raises(InvalidRequest, match="SET without LOCAL, which is not safe behind a transaction pooler"):
         Migrator(pooler, folder.path).up()
 
 
@@ -135,7 +135,7 @@ def test_an_owner_without_createdb_migrates_and_tests_on_the_embedded_server(
     assert migrate("up").returncode == 0
     tested = migrate("check", "--only", "test")
     assert tested.returncode == 0, tested.stderr
-    assert "shadows go to an embedded server" in tested.stderr
+    assert "using an embedded server for shadow databases" in tested.stderr
 
 
 def test_an_owner_without_createdb_uses_the_shadow_url(

@@ -139,5 +139,5 @@ def test_the_lock_file_shows_what_changed(folder: Folder) -> None:
     lock = folder.path / lockfile.NAME
     lock.write_text("<<<<<<< ours\n" + lock.read_text())
     assert lockfile.differences(folder.path, read_folder(folder.path)) == [
-        "migrations.lock holds an unresolved merge conflict"
+        "migrations.lock contains an unresolved merge conflict"
     ]

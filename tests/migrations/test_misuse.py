@@ -41,7 +41,7 @@ def test_a_renamed_file(applied: Command, folder: Folder) -> None:
 
 def test_a_deleted_file(applied: Command, folder: Folder) -> None:
     folder.remove(A)
-    refused(applied, 5, f"error: {A} is applied, but its file is missing from the folder", "on another branch?")
+    refused(applied, 5, f"error: {A} is applied, but its file is missing from the folder", "on another branch")
 
 
 def test_a_file_that_comes_too_late(applied: Command, folder: Folder) -> None:
@@ -60,7 +60,7 @@ def test_a_late_file_that_says_so(applied: Command, folder: Folder) -> None:
     [
         ("-- depend: x", "unknown directive 'depend'"),
         ("-- Transactional: false", "unknown directive 'Transactional'"),
-        ("-- transactional: no", "transactional: no makes no sense; it takes false or true"),
+        ("-- transactional: no", "transactional: no is not valid; it takes false or true"),
         ("-- data_loss: ok", "unknown directive 'data_loss'"),
         ("-- lock-timeout: soon", "lock-timeout: 'soon' is not a duration"),
         ("-- irreversible:", "irreversible needs a reason"),
@@ -73,17 +73,17 @@ def test_a_misspelt_directive(migrate: Command, folder: Folder, line: str, sente
 
 def test_a_directive_below_the_first_statement(migrate: Command, folder: Folder) -> None:
     folder.write(A, "SELECT 1;\n-- transactional: false\n")
-    refused(migrate, 7, f"{A}.sql:2:1 error [unknown-directive]", "stands below the first statement")
+    refused(migrate, 7, f"{A}.sql:2:1 error [unknown-directive]", "is below the first statement")
 
 
 def test_a_missing_rollback_file(migrate: Command, folder: Folder) -> None:
     folder.write(A, "CREATE TABLE a ();", down=None)
-    refused(migrate, 7, f"{A}.sql:1:1 error [missing-down] there is no way back", "-- irreversible: reason")
+    refused(migrate, 7, f"{A}.sql:1:1 error [missing-down] there is no rollback file", "-- irreversible: reason")
 
 
 def test_an_empty_rollback_file(migrate: Command, folder: Folder) -> None:
     folder.write(A, "CREATE TABLE a ();", down="-- to be done\n")
-    refused(migrate, 7, f"{A}.rollback.sql:1:1 error [empty] the file holds no statement")
+    refused(migrate, 7, f"{A}.rollback.sql:1:1 error [empty] the file contains no statement")
 
 
 @pytest.mark.parametrize("control", ["BEGIN", "begin isolation level serializable", "COMMIT", "START TRANSACTION"])
@@ -94,7 +94,7 @@ def test_transaction_control(migrate: Command, folder: Folder, control: str, con
 
 
 def test_a_wrong_folder_and_an_empty_one(migrate: Command, folder: Folder) -> None:
-    refused(migrate, 2, f"error: the migrations folder {folder.path} holds no migration")
+    refused(migrate, 2, f"error: the migrations folder {folder.path} contains no migration")
     migrate.folder = folder.path / "nowhere"
     refused(migrate, 2, "nowhere does not exist")
 
@@ -102,11 +102,11 @@ def test_a_wrong_folder_and_an_empty_one(migrate: Command, folder: Folder) -> No
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("20260101000000_a.up.sql", "would be a forward migration like any other"),
-        ("20260101000000_a.py", "migrations are SQL files here, not Python"),
+        ("20260101000000_a.up.sql", "would be a forward migration"),
+        ("20260101000000_a.py", "migrations must be SQL files, not Python"),
         ("post-apply.sql", "hooks that run after every apply are not supported"),
-        ("20260101000000 a.sql", "cannot be a migration's name"),
-        ("20260101000009_x.rollback.sql", "rolls back a migration that is not there"),
+        ("20260101000000 a.sql", "is not a valid migration name"),
+        ("20260101000009_x.rollback.sql", "rolls back a migration that does not exist"),
     ],
 )
 def test_a_file_that_is_no_migration(migrate: Command, folder: Folder, name: str, sentence: str) -> None:
@@ -123,12 +123,12 @@ def test_a_file_that_is_not_utf8(migrate: Command, folder: Folder) -> None:
 
 def test_a_command_of_psql(migrate: Command, folder: Folder) -> None:
     folder.write(A, "SELECT 1;\n\\i other.sql\n")
-    refused(migrate, 7, f"{A}.sql:2:1 error [psql-command] \\i is a command of psql, not SQL")
+    refused(migrate, 7, f"{A}.sql:2:1 error [psql-command] \\i is a psql meta-command, not SQL")
 
 
 def test_data_loss_without_consent(migrate: Command, folder: Folder) -> None:
     folder.write(A, "CREATE TABLE a (x int, y int);\nALTER TABLE a DROP y;")
-    refused(migrate, 7, f"{A}.sql:2:1 error [data-loss] DROP COLUMN throws data away", "-- data-loss: ok")
+    refused(migrate, 7, f"{A}.sql:2:1 error [data-loss] DROP COLUMN discards data", "-- data-loss: ok")
     folder.write(A, "-- data-loss: ok\nCREATE TABLE a (x int, y int);\nALTER TABLE a DROP y;")
     assert migrate("up").returncode == 0
 
@@ -163,7 +163,7 @@ def test_an_unknown_id_and_one_that_fits_two(migrate: Command, folder: Folder) -
     unknown = migrate("up", "--to", "nothing")
     assert (unknown.returncode, "there is no migration 'nothing'" in unknown.stderr) == (2, True)
     several = migrate("up", "--to", "2026")
-    assert (several.returncode, "'2026' fits 2 migrations" in several.stderr) == (2, True)
+    assert (several.returncode, "'2026' matches 2 migrations" in several.stderr) == (2, True)
     assert migrate("up", "0").returncode == 2
 
 

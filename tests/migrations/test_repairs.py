@@ -115,5 +115,5 @@ def test_seeds_want_a_database_at_head_and_no_transaction_of_their_own(migrator:
     folder.table(C, "c")
     with pytest.raises(Pending):
         seed(migrator, [path])
-    with pytest.raises(InvalidRequest, match="holds no seed files"):
+    with pytest.raises(InvalidRequest, match="contains no seed files"):
         seed_files(folder.path.parent / "nowhere")

@@ -27,8 +27,8 @@ def stopped(database: str, folder: Folder) -> Migrator:
     with pytest.raises(StatementFailed) as caught:
         migrator.up()
     assert f"{A}.sql:3:22 42704" in caught.value.message
-    assert f"statements 1 to 1 of {A} stay done" in caught.value.lines
-    assert caught.value.hint == f"put it right, then `storage migrate resolve {A} --resume`"
+    assert f"statements 1 to 1 of {A} are committed" in caught.value.lines
+    assert caught.value.hint == f"correct the cause, then `storage migrate resolve {A} --resume`"
     return migrator
 
 
@@ -73,7 +73,7 @@ def test_it_can_be_declared_applied_or_not(stopped: Migrator, connection: psycop
 
 def test_there_must_be_something_to_resolve(database: str, folder: Folder) -> None:
     folder.table(A, "a")
-    with pytest.raises(InvalidRequest, match="no migration has stopped inside"):
+    with pytest.raises(InvalidRequest, match="no migration has stopped halfway"):
         resolve(Migrator(database, folder.path), A, "resume")
 
 
@@ -88,7 +88,7 @@ def test_an_invalid_index_is_found_and_never_dropped_by_guessing(
     )
     failed = migrate("up")
     assert failed.returncode == 1
-    assert "left behind, to be dropped by hand: DROP INDEX CONCURRENTLY public.busy_id;" in failed.stderr
+    assert "left an INVALID index, to be dropped by hand: DROP INDEX CONCURRENTLY public.busy_id;" in failed.stderr
     early = migrate("resolve", A, "--resume")
     assert early.returncode == 5
     assert "DROP INDEX CONCURRENTLY public.busy_id;" in early.stderr
@@ -139,7 +139,7 @@ def test_a_rollback_without_a_transaction_stops_and_resumes_too(
     migrator.up()
     with pytest.raises(StatementFailed):
         migrator.down()
-    with pytest.raises(HistoryProblem, match="stopped on its way down after statement 1 of 2"):
+    with pytest.raises(HistoryProblem, match="stopped during its rollback after statement 1 of 2"):
         migrator.up()
     folder.write(A, "-- transactional: false\nCREATE TABLE a (); CREATE TABLE b ();", "DROP TABLE b; DROP TABLE a;")
     resolve(migrator, A, "resume")

@@ -1,4 +1,4 @@
-"""Applying and rolling back: what ends up in the database and in the books."""
+"""Applying and rolling back: the database and the tracking tables afterwards."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_failing_statement_undoes_its_migration_and_says_where(
     assert error.exit_code == 1
     assert error.message.endswith(f"{B}.sql:4:12 42601 INSERT has more expressions than target columns")
     assert error.lines[:2] == ["    VALUES (1, 2);", "               ^"]
-    assert f"{B} was undone completely" in error.lines
+    assert f"{B} was rolled back" in error.lines
     assert f"applied in this run: {A}" in error.lines
     assert f"not applied: {B}, {C}" in error.lines
     assert tables(connection) == {"a"}
@@ -196,7 +196,7 @@ def test_dependencies_that_make_no_sense_are_refused(database: str, folder: Fold
         Migrator(database, folder.path).up()
     folder.write(A, f"-- depends: {B}\nSELECT 1;")
     folder.write(B, f"-- depends: {A}\nSELECT 1;")
-    with pytest.raises(InvalidRequest, match="in a circle"):
+    with pytest.raises(InvalidRequest, match="circular dependencies"):
         Migrator(database, folder.path).up()
 
 

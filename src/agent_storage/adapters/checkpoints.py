@@ -78,7 +78,7 @@ class PostgresCheckpoints(CheckpointProvider):
 
 
 class CheckpointProviders(CheckpointProvider):
-    """Several providers, each on a database of its own; itself a provider, the default one.
+    """Several providers, each on a separate database. It is itself a provider, the default one.
 
     `{"main": {"url": …}, "backup": {"url": …}, "default": "main"}`: a provider is a URL or a mapping of the settings of
     `Storage()`. A single provider is the default by itself. Connects when entered (`async with`).

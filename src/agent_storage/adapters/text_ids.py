@@ -25,7 +25,7 @@ NAMESPACE = UUID("6f0a6c1e-2f57-5d0b-9c4e-0b8f5a1d7e93")
 RESERVED = "_ids"
 
 # Inside the reserved object: when the row was made, for ids that do not say it, and a value that the caller himself
-# stored under the reserved key, so that nothing of his is lost or misread.
+# stored under the reserved key, so that none of it is lost or misread.
 _MADE, _OWN = "$made", "$own"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -88,7 +88,7 @@ def in_order(rows: Sequence[R], kept_in: str, *, newest_first: bool = False) -> 
 
 
 def _text(id: UUID, kept: object) -> str:
-    """The remembered text, unless the reference has been changed behind the facade's back."""
+    """Return the stored text, unless the reference was changed without the facade."""
     return kept if isinstance(kept, str) and kept and row_id(kept) == id else str(id)
 
 
@@ -99,7 +99,7 @@ def _with_kept(document: JsonObject, kept: JsonObject) -> JsonObject:
 
 
 def _split(document: JsonObject) -> tuple[JsonObject, JsonObject]:
-    """What the caller stored, and what was remembered beside it."""
+    """Return the document of the caller, and the data stored beside it."""
     found = document.get(RESERVED)
     if not isinstance(found, dict):  # not ours: a row that was not written by the facade
         return document, {}

@@ -1,8 +1,8 @@
-"""The catalog snapshot: what a database's schema is, and how two of them differ.
+"""Catalog snapshots: read the schema of a database, and compare two of them.
 
     expected, actual = snapshot(shadow), snapshot(live)
-    for finding in compare(expected, actual):
-        print(finding.kind, finding.object, finding.property, finding.expected, finding.actual, finding.sql)
+    for difference in compare(expected, actual):
+        print(difference.object, difference.property, difference.expected, difference.actual, difference.sql)
 
 Modelled, each with comments, grants and (as information) owners where PostgreSQL has them:
 
@@ -16,18 +16,18 @@ Modelled, each with comments, grants and (as information) owners where PostgreSQ
 - functions, procedures, aggregates, operators, casts, collations, text search dictionaries and configurations;
 - enums, composite types, ranges, domains and their constraints.
 
-Not modelled, but named in `Catalog.unmodelled`, so that one that comes or goes is drift: base types, operator classes
+Not modelled, but named in `Catalog.unmodelled`, so that an added or removed one is drift: base types, operator classes
 and families, conversions, languages, access methods, foreign-data wrappers, transforms, text search parsers and
-templates, subscriptions, user mappings, security labels. Not looked at: members of extensions, the bookkeeping tables
-of migrations, tablespaces, rows, how far sequences counted, roles, settings of the database, and whether an inherited
-column was declared again.
+templates, subscriptions, user mappings, security labels. Ignored: members of extensions, the tracking tables of
+migrations, tablespaces, rows, values of sequences, roles, settings of the database, and whether an inherited column was
+declared again.
 """
 
 from __future__ import annotations
 
 from agent_storage.catalog.compare import compare
 from agent_storage.catalog.conversions import LOSS
-from agent_storage.catalog.model import Catalog, Entry, Finding, Property
+from agent_storage.catalog.model import Catalog, Difference, Entry, Property
 from agent_storage.catalog.snapshot import snapshot
 
-__all__ = ["LOSS", "Catalog", "Entry", "Finding", "Property", "compare", "snapshot"]
+__all__ = ["LOSS", "Catalog", "Difference", "Entry", "Property", "compare", "snapshot"]

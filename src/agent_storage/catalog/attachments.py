@@ -1,5 +1,5 @@
-"""What the server keeps for all kinds of objects alike, by address: comments, grants, dependencies, and default
-privileges, which are grants on objects to come.
+"""Comments, grants, dependencies, and default privileges (grants on future objects): the server keeps them by
+address for all kinds of objects.
 """
 
 # ruff: noqa: S608  (every piece of these queries is a LiteralString; pyright sees to it)
@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Address, Draft, Family, Row
+from agent_storage.catalog.draft import Address, DraftEntry, Family, Row
 from agent_storage.catalog.scope import role
 
-# Below 16384 are the server's own objects. The schema public and plpgsql are among them but may have comments anew.
+# Oids below 16384 are the server's own objects. Of these, the schema public and plpgsql may have new comments.
 COMMENTS: LiteralString = """
     SELECT classoid, objoid, objsubid, description, quote_literal(description) AS literal
       FROM pg_description
@@ -22,8 +22,8 @@ COMMENTS: LiteralString = """
 """
 
 
-def attach_comments(drafts: Mapping[Address, Draft], rows: Iterable[Row]) -> None:
-    """Give every draft its comment."""
+def attach_comments(drafts: Mapping[Address, DraftEntry], rows: Iterable[Row]) -> None:
+    """Add its comment to every draft entry."""
     for row in rows:
         draft = drafts.get((row["classoid"], row["objoid"], row["objsubid"]))
         if draft is not None and draft.on:
@@ -31,9 +31,9 @@ def attach_comments(drafts: Mapping[Address, Draft], rows: Iterable[Row]) -> Non
             draft.add("comment", row["description"], set=f"{comment} {row['literal']};", reset=f"{comment} NULL;")
 
 
-# A NULL acl is the default for that kind of object and owner; the same may also stand there in full. So what is there
-# is held against the default, grantee by grantee, and only the difference is noted. Default privileges of a schema
-# come on top of the general ones: their default is nothing.
+# A NULL acl is the default for that kind of object and owner, which may also be written in full. So the privileges are
+# compared with the default, grantee by grantee, and only differences are added. Default privileges of a schema are
+# added to the general ones: their default is empty.
 GRANTS: LiteralString = f"""
     WITH held (classid, objid, objsubid, kind, acl, owner, from_nothing) AS (
         SELECT 'pg_class'::regclass::oid, oid, 0, CASE relkind WHEN 'S' THEN 's' ELSE 'r' END, relacl, relowner, false
@@ -80,8 +80,8 @@ GRANTS: LiteralString = f"""
 """
 
 
-def attach_grants(drafts: Mapping[Address, Draft], rows: Iterable[Row]) -> None:
-    """Give every draft the privileges that differ from the default for its kind."""
+def attach_grants(drafts: Mapping[Address, DraftEntry], rows: Iterable[Row]) -> None:
+    """Add to every draft entry the privileges that differ from the default for its kind."""
     for row in rows:
         draft = drafts.get((row["classid"], row["objid"], row["objsubid"]))
         if draft is not None and draft.grant_on and row["privileges"] != row["defaults"]:
@@ -94,8 +94,8 @@ def attach_grants(drafts: Mapping[Address, Draft], rows: Iterable[Row]) -> None:
             )
 
 
-def _grant(draft: Draft, grantee: str, privileges: list[str]) -> str:
-    """Exactly these privileges; a star marks those that may be passed on."""
+def _grant(draft: DraftEntry, grantee: str, privileges: list[str]) -> str:
+    """Return the SQL that grants exactly these privileges. A star marks those WITH GRANT OPTION."""
     column = f" ({draft.grant_column})" if draft.grant_column else ""
     before, on = draft.grant_before, draft.grant_on
     statements = [f"{before}REVOKE ALL{column} ON {on} FROM {grantee};"]
@@ -118,10 +118,10 @@ _DEFAULT_PRIVILEGES: LiteralString = f"""
 """
 
 
-def _default_privileges(rows: Iterable[Row]) -> Iterable[Draft]:
+def _default_privileges(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         of = f"FOR ROLE {row['role']}" + (f" IN SCHEMA {row['schema']}" if row["schema"] else "")
-        yield Draft(
+        yield DraftEntry(
             kind="default privileges",
             name=f"{of} ON {row['objects']}",
             address=(address.DEFAULT_ACL, row["oid"], 0),
@@ -132,7 +132,7 @@ def _default_privileges(rows: Iterable[Row]) -> Iterable[Draft]:
 
 FAMILIES = (Family(_DEFAULT_PRIVILEGES, _default_privileges),)
 
-# Only what a definition refers to. A sequence's automatic dependency is OWNED BY, which goes the other way round.
+# Only references of a definition. A sequence's automatic dependency is OWNED BY, which has the opposite direction.
 DEPENDENCIES: LiteralString = """
     SELECT classid, objid, objsubid, refclassid, refobjid, refobjsubid
       FROM pg_depend
@@ -144,8 +144,8 @@ DEPENDENCIES: LiteralString = """
 """
 
 
-def requirements(drafts: Iterable[Draft], rows: Iterable[Row]) -> dict[str, set[str]]:
-    """For every key the keys of what it refers to."""
+def requirements(drafts: Iterable[DraftEntry], rows: Iterable[Row]) -> dict[str, set[str]]:
+    """Return for every key the keys to which it refers."""
     keys: dict[Address, str] = {}
     for draft in drafts:
         keys |= dict.fromkeys((draft.address, *draft.aliases), draft.key)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import options, own
 
 _COLUMNS: LiteralString = f"""
@@ -43,7 +43,7 @@ _COLUMNS: LiteralString = f"""
            ) i ON true
      WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'c')
        AND c.relnamespace = ANY (%(schemas)s)
-       AND c.oid <> ALL (%(bookkeeping)s)
+       AND c.oid <> ALL (%(tracking)s)
        AND {own("pg_class", "c.oid")}
        AND a.attnum > 0
        AND NOT a.attisdropped
@@ -54,16 +54,16 @@ _STORAGE = {"p": "PLAIN", "e": "EXTERNAL", "x": "EXTENDED", "m": "MAIN"}
 _COMPRESSION = {"p": "pglz", "l": "lz4"}
 
 
-def _columns(rows: Iterable[Row]) -> Iterable[Draft]:
+def _columns(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         yield _attribute(row) if row["relkind"] == "c" else _column(row)
 
 
-def _attribute(row: Row) -> Draft:
+def _attribute(row: Row) -> DraftEntry:
     relation, label = row["relation"], row["label"]
     alter = f"ALTER TYPE {relation}"
     collate = f" COLLATE {row['collation']}" if row["collation"] else ""
-    draft = Draft(
+    draft = DraftEntry(
         kind="attribute",
         name=f"{relation}.{label}",
         address=(address.CLASS, row["attrelid"], row["attnum"]),
@@ -88,12 +88,12 @@ def _attribute(row: Row) -> Draft:
     return draft
 
 
-def _column(row: Row) -> Draft:
+def _column(row: Row) -> DraftEntry:
     relation, label, kind = row["relation"], row["label"], _RELATIONS[row["relkind"]]
     of_view = row["relkind"] in ("v", "m")
-    # ALTER TABLE serves views too, but for a materialized view some of its forms want the right word.
+    # ALTER TABLE accepts views too, but some of its forms require the right keyword for a materialized view.
     alter = f"ALTER {kind.upper()} {relation}"
-    draft = Draft(
+    draft = DraftEntry(
         kind="column",
         name=f"{relation}.{label}",
         address=(address.CLASS, row["attrelid"], row["attnum"]),
@@ -120,7 +120,7 @@ def _column(row: Row) -> Draft:
 
 
 def _definition(row: Row) -> str:
-    """The column as CREATE TABLE and ADD COLUMN have it."""
+    """Return the column as CREATE TABLE and ADD COLUMN write it."""
     parts = [row["label"], row["type"]]
     if row["collation"]:
         parts.append(f"COLLATE {row['collation']}")
@@ -140,9 +140,9 @@ def _generated(row: Row) -> str:
     return f"GENERATED ALWAYS AS ({row['expression']}) {'VIRTUAL' if row['generated'] == 'v' else 'STORED'}"
 
 
-# What a column has beyond its parent's, or beyond the type that its table is made of, no CREATE TABLE says: it is set
-# afterwards (`declared` tells these columns from others).
-def _type(draft: Draft, row: Row, column: str) -> None:
+# CREATE TABLE cannot set properties of a column that its parent's column, or the type of its table, does not have. They
+# are set afterwards (`declared` is false for these columns).
+def _type(draft: DraftEntry, row: Row, column: str) -> None:
     collation = row["collation"]
     draft.add("type", row["type"], set=_retype(row, column, collation), inline=True)
     draft.add(
@@ -161,7 +161,7 @@ def _type(draft: Draft, row: Row, column: str) -> None:
 
 
 def _retype(row: Row, column: str, collation: str | None) -> str:
-    """One statement: a default would otherwise be asked to follow the type by itself, which it often cannot."""
+    """Return one statement that changes type and default, because a default often cannot be converted with its type."""
     collate = f" COLLATE {collation}" if collation else ""
     if row["generated"] or row["relkind"] == "f":
         return f"{column} TYPE {row['type']}{collate};"
@@ -173,7 +173,7 @@ def _retype(row: Row, column: str, collation: str | None) -> str:
     return f"{column} DROP DEFAULT, {retype[retype.index('ALTER COLUMN') :]}, {again};"
 
 
-def _default(draft: Draft, row: Row, column: str) -> None:
+def _default(draft: DraftEntry, row: Row, column: str) -> None:
     if row["generated"]:
         draft.add("generated", _generated(row), inline=True)
     else:
@@ -194,7 +194,7 @@ def _default(draft: Draft, row: Row, column: str) -> None:
 
 
 def _has_identity(row: Row) -> bool:
-    """Since 17 a partition shows the identity of its parent, whose sequence it uses; that is the parent's affair."""
+    """Return whether the column has its own sequence. Since 17 a partition shows the identity of its parent."""
     return bool(row["identity"] and row["sequence"])
 
 
@@ -207,7 +207,7 @@ def _identity_options(row: Row) -> str:
 
 
 def sequence_clauses(sequence: Row) -> list[str]:
-    """A sequence's options, each spelled out, so that no default of a version stands between two of them."""
+    """Return every option of a sequence, because defaults differ between server versions."""
     return [
         f"START WITH {sequence['seqstart']}",
         f"INCREMENT BY {sequence['seqincrement']}",
@@ -218,7 +218,7 @@ def sequence_clauses(sequence: Row) -> list[str]:
     ]
 
 
-def _physical(draft: Draft, row: Row, column: str) -> None:
+def _physical(draft: DraftEntry, row: Row, column: str) -> None:
     storage, own_storage = _STORAGE.get(row["storage"] or ""), _STORAGE[row["type_storage"]]
     draft.add("storage", storage, set=f"{column} SET STORAGE {storage};", reset=f"{column} SET STORAGE {own_storage};")
     compression = _COMPRESSION.get(row["compression"])

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import own, role
 
-# A constraint that a table inherits comes and goes with the parent's: it is no entry of its own.
-# The order is that in which they can be made: keys before the foreign keys that refer to them.
+# An inherited constraint belongs to the parent's constraint and has no entry.
+# The order is that in which they can be created: keys before the foreign keys that refer to them.
 _CONSTRAINTS: LiteralString = f"""
     SELECT k.oid, k.conrelid, quote_ident(k.conname) AS label, c.oid::regclass::text AS "table",
            c.relkind::text AS relkind, k.contype::text AS contype, k.convalidated,
@@ -34,25 +34,25 @@ _CONSTRAINTS: LiteralString = f"""
            ) t ON t.tgconstraint = k.oid
      WHERE k.contype IN ('n', 'p', 'u', 'x', 'c', 'f')
        AND c.relnamespace = ANY (%(schemas)s)
-       AND c.oid <> ALL (%(bookkeeping)s)
+       AND c.oid <> ALL (%(tracking)s)
        AND k.coninhcount = 0
        AND k.conparentid = 0
        AND {own("pg_class", "c.oid")}
 """
 
 
-def _constraints(rows: Iterable[Row]) -> Iterable[Draft]:
+def _constraints(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         yield _constraint(row)
 
 
-def _constraint(row: Row) -> Draft:
+def _constraint(row: Row) -> DraftEntry:
     table, label = row["table"], row["label"]
     kind = "foreign table" if row["relkind"] == "f" else "table"
     parent, alter = f"{kind} {table}", f"ALTER {kind.upper()} {table}"
-    # What is not enforced was never validated either, and is not meant to be.
+    # A constraint that is NOT ENFORCED is never validated.
     valid = row["convalidated"] or row["definition"].endswith(" NOT ENFORCED")
-    draft = Draft(
+    draft = DraftEntry(
         kind="constraint",
         name=f"{table}.{label}",
         address=(address.CONSTRAINT, row["oid"], 0),
@@ -66,10 +66,10 @@ def _constraint(row: Row) -> Draft:
         position=row["position"],
     )
     if row["contype"] == "n":
-        # CREATE TABLE's own NOT NULL makes it; without its column it is nothing.
+        # The NOT NULL of CREATE TABLE creates it, and it depends on its column.
         draft.parents.append(f"column {table}.{row['column']}")
         draft.inline = True
-    # Validity is a property of its own, repaired without making the constraint anew.
+    # Validity is a separate property, repaired without recreating the constraint.
     draft.add("definition", row["definition"].removesuffix(" NOT VALID"), inline=True)
     validate = f"{alter} VALIDATE CONSTRAINT {label};"
     draft.add("valid", None if valid else "NOT VALID", reset=validate, inline=True)
@@ -84,15 +84,15 @@ _STATISTICS: LiteralString = f"""
       FROM pg_statistic_ext s
       JOIN pg_namespace n ON n.oid = s.stxnamespace
      WHERE s.stxnamespace = ANY (%(schemas)s)
-       AND s.stxrelid <> ALL (%(bookkeeping)s)
+       AND s.stxrelid <> ALL (%(tracking)s)
        AND {own("pg_statistic_ext", "s.oid")}
 """
 
 
-def _statistics(rows: Iterable[Row]) -> Iterable[Draft]:
+def _statistics(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         what, create = f"STATISTICS {row['name']}", row["definition"]
-        draft = Draft(
+        draft = DraftEntry(
             kind="statistics",
             name=row["name"],
             address=(address.STATISTICS, row["oid"], 0),

@@ -1,4 +1,4 @@
-"""Which changes of a type keep every value, how an enum gets its labels, and how one type takes another's place."""
+"""Changes of types: those that preserve every value, the labels of an enum, the replacement of one type by another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from agent_storage.catalog.model import Entry
 
-#: Stands before each line of a statement that loses rows or values.
+#: Precedes each line of a statement that discards rows or values.
 LOSS = "-- data loss: "
 _INTEGERS = ("smallint", "integer", "bigint")
 _FLOATS = ("real", "double precision")
@@ -16,12 +16,12 @@ _LABEL = re.compile(r"E?'(?:[^']|'')*'")
 
 
 def loss(sql: str) -> str:
-    """The statements commented out, so that they run only where somebody decided so."""
+    """Return the statements commented out, so that they run only after a review."""
     return "\n".join(LOSS + line for line in sql.splitlines())
 
 
 def widens(present: str, wanted: str) -> bool:
-    """Whether every value of the one type is a value of the other, unchanged. In doubt, no."""
+    """Return whether every value of `present` is the same value of `wanted`. False if unknown."""
     if present == wanted or wanted in ("text", "character varying"):
         return True
     for family in (_INTEGERS, _FLOATS):
@@ -48,7 +48,7 @@ def _wider(present: str, wanted: str) -> bool:
 
 
 def enum_labels(wanted: Entry, present: Entry) -> str | None:
-    """Labels added or one renamed; None when one has to go or the order differs."""
+    """Return the SQL that adds labels or renames one. None if one must be removed or the order differs."""
     after, before = (_LABEL.findall(entry.properties["labels"].value) for entry in (wanted, present))
     alter = f"ALTER TYPE {wanted.name}"
     if before == [label for label in after if label in before]:
@@ -63,22 +63,22 @@ def _added(alter: str, after: list[str], before: list[str]) -> Iterable[str]:
     for place, label in enumerate(after):
         if label in before:
             continue
-        # The one before is there by now; only at the start there is none.
+        # The label before it exists by now; only the first has none.
         beside = f" AFTER {after[place - 1]}" if place else f" BEFORE {before[0]}" if before else ""
         yield f"{alter} ADD VALUE {label}{beside};"
 
 
 def moved_aside(wanted: Entry) -> str:
-    """The old type under another name, so that the new one can be made."""
+    """Return the SQL that renames the old type, so that the new one can be created."""
     renamed = f"ALTER {_kind(wanted)} {wanted.name} RENAME TO {_aside(wanted)};"
     if wanted.kind == "domain" and "not null" in wanted.values:
-        # Since 17 its NOT NULL has a name, which the new one is to have.
+        # Since 17 its NOT NULL has a name, which the new type needs.
         return f"{renamed}\nALTER DOMAIN {_name_aside(wanted)} DROP NOT NULL;"
     return renamed
 
 
 def dropped_aside(wanted: Entry) -> str:
-    """The old type gone; refused while anything still uses it."""
+    """Return the SQL that drops the old type. The server rejects it while the type is used."""
     return f"DROP {_kind(wanted)} {_name_aside(wanted)};"
 
 
@@ -96,7 +96,7 @@ def _aside(wanted: Entry) -> str:
 
 
 def converted(columns: Iterable[Entry]) -> Iterable[str]:
-    """Columns converted through text; a value that the new type does not have makes it fail, none is lost unseen."""
+    """Yield the SQL that converts columns through text. It fails on a value that the new type does not have."""
     for column in columns:
         label, type_ = column.label, column.properties["type"].value
         yield f"ALTER TABLE {column.table} ALTER COLUMN {label} TYPE {type_} USING {label}::text::{type_};"

@@ -1,4 +1,4 @@
-"""What stands beside the schemas' contents: schemas, extensions, publications, default privileges, foreign servers."""
+"""Objects of the database rather than of a schema: schemas, extensions, publications, foreign servers."""
 
 # ruff: noqa: S608  (every piece of these queries is a LiteralString; pyright sees to it)
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import options, own, role
 
 _SCHEMAS: LiteralString = f"""
@@ -19,16 +19,16 @@ _SCHEMAS: LiteralString = f"""
 """
 
 
-def _schemas(rows: Iterable[Row]) -> Iterable[Draft]:
+def _schemas(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         draft = _named(row, "schema", address.NAMESPACE, f"CREATE SCHEMA {row['name']};")
         draft.grant_on = draft.on
         yield draft
 
 
-def _named(row: Row, kind: str, catalog: int, create: str) -> Draft:
+def _named(row: Row, kind: str, catalog: int, create: str) -> DraftEntry:
     what = f"{kind.upper()} {row['name']}"
-    draft = Draft(
+    draft = DraftEntry(
         kind=kind,
         name=row["name"],
         address=(catalog, row["oid"], 0),
@@ -41,7 +41,7 @@ def _named(row: Row, kind: str, catalog: int, create: str) -> Draft:
     return draft
 
 
-# The members of an extension are its own affair; that it is there, where and in which version, is the schema's.
+# Members of an extension are not read, only its existence, schema and version.
 _EXTENSIONS: LiteralString = """
     SELECT x.oid, quote_ident(x.extname) AS name, quote_ident(n.nspname) AS schema, x.extrelocatable AS relocatable,
            quote_literal(x.extversion) AS literal, x.extversion AS version
@@ -50,20 +50,20 @@ _EXTENSIONS: LiteralString = """
 """
 
 
-def _extensions(rows: Iterable[Row]) -> Iterable[Draft]:
+def _extensions(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         name, version, schema = row["name"], row["literal"], row["schema"]
         create = f"CREATE EXTENSION {name} WITH SCHEMA {schema} VERSION {version};"
         draft = _named(row, "extension", address.EXTENSION, create)
         draft.add("version", row["version"], set=f"ALTER EXTENSION {name} UPDATE TO {version};", inline=True)
-        # A function that cannot be moved keeps its schema until the extension is made again.
+        # An extension that is not relocatable keeps its schema until it is recreated.
         move = f"ALTER EXTENSION {name} SET SCHEMA {schema};" if row["relocatable"] else None
         draft.add("schema", schema, set=move, inline=True)
         yield draft
 
 
-# FOR TABLES IN SCHEMA keeps its schemas in a catalog that 14 does not have, so they are taken from the server's own
-# record of dependencies, which has the same form in all versions.
+# FOR TABLES IN SCHEMA keeps its schemas in a catalog that 14 does not have, so they are read from pg_depend, which is
+# the same in all versions.
 def _publications_query(column_list: LiteralString, row_filter: LiteralString) -> LiteralString:
     return f"""
     SELECT p.oid, quote_ident(p.pubname) AS name, p.puballtables AS everything, p.pubviaroot AS via_root,
@@ -95,7 +95,7 @@ _COLUMN_LIST: LiteralString = """
 _ROW_FILTER: LiteralString = "pg_get_expr(r.prqual, r.prrelid)"
 
 
-def _publications(rows: Iterable[Row]) -> Iterable[Draft]:
+def _publications(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         name = row["name"]
         alter = f"ALTER PUBLICATION {name}"
@@ -129,7 +129,7 @@ _SERVERS: LiteralString = f"""
 """
 
 
-def _servers(rows: Iterable[Row]) -> Iterable[Draft]:
+def _servers(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         name = row["name"]
         type_ = f" TYPE {row['type']}" if row["type"] else ""

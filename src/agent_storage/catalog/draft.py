@@ -1,5 +1,5 @@
-"""An entry while it is being read: still with its address in the catalogs, so that comments, grants and dependencies,
-which the server keeps by address for all kinds of objects alike, find their way to it.
+"""An entry while it is being read, with its address in the catalogs, by which the server keeps comments, grants and
+dependencies of all kinds of objects.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Address = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One query and the function that makes drafts of its rows."""
+    """One query and the function that makes draft entries of its rows."""
 
     sql: LiteralString
-    read: Callable[[list[Row]], Iterable[Draft]]
-    # True for objects that live in the database rather than in a schema: left out when schemas were named.
+    read: Callable[[list[Row]], Iterable[DraftEntry]]
+    # True for objects of the database rather than of a schema: not read if schemas were given.
     of_database: bool = False
-    # The versions that understand the query, where one text does not do for all.
+    # The server versions that accept the query, where versions need different ones.
     since: int = 0
     until: int = 1_000_000
 
 
 @dataclass(slots=True)
-class Draft:
-    """`on` is the object as COMMENT ON names it, `grant_on` as GRANT does; both None where there is no such command."""
+class DraftEntry:
+    """An entry to be. `on` is its name in COMMENT ON, `grant_on` in GRANT; None where there is no such command."""
 
     kind: str
     name: str
@@ -43,22 +43,22 @@ class Draft:
     grant_on: str | None = None
     grant_column: str | None = None
     grant_before: str = ""
-    # The name without schema and table, and what stands before and after the old name in a renaming.
+    # The name without schema and table, and the text before and after the old name in a rename.
     label: str = ""
     rename: tuple[str, str] | None = None
-    # A column as CREATE TABLE has it.
+    # A column as CREATE TABLE writes it.
     clause: str | None = None
     table: str | None = None
     parents: list[str] = field(default_factory=list[str])
     position: int = 0
     inline: bool = False
     properties: dict[str, Property] = field(default_factory=dict[str, Property])
-    # Addresses that stand for this object too: a table's row type, a column's default, a view's rule.
+    # Other addresses of this object: a table's row type, a column's default, a view's rule.
     aliases: list[Address] = field(default_factory=list[Address])
 
     @property
     def key(self) -> str:
-        """The key of the entry to be."""
+        """The key of the entry."""
         return f"{self.kind} {self.name}"
 
     def add(
@@ -71,16 +71,16 @@ class Draft:
         reset: str | None = None,
         inline: bool = False,
     ) -> None:
-        """Note a property; `None` means the default, which is not noted."""
+        """Add a property, unless `value` is None, which is the default."""
         if value is not None:
             self.properties[name] = Property(value, set, change, reset, inline)
 
     def owned(self, owner: str, as_: str) -> None:
-        """Note who owns it; `as_` is the object as ALTER names it."""
+        """Add the owner. `as_` is the object as ALTER names it."""
         self.add("owner", owner, set=f"ALTER {as_} OWNER TO {owner};", inline=True)
 
     def options(self, values: Options | None, alter: str, *, inline: bool, prefix: str = "") -> None:
-        """Note storage options, each a property of its own; names and values come quoted."""
+        """Add storage options, each as a separate property. Names and values are quoted."""
         for name, literal in sorted((values or {}).items()):
             full = prefix + name
             self.add(
@@ -92,7 +92,7 @@ class Draft:
             )
 
     def foreign_options(self, values: Options | None, alter: str) -> None:
-        """Note the options of a foreign object."""
+        """Add the options of a foreign object."""
         for name, literal in sorted((values or {}).items()):
             self.add(
                 f"option {name}",
@@ -103,7 +103,7 @@ class Draft:
             )
 
     def entry(self, requires: Iterable[str]) -> Entry:
-        """The finished entry."""
+        """Return the finished entry."""
         return Entry(
             kind=self.kind,
             name=self.name,

@@ -1,4 +1,4 @@
-"""Indexes, those behind constraints included."""
+"""Indexes, including those of constraints."""
 
 # ruff: noqa: S608  (every piece of these queries is a LiteralString; pyright sees to it)
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import options, own
 
-# The server's text of an index holds its name and its storage options. Both are compared on their own, so they are cut
-# out: the name with everything before it, the options by writing them as the server does.
+# The server's text of an index contains its name and storage options. Both are compared separately, so they are
+# removed: the name with everything before it, the options by writing them as the server does.
 _INDEXES: LiteralString = f"""
     SELECT c.oid, c.oid::regclass::text AS name, quote_ident(c.relname) AS label, i.indisunique, i.indisclustered,
            r.oid::regclass::text AS "table", r.relkind::text AS relkind, c.relkind::text AS index_kind,
@@ -41,24 +41,24 @@ _INDEXES: LiteralString = f"""
            ) o
      WHERE r.relkind IN ('r', 'p', 'm')
        AND r.relnamespace = ANY (%(schemas)s)
-       AND r.oid <> ALL (%(bookkeeping)s)
+       AND r.oid <> ALL (%(tracking)s)
        AND {own("pg_class", "r.oid")}
        AND {own("pg_class", "c.oid")}
 """
 
 
-def _indexes(rows: Iterable[Row]) -> Iterable[Draft]:
+def _indexes(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         draft = _index(row)
         _state(draft, row)
         yield draft
 
 
-def _index(row: Row) -> Draft:
+def _index(row: Row) -> DraftEntry:
     name, table = row["name"], row["table"]
     kind = "materialized view" if row["relkind"] == "m" else "table"
     unique = "UNIQUE INDEX" if row["indisunique"] else "INDEX"
-    draft = Draft(
+    draft = DraftEntry(
         kind="index",
         name=name,
         address=(address.CLASS, row["oid"], 0),
@@ -85,8 +85,8 @@ def _index(row: Row) -> Draft:
     return draft
 
 
-def _state(draft: Draft, row: Row) -> None:
-    # A partitioned index has no pages to build again: it is valid once every partition has its part.
+def _state(draft: DraftEntry, row: Row) -> None:
+    # A partitioned index has no storage to rebuild: it is valid once every partition has an attached index.
     again = None if row["index_kind"] == "I" else f"REINDEX INDEX {draft.name};"
     draft.add("valid", None if row["valid"] else "INVALID", reset=again, inline=True)
     cluster, uncluster = (
@@ -95,7 +95,7 @@ def _state(draft: Draft, row: Row) -> None:
     )
     draft.add("clustered", "yes" if row["indisclustered"] else None, set=cluster, reset=f"{uncluster} CLUSTER;")
     alter = f"ALTER INDEX {draft.name}"
-    # CREATE INDEX brings the options along; the CREATE of a constraint does not.
+    # CREATE INDEX sets the options; the CREATE of a constraint does not.
     draft.options(row["options"], alter, inline=not draft.inline)
     statistics: dict[str, int] = row["statistics"] or {}
     for number, target in sorted(statistics.items()):

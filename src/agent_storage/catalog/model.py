@@ -1,8 +1,8 @@
-"""What a snapshot holds, and what a comparison finds.
+"""The contents of a snapshot, and the results of a comparison.
 
-Everything in a database is an `Entry` with named `Property` values. An entry brings the SQL that makes it and the SQL
-that removes it, a property the SQL that sets it and the SQL that takes it back; all of it was quoted by the server. So
-a comparison never has to invent a statement: it takes them from the side that knows.
+Every object of a database is an `Entry` with named `Property` values. An entry has the SQL that creates it and the SQL
+that drops it, a property the SQL that sets it and the SQL that resets it, all quoted by the server. So a comparison
+composes its statements from those of the entries.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import orjson
 
 Severity = Literal["drift", "info"]
 
-# Told to people, never counted as drift: they do not change what a statement means.
+# Reported, but not drift: they do not change the meaning of a statement.
 INFORMATION = frozenset({"owner"})
 
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """One value of an entry; a property that has its default is absent.
+    """One value of an entry. A property that has its default is absent.
 
-    `set` makes it so where it is absent, `change` where there is another value (without one, `set` serves), `reset`
-    returns to the default. `inline` says that the entry's CREATE already makes it so.
+    `set` is the statement where it is absent, `change` where it has another value (`set` if None), `reset` returns to
+    the default. `inline`: the CREATE of the entry sets it already.
     """
 
     value: str
@@ -39,9 +39,9 @@ class Property:
 class Entry:
     """An object of the database.
 
-    `parents` are keys of entries without which it cannot be; `inline` says that a parent's CREATE makes this one too.
-    `requires` are keys that its definition refers to. `position` is its place among its siblings. `label` is the name
-    without schema and table, `rename` what stands before and after the old name in the statement that changes it.
+    `parents` are the keys of entries without which it cannot exist. `inline`: the CREATE of a parent creates this one
+    too. `requires` are the keys to which its definition refers. `position` is its place among its siblings. `label` is
+    the name without schema and table, `rename` the text before and after the old name in the statement that renames it.
     """
 
     kind: str
@@ -64,15 +64,15 @@ class Entry:
 
     @property
     def values(self) -> dict[str, str]:
-        """What counts when two schemas are held against each other."""
+        """The values that are compared."""
         return {name: found.value for name, found in self.properties.items() if name not in INFORMATION}
 
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """A schema as it was at one moment; equal to another that has the same objects with the same values.
+    """A schema at one moment. Equal to another with the same objects and values.
 
-    Oids, the order in which objects were made, column order and owners have no part in equality.
+    Oids, the order in which objects were created, column order and owners are not compared.
     """
 
     server_version: int
@@ -95,13 +95,13 @@ class Catalog:
         return hash(tuple(entry.key for entry in self.entries))
 
     def to_json(self) -> str:
-        """The catalog as JSON text; the same schema read again gives the same text."""
+        """Return the catalog as JSON text. The same schema gives the same text."""
         value = {"server_version": self.server_version, "entries": self.entries, "unmodelled": self.unmodelled}
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Catalog:
-        """The catalog that `to_json` wrote."""
+        """Return the catalog that `to_json` wrote."""
         value = cast("dict[str, Any]", orjson.loads(text))
         return cls(value["server_version"], tuple(map(_entry, value["entries"])), value["unmodelled"])
 
@@ -114,12 +114,12 @@ def _entry(value: dict[str, Any]) -> Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One difference, or one thing that is wrong on its own (an INVALID index).
+class Difference:
+    """One difference, or an object that is faulty in both (an INVALID index).
 
-    `object` is the qualified name as SQL writes it, `table` the qualified table that it belongs to. `property` is the
-    name of what differs, or `missing` or `unexpected`. `sql` makes the actual database like the expected one; what
-    loses rows or values stands in it behind `-- data loss: `. Findings come in the order in which their SQL applies.
+    `object` is the qualified name as SQL writes it, `table` the qualified name of its table. `property` is the name of
+    the property that differs, or `missing` or `unexpected`. `sql` makes the actual database like the expected one;
+    statements in it that discard rows or values are commented out with `-- data loss: `.
     """
 
     kind: str

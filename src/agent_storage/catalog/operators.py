@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import declared, own, role
 
-# An operator that another names as its commutator before that one exists is a shell without a function: not yet one.
+# An operator that another one names as its commutator before it exists is a shell without a function, and not read.
 _OPERATORS: LiteralString = f"""
     SELECT o.oid, format('%%I.%%s', n.nspname, o.oprname) AS short, {role("o.oprowner")} AS owner,
            format('(%%s, %%s)', CASE WHEN o.oprleft = 0 THEN 'NONE' ELSE format_type(o.oprleft, NULL) END,
@@ -34,15 +34,15 @@ _OPERATORS: LiteralString = f"""
 """
 
 
-def _operators(rows: Iterable[Row]) -> Iterable[Draft]:
+def _operators(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         create = f"CREATE OPERATOR {row['short']} ({row['definition']});"
         yield _defined(row, "operator", address.OPERATOR, f"{row['short']} {row['operands']}", create)
 
 
-def _defined(row: Row, kind: str, catalog: int, name: str, create: str) -> Draft:
+def _defined(row: Row, kind: str, catalog: int, name: str, create: str) -> DraftEntry:
     what = f"{kind.upper()} {name}"
-    draft = Draft(
+    draft = DraftEntry(
         kind=kind,
         name=name,
         address=(catalog, row["oid"], 0),
@@ -56,7 +56,7 @@ def _defined(row: Row, kind: str, catalog: int, name: str, create: str) -> Draft
     return draft
 
 
-# Casts have neither a schema nor an owner. Those of the server have oids below the first that it gives to anybody.
+# Casts have neither a schema nor an owner. Those of the server have oids below 16384.
 _CASTS: LiteralString = f"""
     SELECT c.oid, format('(%%s AS %%s)', format_type(c.castsource, NULL), format_type(c.casttarget, NULL)) AS name,
            concat(CASE c.castmethod WHEN 'f' THEN 'WITH FUNCTION ' || c.castfunc::regprocedure
@@ -68,7 +68,7 @@ _CASTS: LiteralString = f"""
 """
 
 
-def _casts(rows: Iterable[Row]) -> Iterable[Draft]:
+def _casts(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         yield _defined(row, "cast", address.CAST, row["name"], f"CREATE CAST {row['name']} {row['definition']};")
 
@@ -92,7 +92,7 @@ _COLLATIONS: LiteralString = f"""
 """
 
 
-def _collations(rows: Iterable[Row]) -> Iterable[Draft]:
+def _collations(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         create = f"CREATE COLLATION {row['name']} ({row['definition']});"
         yield _defined(row, "collation", address.COLLATION, row["name"], create)
@@ -109,7 +109,7 @@ _DICTIONARIES: LiteralString = f"""
 """
 
 
-def _dictionaries(rows: Iterable[Row]) -> Iterable[Draft]:
+def _dictionaries(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         create = f"CREATE TEXT SEARCH DICTIONARY {row['name']} ({row['definition']});"
         yield _defined(row, "text search dictionary", address.TS_DICTIONARY, row["name"], create)
@@ -132,7 +132,7 @@ _CONFIGURATIONS: LiteralString = f"""
 """
 
 
-def _configurations(rows: Iterable[Row]) -> Iterable[Draft]:
+def _configurations(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         create = f"CREATE TEXT SEARCH CONFIGURATION {row['name']} ({row['definition']});"
         draft = _defined(row, "text search configuration", address.TS_CONFIGURATION, row["name"], create)

@@ -1,4 +1,4 @@
-"""Who comes with whom, and who comes first: the order of statements within a catalog."""
+"""The relations between entries, and the order of statements within a catalog."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import cached_property
 
 from agent_storage.catalog.model import Catalog, Entry
 
-# The order where nothing else decides. A function's body may name any table, so tables come first; a default that
-# calls a function is known to require it and pulls it ahead.
+# The order of independent entries. A function's body may name any table, so tables come first. A default that calls a
+# function requires it, so that function precedes the table.
 _KINDS = (
     "schema",
     "extension",
@@ -74,7 +74,7 @@ class Graph:
 
     @cached_property
     def sequence(self) -> dict[str, int]:
-        """The place of every key in an order in which all could be made."""
+        """The position of every key in an order in which all can be created."""
         places: dict[str, int] = {}
         waiting: set[str] = set()
 
@@ -82,7 +82,7 @@ class Graph:
             if entry.key in waiting:
                 return
             waiting.add(entry.key)
-            # A table is made with its columns, so what these require comes before the table.
+            # A table is created with its columns, so their requirements precede the table.
             parts = [part for part in self._children.get(entry.key, ()) if part.kind in ("column", "attribute")]
             needed = {*entry.parents, *entry.requires}.union(*(part.requires for part in parts))
             for key in sorted(needed & self.entries.keys()):
@@ -94,17 +94,17 @@ class Graph:
         return places
 
     def in_order(self, entries: Iterable[Entry]) -> list[Entry]:
-        """The entries as they can be made one after the other."""
+        """Return the entries in an order in which they can be created."""
         return sorted(entries, key=lambda entry: self.sequence[entry.key])
 
     def descendants(self, entry: Entry) -> Iterator[Entry]:
-        """What cannot be without the entry: a table's columns, constraints, indexes, triggers."""
+        """Yield the entries that cannot exist without it: a table's columns, constraints, indexes, triggers."""
         for child in self._children.get(entry.key, ()):
             yield child
             yield from self.descendants(child)
 
     def dependents(self, roots: Collection[Entry]) -> list[Entry]:
-        """What refers to any of the roots, directly or not; the roots' own descendants are none."""
+        """Return the entries that refer to a root, directly or indirectly, except the descendants of the roots."""
         own = {root.key for root in roots}.union(*({child.key for child in self.descendants(r)} for r in roots))
         found: dict[str, Entry] = {}
         open_ = sorted(own)

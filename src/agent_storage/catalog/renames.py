@@ -1,7 +1,7 @@
-"""What was renamed rather than dropped and made: recognised, told once, and then looked through.
+"""Detect renames, report each once, and compare the catalogs as they are after the renames.
 
-After `ALTER TABLE … RENAME` constraints, indexes and sequences keep names that were made of the old one. Compared by
-name, each would be missing here and unexpected there, and the repair would drop a table to make it again.
+After `ALTER TABLE … RENAME`, constraints, indexes and sequences keep names that were derived from the old one. Compared
+by name, each would be missing on one side and unexpected on the other, and the repair would drop and recreate a table.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from agent_storage.catalog.model import Catalog, Entry, Finding, Property
+from agent_storage.catalog.model import Catalog, Difference, Entry, Property
 
 Pair = tuple[Entry, Entry]
-# Named in a schema; the others are named within their table.
+# Their names are unique in a schema; those of the others within their table.
 _IN_SCHEMA = frozenset({"table", "index", "sequence", "statistics"})
 _OR_ANOTHER = "-- if these are two different columns, add the one and drop the other instead"
 _WITHIN_TABLE = frozenset(
@@ -21,15 +21,15 @@ _WITHIN_TABLE = frozenset(
 )
 
 
-def align(expected: Catalog, actual: Catalog) -> tuple[list[Finding], Catalog]:
-    """The renames, and the actual catalog as it is once they are done."""
-    findings: list[Finding] = []
+def align(expected: Catalog, actual: Catalog) -> tuple[list[Difference], Catalog]:
+    """Return the renames, and the actual catalog after them."""
+    differences: list[Difference] = []
     for find, tell in ((_tables, _one_by_one), (_columns, _one_by_one), (_belongings, _by_table)):
         pairs = find(expected, actual)
-        findings += tell(pairs)
+        differences += tell(pairs)
         for wanted, present in pairs:
             actual = _renamed(actual, wanted, present)
-    return findings, actual
+    return differences, actual
 
 
 def _candidates(expected: Catalog, actual: Catalog, kinds: Iterable[str]) -> tuple[list[Entry], list[Entry]]:
@@ -39,7 +39,7 @@ def _candidates(expected: Catalog, actual: Catalog, kinds: Iterable[str]) -> tup
 
 
 def _paired(missing: list[Entry], unexpected: list[Entry], mark: Callable[[Entry, bool], object]) -> list[Pair]:
-    """Those that nothing but the name tells apart; where several look alike, as many here as there."""
+    """Pair entries that differ only in name. Groups of alike entries are paired only if they have the same size."""
     waiting: dict[object, list[Entry]] = {}
     for entry in unexpected:
         waiting.setdefault(mark(entry, False), []).append(entry)
@@ -51,7 +51,7 @@ def _paired(missing: list[Entry], unexpected: list[Entry], mark: Callable[[Entry
 
 
 def _tables(expected: Catalog, actual: Catalog) -> list[Pair]:
-    """A table with the same columns in the same schema. Two that look alike are not told apart, so none is taken."""
+    """Pair tables with the same columns in the same schema, unless several tables have these columns."""
 
     def mark(entry: Entry, wanted: bool) -> object:
         catalog = expected if wanted else actual
@@ -65,7 +65,7 @@ def _tables(expected: Catalog, actual: Catalog) -> list[Pair]:
 
 
 def _columns(expected: Catalog, actual: Catalog) -> list[Pair]:
-    """A column of the same type in the same place. One that was dropped and one that was added seldom share a place."""
+    """Pair columns of the same type at the same position, which a dropped and an added column seldom share."""
 
     def mark(entry: Entry, _wanted: bool) -> object:
         values = [entry.values.get(name) for name in ("type", "not null", "default", "generated", "collation")]
@@ -75,7 +75,7 @@ def _columns(expected: Catalog, actual: Catalog) -> list[Pair]:
 
 
 def _belongings(expected: Catalog, actual: Catalog) -> list[Pair]:
-    """Constraints, indexes, sequences and the like with the same definition on the same table."""
+    """Pair constraints, indexes, sequences and the like with the same definition on the same table."""
 
     def mark(entry: Entry, _wanted: bool) -> object:
         values = {n: f.value for n, f in entry.properties.items() if (f.inline and n != "valid") or n == "owned by"}
@@ -84,43 +84,43 @@ def _belongings(expected: Catalog, actual: Catalog) -> list[Pair]:
 
     pairs = [p for p in _paired(*_candidates(expected, actual, _WITHIN_TABLE), mark) if p[0].table or p[0].parents]
     constraints = {f"constraint {wanted.table}.{wanted.label}" for wanted, _ in pairs if wanted.kind == "constraint"}
-    # The index behind a constraint takes the constraint's name along.
+    # The index of a constraint is renamed with the constraint.
     return [(wanted, present) for wanted, present in pairs if not constraints.intersection(wanted.parents)]
 
 
-def _one_by_one(pairs: list[Pair]) -> list[Finding]:
-    return [Finding(w.kind, w.name, "name", w.label, p.label, sql=_statement(w, p), table=w.table) for w, p in pairs]
+def _one_by_one(pairs: list[Pair]) -> list[Difference]:
+    return [Difference(w.kind, w.name, "name", w.label, p.label, sql=_statement(w, p), table=w.table) for w, p in pairs]
 
 
-def _by_table(pairs: list[Pair]) -> list[Finding]:
+def _by_table(pairs: list[Pair]) -> list[Difference]:
     tables: dict[str, list[Pair]] = {}
     for wanted, present in pairs:
         tables.setdefault(wanted.table or "", []).append((wanted, present))
-    findings: list[Finding] = []
+    differences: list[Difference] = []
     for table, own in sorted(tables.items()):
         if len(own) == 1 or not table:
-            findings += _one_by_one(own)
+            differences += _one_by_one(own)
             continue
         after, before = (", ".join(pair[side].label for pair in own) for side in (0, 1))
         sql = "\n".join(_statement(wanted, present) for wanted, present in own)
-        findings.append(Finding("table", table, "stale names", after, before, sql=sql, table=table))
-    return findings
+        differences.append(Difference("table", table, "stale names", after, before, sql=sql, table=table))
+    return differences
 
 
 def _statement(wanted: Entry, present: Entry) -> str:
     before, after = wanted.rename or ("", "")
     statement = f"{before}{present.name if wanted.kind in _IN_SCHEMA else present.label}{after}"
-    # Whether a column is the same one, its values tell and not its type: somebody has to look.
+    # Two columns of one type may be different columns, so a column rename needs a review.
     return f"{_OR_ANOTHER}\n{statement}" if wanted.kind == "column" else statement
 
 
 def _renamed(catalog: Catalog, wanted: Entry, present: Entry) -> Catalog:
-    """The catalog with the new name wherever the old one stands, as the server shows it after the renaming."""
+    """Return the catalog with the new name in place of the old one, as the server shows it after the rename."""
     whole = _replacing(present.name, wanted.name)
     part = _replacing(present.label, wanted.label)
 
     def near(entry: Entry) -> bool:
-        """Whether the bare name means this object here: in its own table, or where it is referred to."""
+        """Return whether the unqualified name means this object: in its table, or where it is referred to."""
         own = entry.table is not None and entry.table == present.table
         return own or entry.key == present.key or present.key in entry.requires or present.key in entry.parents
 

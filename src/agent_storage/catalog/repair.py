@@ -1,4 +1,4 @@
-"""The SQL that makes the actual database like the expected one, made of statements that the entries bring along."""
+"""The SQL that makes the actual database like the expected one, composed of the statements of the entries."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from agent_storage.catalog.conversions import loss
 from agent_storage.catalog.model import Catalog, Entry
 from agent_storage.catalog.order import Graph
 
-# Dropping one of these drops what people stored.
+# Dropping one of these discards data.
 HOLDS_DATA = frozenset({"table", "column", "attribute", "sequence"})
-# These stand in the way of a column that changes its type; constraints and indexes follow it by themselves.
+# These prevent a change of a column's type. Constraints and indexes follow it automatically.
 _IN_THE_WAY = frozenset({"view", "materialized view", "rule", "policy", "trigger", "function", "procedure"})
 _TYPES = frozenset({"enum", "type", "range", "domain"})
 
 
 class Repair:
-    """Writes repairs for the differences between two catalogs."""
+    """Write repairs for the differences between two catalogs."""
 
     def __init__(self, expected: Catalog, actual: Catalog) -> None:
         self.expected = expected
         self.actual = actual
-        # What was made again along with something else: by then a finding of its own may be settled.
+        # Keys of entries that another repair has recreated, which may settle their own differences.
         self.remade: set[str] = set()
         self.wanted = Graph(expected)
         self.present = Graph(actual)
 
     def make(self, entry: Entry) -> str | None:
-        """The entry, with all that belongs to it and is not there either."""
+        """Return the SQL that creates the entry, with its missing descendants."""
         return _text(_making(self._group(entry)))
 
     def remove(self, entry: Entry) -> str | None:
-        """The entry gone; commented out where data goes with it."""
+        """Return the SQL that drops the entry, commented out if it discards data."""
         if entry.drop is None:
             return _text(found.reset for found in entry.properties.values())
         return loss(entry.drop) if entry.kind in HOLDS_DATA else entry.drop
 
     def settle(self, wanted: Entry, present: Entry, name: str) -> str | None:
-        """One property as it should be."""
+        """Return the SQL that sets one property to its expected value."""
         special = _SPECIAL.get((wanted.kind, name))
         if special is not None:
             return special(self, wanted, present)
@@ -53,9 +53,9 @@ class Repair:
         return statement or self.remake(wanted, present)
 
     def remake(self, wanted: Entry, present: Entry) -> str | None:
-        """The entry made anew, and with it everything that refers to it."""
+        """Return the SQL that drops and recreates the entry and everything that refers to it."""
         users = self.present.dependents([present])
-        # A default that calls a function is set aside; a column whose type goes would go with it.
+        # A default that calls a function is dropped and set again; a column of a dropped type is dropped too.
         defaults = [] if present.kind in _TYPES else [user for user in users if _has_default(user)]
         users = [user for user in users if user not in defaults]
         group = self._group(wanted)
@@ -73,14 +73,14 @@ class Repair:
         return loss(text) if text and lost else text
 
     def whole(self, entry: Entry) -> Entry:
-        """The entry in whose making this one is made: the outermost of its parents that are missing too."""
+        """Return the entry whose CREATE includes this one: the outermost missing parent."""
         for key in entry.parents:
             if key in self.expected.by_key and key not in self.actual.by_key:
                 return self.whole(self.expected.by_key[key])
         return entry
 
     def waits(self, entry: Entry, whole: Entry) -> bool:
-        """Whether it needs something that is missing and made after the whole: a foreign key's table, a function."""
+        """Return whether it requires an object created after the whole: a foreign key's table, a function."""
         if entry.inline:
             return False
         needed = (self.expected.by_key[key] for key in entry.requires if key in self.expected.by_key)
@@ -88,7 +88,7 @@ class Repair:
         return any(self.wanted.sequence[key] > self.wanted.sequence[whole.key] for key in missing)
 
     def retype(self, wanted: Entry, present: Entry) -> str | None:
-        """A column's type and collation, with the views and rules out of the way while it changes."""
+        """Return the SQL that changes a column's type and collation, recreating dependent views and rules."""
         statement = _set(wanted, "type")
         if statement is None:
             return None
@@ -98,11 +98,11 @@ class Repair:
         return _text([*(user.drop for user in reversed(users)), statement, *self._again(users)])
 
     def regenerate(self, wanted: Entry, present: Entry) -> str | None:
-        """A generated column: its expression changed, given up, or made."""
+        """Return the SQL that changes, drops or adds the expression of a generated column."""
         target, current = wanted.properties.get("generated"), present.properties.get("generated")
         kept = target and current and target.value.rsplit(" ", 1)[1] == current.value.rsplit(" ", 1)[1]
         column = f"ALTER TABLE {wanted.table} ALTER COLUMN {wanted.label}"
-        # A virtual column holds nothing, and the server refuses to change one that a check constraint may look at.
+        # A virtual column stores nothing, and the server rejects a change of one that a check constraint may use.
         if target and kept and target.value.endswith(" STORED") and self.actual.server_version >= 170000:
             expression = target.value.removeprefix("GENERATED ALWAYS AS ").rsplit(" ", 1)[0]
             return f"{column} SET EXPRESSION AS {expression};"
@@ -111,11 +111,11 @@ class Repair:
         return self.remake(wanted, present)
 
     def relabel(self, wanted: Entry, present: Entry) -> str | None:
-        """An enum's labels: added or renamed where that is all."""
+        """Return the SQL that adds or renames labels of an enum, or else replaces the type."""
         return conversions.enum_labels(wanted, present) or self.replace_type(wanted, present)
 
     def replace_type(self, wanted: Entry, present: Entry) -> str | None:
-        """A new type in place of the old one, to which every column is converted."""
+        """Return the SQL that replaces a type and converts every column to the new one."""
         users = self.present.dependents([present])
         columns = [user for user in users if user.kind == "column" and user.drop]
         others = [user for user in users if user.kind != "column"]
@@ -136,7 +136,7 @@ class Repair:
         return loss(text) if text and columns else text
 
     def redefine(self, wanted: Entry, present: Entry) -> str | None:
-        """A view's definition: replaced where the server allows it, which is as long as columns are only added."""
+        """Return CREATE OR REPLACE for a view if columns are only added, or else the SQL that recreates it."""
         before, after = self._columns(self.present, present), self._columns(self.wanted, wanted)
         return wanted.create if after[: len(before)] == before else self.remake(wanted, present)
 
@@ -147,19 +147,19 @@ class Repair:
         return [(c.label, [(n, c.values[n]) for n in shape if n in c.values]) for c in columns if c.kind == "column"]
 
     def _group(self, entry: Entry) -> list[Entry]:
-        """The entry and what is made together with it: its descendants, unless they stayed when it went."""
+        """Return the entry and the descendants that are created with it: those missing, or dropped with it."""
         present = self.actual.by_key.get(entry.key)
         gone = {child.key for child in self.present.descendants(present)} if present else set[str]()
         stays = self.actual.by_key.keys() - gone
         members = {child.key: child for child in self.wanted.descendants(entry) if child.key not in stays}
         if present:
-            # A partition that was missing before is a finding of its own.
+            # A partition that was missing before is a separate difference.
             members = {key: child for key, child in members.items() if child.kind != "table" or key in gone}
-        # A column that a table to be made later inherits is made with that one.
+        # An inherited column of a table that is created later is created with that table.
         known = {entry.key, *members, *stays}
         here = [child for child in members.values() if known.issuperset(child.parents)]
         rest = [child for child in here if not self.waits(child, entry)]
-        # An owned sequence comes first: the column's default asks it for numbers.
+        # An owned sequence comes first: the column's default uses it.
         before = [child for child in rest if child.kind == "sequence" and not child.inline]
         return [*before, entry, *self.wanted.in_order(child for child in rest if child not in before)]
 
@@ -174,12 +174,12 @@ class Repair:
         return _set(wanted, "default") if wanted else None
 
     def _column_grants(self, wanted: Entry, name: str) -> list[str | None]:
-        """REVOKE on a table revokes the same on its columns, so theirs are granted again."""
+        """Return the grants of the columns, which a REVOKE on the table revokes too."""
         return [_set(child, name) for child in self.wanted.descendants(wanted) if child.kind == "column"]
 
 
 def _making(group: Iterable[Entry]) -> list[str | None]:
-    """CREATE for what no other CREATE of the group makes, then what CREATE could not say."""
+    """Return the CREATEs that no other CREATE of the group includes, then the properties that CREATE cannot set."""
     group = list(group)
     keys = {entry.key for entry in group}
     made = [entry.create for entry in group if not (entry.inline and keys.intersection(entry.parents))]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import declared, role
 
 # The identity of an aggregate without arguments is written with a star: `count(*)`.
@@ -52,11 +52,11 @@ _ATTRIBUTES = (
     "rows",
     "settings",
 )
-# CREATE OR REPLACE refuses to change these: the function has to go first.
+# CREATE OR REPLACE cannot change these: the function must be dropped first.
 _SIGNATURE = frozenset({"arguments", "result"})
 
 
-def _routines(rows: Iterable[Row]) -> Iterable[Draft]:
+def _routines(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         kind = "procedure" if row["prokind"] == "p" else "function"
         create = row["create"].rstrip() + ";"
@@ -67,12 +67,12 @@ def _routines(rows: Iterable[Row]) -> Iterable[Draft]:
         yield draft
 
 
-def _routine(row: Row, kind: str, create: str) -> Draft:
+def _routine(row: Row, kind: str, create: str) -> DraftEntry:
     name: str = row["name"]
     if kind == "aggregate" and name.endswith("()"):
         name = f"{name[:-2]}(*)"
     what = f"{kind.upper()} {name}"
-    draft = Draft(
+    draft = DraftEntry(
         kind=kind,
         name=name,
         address=(address.PROC, row["oid"], 0),
@@ -114,7 +114,7 @@ _AGGREGATES: LiteralString = f"""
 """
 
 
-def _aggregates(rows: Iterable[Row]) -> Iterable[Draft]:
+def _aggregates(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         head = f"{row['short']}({row['arguments'] or '*'})"
         create = f"CREATE OR REPLACE AGGREGATE {head} ({row['definition']});"

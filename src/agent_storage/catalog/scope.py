@@ -1,4 +1,4 @@
-"""Which objects count, and the pieces of SQL that every family's query is made of."""
+"""The scope of a snapshot, and the pieces of SQL that the queries share."""
 
 # ruff: noqa: S608  (pieces of queries, all of them literal)
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import LiteralString
 
-# Asked first; its answers are parameters of every other query. Names that start with pg_ are the server's own.
-# The bookkeeping tables of yoyo and of this package are no part of anybody's schema.
+# Runs first; its result is the parameters of every other query. Names that start with pg_ are the server's own.
+# The tracking tables of yoyo and of this package are not part of the schema.
 SCOPE: LiteralString = """
     SELECT current_setting('server_version_num')::int AS server_version,
            ARRAY(SELECT oid
@@ -18,12 +18,12 @@ SCOPE: LiteralString = """
            ARRAY(SELECT oid
                    FROM pg_class
                   WHERE relkind IN ('r', 'p')
-                    AND relname ~ '^(_yoyo_(migration|log|version)|yoyo_lock|_storage_.*)$') AS bookkeeping
+                    AND relname ~ '^(_yoyo_(migration|log|version)|yoyo_lock|_storage_.*)$') AS tracking
 """
 
 
 def own(catalog: LiteralString, oid: LiteralString, kinds: LiteralString = "'e'") -> LiteralString:
-    """A condition: the object is no member of an extension. What is, belongs to the extension and its version."""
+    """Return a condition: the object is not a member of an extension."""
     return (
         f"NOT EXISTS (SELECT FROM pg_depend m WHERE m.classid = '{catalog}'::regclass AND m.objid = {oid}"
         f" AND m.deptype IN ({kinds}))"
@@ -31,12 +31,12 @@ def own(catalog: LiteralString, oid: LiteralString, kinds: LiteralString = "'e'"
 
 
 def declared(catalog: LiteralString, oid: LiteralString) -> LiteralString:
-    """A condition: nor was it made by the server along with something else, as a range's functions and casts are."""
+    """Return a condition: nor was it created by the server with another object, as the casts of a range are."""
     return own(catalog, oid, "'e', 'i'")
 
 
 def options(array: LiteralString) -> LiteralString:
-    """Storage or foreign options as a JSON object of quoted names and quoted values."""
+    """Return an expression: storage or foreign options as a JSON object of quoted names and values."""
     return (
         "(SELECT jsonb_object_agg(quote_ident(option_name), quote_literal(option_value))"
         f" FROM pg_options_to_table({array}))"
@@ -44,5 +44,5 @@ def options(array: LiteralString) -> LiteralString:
 
 
 def role(oid: LiteralString) -> LiteralString:
-    """A role's quoted name."""
+    """Return an expression: the quoted name of a role."""
     return f"quote_ident(pg_get_userbyid({oid}))"

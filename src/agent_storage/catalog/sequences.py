@@ -1,4 +1,4 @@
-"""Sequences. What they have counted so far is data and not looked at."""
+"""Sequences. Their current values are data and not read."""
 
 # ruff: noqa: S608  (every piece of these queries is a LiteralString; pyright sees to it)
 
@@ -9,7 +9,7 @@ from typing import LiteralString
 
 from agent_storage.catalog import address
 from agent_storage.catalog.columns import sequence_clauses
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import own, role
 
 # OWNED BY is an automatic dependency of the sequence on the column, an identity column's an internal one.
@@ -24,17 +24,17 @@ _SEQUENCES: LiteralString = f"""
        AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
       LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
      WHERE c.relnamespace = ANY (%(schemas)s)
-       AND (d.refobjid IS NULL OR d.refobjid <> ALL (%(bookkeeping)s))
+       AND (d.refobjid IS NULL OR d.refobjid <> ALL (%(tracking)s))
        AND {own("pg_class", "c.oid")}
 """
 
 
-def _sequences(rows: Iterable[Row]) -> Iterable[Draft]:
+def _sequences(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         draft = _sequence(row)
         alter = f"ALTER SEQUENCE {draft.name}"
         if row["identity"]:
-            # Its options are the column's; what is left to know here is its name.
+            # Its options belong to the column; only its name is compared here.
             draft.parents.append(f"column {row['table']}.{row['column']}")
             draft.inline = True
         else:
@@ -44,10 +44,10 @@ def _sequences(rows: Iterable[Row]) -> Iterable[Draft]:
         yield draft
 
 
-def _sequence(row: Row) -> Draft:
+def _sequence(row: Row) -> DraftEntry:
     name = row["name"]
     clauses = " ".join(sequence_clauses(row["sequence"]))
-    return Draft(
+    return DraftEntry(
         kind="sequence",
         name=name,
         address=(address.CLASS, row["oid"], 0),
@@ -61,7 +61,7 @@ def _sequence(row: Row) -> Draft:
     )
 
 
-def _counting(draft: Draft, row: Row, alter: str) -> None:
+def _counting(draft: DraftEntry, row: Row, alter: str) -> None:
     draft.add("type", row["type"], set=f"{alter} AS {row['type']};", inline=True)
     names = ("start", "increment", "minimum", "maximum", "cache", "cycle")
     for name, clause in zip(names, sequence_clauses(row["sequence"]), strict=True):

@@ -1,4 +1,4 @@
-"""Reading a catalog: one transaction, all its queries in one round trip, nothing left behind in the session."""
+"""Read a catalog: one transaction, all queries in one round trip, the session unchanged afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from agent_storage.catalog import (
     unmodelled,
     views,
 )
-from agent_storage.catalog.draft import Address, Draft, Row
+from agent_storage.catalog.draft import Address, DraftEntry, Row
 from agent_storage.catalog.model import Catalog
 from agent_storage.catalog.scope import SCOPE
 
@@ -44,18 +44,17 @@ _FAMILIES = (
 )
 _COMMON = (attachments.COMMENTS, attachments.GRANTS, attachments.DEPENDENCIES, unmodelled.UNMODELLED)
 
-# Names come out qualified when nothing is on the path. Compiling the larger queries would take longer than they run.
+# Names are qualified if the search_path is empty. JIT compilation would take longer than the queries run.
 _SETTINGS = "SELECT set_config('search_path', '', true), set_config('jit', 'off', true)"
 
 
 def snapshot(conn: psycopg.Connection[Any], *, schemas: Sequence[str] | None = None) -> Catalog:
-    """The schema of the database that `conn` is connected to, as it is now.
+    """Return the current schema of the database of `conn`.
 
-    Read in a REPEATABLE READ READ ONLY transaction of its own, with an empty `search_path`; inside a transaction that
-    is already open, in a savepoint of that one, so its own changes are seen. Either way the connection is afterwards
-    as it was. With `schemas`, only those are read, and nothing that lives outside of schemas (extensions,
-    publications, event triggers, casts, foreign servers). Six round trips, about 50 ms for 40 tables with five
-    indexes each.
+    Reads in a REPEATABLE READ READ ONLY transaction with an empty `search_path`, or in a savepoint if a transaction is
+    open, so that its changes are seen. Leaves the connection as it was. With `schemas`, only these are read, without
+    objects outside a schema (extensions, publications, event triggers, casts, foreign servers). Takes six round trips,
+    about 50 ms for 40 tables with five indexes each.
     """
     alone = conn.info.transaction_status is TransactionStatus.IDLE
     with conn.transaction(force_rollback=True):
@@ -71,7 +70,7 @@ def snapshot(conn: psycopg.Connection[Any], *, schemas: Sequence[str] | None = N
 
 
 def _ask(conn: psycopg.Connection[Any], queries: Sequence[LiteralString], values: Mapping[str, Any]) -> list[list[Row]]:
-    """All answers in one round trip. Unprepared: nothing may be left behind in a session that a pooler lends."""
+    """Run the queries in one round trip, unprepared, because a pooler shares the session with other clients."""
     with conn.pipeline():
         cursors = [conn.cursor(row_factory=dict_row) for _ in queries]
         for cursor, query in zip(cursors, queries, strict=True):
@@ -83,9 +82,14 @@ def _ask(conn: psycopg.Connection[Any], queries: Sequence[LiteralString], values
 
 
 def _catalog(
-    version: int, drafts: list[Draft], comments: list[Row], grants: list[Row], depends: list[Row], unread: list[Row]
+    version: int,
+    drafts: list[DraftEntry],
+    comments: list[Row],
+    grants: list[Row],
+    depends: list[Row],
+    unread: list[Row],
 ) -> Catalog:
-    by_address: dict[Address, Draft] = {draft.address: draft for draft in drafts}
+    by_address: dict[Address, DraftEntry] = {draft.address: draft for draft in drafts}
     attachments.attach_comments(by_address, comments)
     attachments.attach_grants(by_address, grants)
     _fill_in_columns(drafts)
@@ -94,7 +98,7 @@ def _catalog(
     return Catalog(version, tuple(entries), unmodelled.unmodelled(unread))
 
 
-def _fill_in_columns(drafts: Iterable[Draft]) -> None:
+def _fill_in_columns(drafts: Iterable[DraftEntry]) -> None:
     """Write the column lists into the CREATE TABLEs."""
     clauses: dict[str, list[tuple[int, str]]] = {}
     for draft in drafts:

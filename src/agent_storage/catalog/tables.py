@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import options, own, role
 
-# Where the column list goes, once the columns were read.
+# The placeholder of the column list, which is filled in once the columns are read.
 COLUMNS = "(columns)"
 
 _TABLES: LiteralString = f"""
@@ -34,14 +34,14 @@ _TABLES: LiteralString = f"""
       LEFT JOIN pg_foreign_server s ON s.oid = f.ftserver
      WHERE c.relkind IN ('r', 'p', 'f')
        AND c.relnamespace = ANY (%(schemas)s)
-       AND c.oid <> ALL (%(bookkeeping)s)
+       AND c.oid <> ALL (%(tracking)s)
        AND {own("pg_class", "c.oid")}
 """
 
 _KINDS = {"r": "table", "p": "table", "f": "foreign table"}
 
 
-def _tables(rows: Iterable[Row]) -> Iterable[Draft]:
+def _tables(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         draft = _table(row)
         _storage(draft, row)
@@ -51,10 +51,10 @@ def _tables(rows: Iterable[Row]) -> Iterable[Draft]:
         yield draft
 
 
-def _table(row: Row) -> Draft:
+def _table(row: Row) -> DraftEntry:
     name, kind = row["name"], _KINDS[row["relkind"]]
     what = f"{kind.upper()} {name}"
-    draft = Draft(
+    draft = DraftEntry(
         kind=kind,
         name=name,
         address=(address.CLASS, row["oid"], 0),
@@ -70,7 +70,7 @@ def _table(row: Row) -> Draft:
     draft.owned(row["owner"], what)
     draft.add("partition key", row["partition_key"], inline=True)
     if row["server"]:
-        # The server of a foreign table cannot be altered: a change of it makes the table anew.
+        # The server of a foreign table cannot be altered: a change recreates the table.
         draft.add("server", row["server"], inline=True)
         draft.foreign_options(row["foreign_options"], f"ALTER {what}")
     return draft
@@ -80,7 +80,7 @@ def _create(row: Row, what: str) -> str:
     body = f" {COLUMNS}"
     parents: list[str] = row["parents"]
     if row["bound"]:
-        # Columns come from the parent; what the partition has otherwise is set afterwards.
+        # Columns come from the parent; other properties of the partition are set afterwards.
         body = f" PARTITION OF {parents[0]} {row['bound']}"
     elif row["of_type"]:
         body = f" OF {row['of_type']}"
@@ -95,7 +95,7 @@ def _create(row: Row, what: str) -> str:
     return f"CREATE {what}{body};"
 
 
-def _storage(draft: Draft, row: Row) -> None:
+def _storage(draft: DraftEntry, row: Row) -> None:
     alter = f"ALTER {draft.on}"
     if row["persistence"] == "u":
         set_unlogged, set_logged = f"{alter} SET UNLOGGED;", f"{alter} SET LOGGED;"
@@ -107,7 +107,7 @@ def _storage(draft: Draft, row: Row) -> None:
     draft.options(row["toast_options"], alter, inline=False, prefix="toast.")
 
 
-def _replica_identity(draft: Draft, row: Row) -> None:
+def _replica_identity(draft: DraftEntry, row: Row) -> None:
     if row["server"]:
         return
     value = {"f": "FULL", "n": "NOTHING"}.get(row["replica_identity"])
@@ -118,7 +118,7 @@ def _replica_identity(draft: Draft, row: Row) -> None:
     draft.add("replica identity", value, set=f"{alter} {value};", reset=f"{alter} DEFAULT;")
 
 
-def _security(draft: Draft, row: Row) -> None:
+def _security(draft: DraftEntry, row: Row) -> None:
     alter = f"ALTER {draft.on}"
     draft.add(
         "row security",
@@ -134,7 +134,7 @@ def _security(draft: Draft, row: Row) -> None:
     )
 
 
-def _ancestry(draft: Draft, row: Row) -> None:
+def _ancestry(draft: DraftEntry, row: Row) -> None:
     child, alter = draft.name, f"ALTER {draft.on}"
     draft.add("type", row["of_type"], set=f"{alter} OF {row['of_type']};", reset=f"{alter} NOT OF;", inline=True)
     for parent in row["parents"]:

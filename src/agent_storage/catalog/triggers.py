@@ -1,4 +1,4 @@
-"""What the server does by itself on a table's rows: triggers, rules, row-level security policies; event triggers."""
+"""Triggers, rules, row-level security policies, and event triggers."""
 
 # ruff: noqa: S608  (every piece of these queries is a LiteralString; pyright sees to it)
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import own, role
 
 _KIND: LiteralString = """
@@ -18,7 +18,7 @@ _ENABLED = {"D": "disabled", "R": "replica only", "A": "always"}
 _ENABLE = {"D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS", "O": "ENABLE"}
 
 # A row trigger of a partitioned table has a clone on every partition, which can be disabled alone. Before 15 clones
-# are marked internal, like the triggers behind foreign keys, which have a constraint.
+# are marked internal, like the triggers of foreign keys, which have a constraint.
 _TRIGGERS: LiteralString = f"""
     SELECT t.oid, quote_ident(t.tgname) AS label, c.oid::regclass::text AS "table", {_KIND} AS kind,
            pg_get_triggerdef(t.oid) AS definition, t.tgenabled::text AS enabled,
@@ -28,17 +28,17 @@ _TRIGGERS: LiteralString = f"""
       LEFT JOIN pg_trigger parent ON parent.oid = t.tgparentid
      WHERE (NOT t.tgisinternal OR (t.tgparentid <> 0 AND t.tgconstraint = 0))
        AND c.relnamespace = ANY (%(schemas)s)
-       AND c.oid <> ALL (%(bookkeeping)s)
+       AND c.oid <> ALL (%(tracking)s)
        AND {own("pg_class", "c.oid")}
        AND {own("pg_trigger", "t.oid")}
 """
 
 
-def _triggers(rows: Iterable[Row]) -> Iterable[Draft]:
+def _triggers(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         table, label = row["table"], row["label"]
         draft = _attached(row, "trigger", (address.TRIGGER, row["oid"], 0), create=f"{row['definition']};")
-        # The name stands in the text; without it a renamed trigger is seen to be the same one.
+        # The name is part of the text; it is removed so that a renamed trigger is recognised.
         draft.add("definition", row["definition"].replace(f" TRIGGER {label} ", " TRIGGER ", 1), inline=True)
         if row["parent"]:
             draft.parents.append(f"trigger {row['parent']}.{label}")
@@ -47,10 +47,10 @@ def _triggers(rows: Iterable[Row]) -> Iterable[Draft]:
         yield draft
 
 
-def _attached(row: Row, kind: str, where: tuple[int, int, int], *, create: str) -> Draft:
+def _attached(row: Row, kind: str, where: tuple[int, int, int], *, create: str) -> DraftEntry:
     table, label = row["table"], row["label"]
     what = f"{kind.upper()} {label} ON {table}"
-    return Draft(
+    return DraftEntry(
         kind=kind,
         name=f"{table}.{label}",
         address=where,
@@ -65,7 +65,7 @@ def _attached(row: Row, kind: str, where: tuple[int, int, int], *, create: str) 
     )
 
 
-def _enabled(draft: Draft, state: str, alter: str, what: str = "") -> None:
+def _enabled(draft: DraftEntry, state: str, alter: str, what: str = "") -> None:
     to, back = f"{alter} {_ENABLE[state]}{what};", f"{alter} ENABLE{what};"
     draft.add("enabled", _ENABLED.get(state), set=to, reset=back)
 
@@ -77,12 +77,12 @@ _RULES: LiteralString = f"""
       JOIN pg_class c ON c.oid = r.ev_class
      WHERE r.rulename <> '_RETURN'
        AND c.relnamespace = ANY (%(schemas)s)
-       AND c.oid <> ALL (%(bookkeeping)s)
+       AND c.oid <> ALL (%(tracking)s)
        AND {own("pg_class", "c.oid")}
 """
 
 
-def _rules(rows: Iterable[Row]) -> Iterable[Draft]:
+def _rules(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         table, label, definition = row["table"], row["label"], row["definition"]
         draft = _attached(row, "rule", (address.REWRITE, row["oid"], 0), create=definition)
@@ -103,12 +103,12 @@ _POLICIES: LiteralString = f"""
       FROM pg_policy p
       JOIN pg_class c ON c.oid = p.polrelid
      WHERE c.relnamespace = ANY (%(schemas)s)
-       AND c.oid <> ALL (%(bookkeeping)s)
+       AND c.oid <> ALL (%(tracking)s)
        AND {own("pg_class", "c.oid")}
 """
 
 
-def _policies(rows: Iterable[Row]) -> Iterable[Draft]:
+def _policies(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         head = f"CREATE POLICY {row['label']} ON {row['table']} AS {row['permissive']} FOR {row['command']}"
         using = f" USING ({row['using']})" if row["using"] else ""
@@ -129,11 +129,11 @@ _EVENT_TRIGGERS: LiteralString = f"""
 """
 
 
-def _event_triggers(rows: Iterable[Row]) -> Iterable[Draft]:
+def _event_triggers(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         what = f"EVENT TRIGGER {row['name']}"
         when = f" WHEN TAG IN ({row['tags']})" if row["tags"] else ""
-        draft = Draft(
+        draft = DraftEntry(
             kind="event trigger",
             name=row["name"],
             address=(address.EVENT_TRIGGER, row["oid"], 0),

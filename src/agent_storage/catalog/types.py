@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import own, role
 
-# Every table has a row type and every type an array type; neither is declared by anybody. A base type (typtype 'b')
-# is C code and reported as unmodelled.
+# Every table has a row type and every type an array type, both created implicitly. A base type (typtype 'b') is C code
+# and reported as unmodelled.
 _TYPES: LiteralString = f"""
     SELECT t.oid, t.typarray, t.typtype::text AS typtype, format('%%I.%%I', n.nspname, t.typname) AS name,
            quote_ident(t.typname) AS label, {role("t.typowner")} AS owner,
@@ -61,7 +61,7 @@ _TYPES: LiteralString = f"""
 """
 
 
-def _types(rows: Iterable[Row]) -> Iterable[Draft]:
+def _types(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         draft = {"e": _enum, "c": _composite, "r": _range, "d": _domain}[row["typtype"]](row)
         draft.owned(row["owner"], str(draft.on))
@@ -69,9 +69,9 @@ def _types(rows: Iterable[Row]) -> Iterable[Draft]:
         yield draft
 
 
-def _type(row: Row, kind: str, create: str) -> Draft:
+def _type(row: Row, kind: str, create: str) -> DraftEntry:
     what = f"{'DOMAIN' if kind == 'domain' else 'TYPE'} {row['name']}"
-    return Draft(
+    return DraftEntry(
         kind=kind,
         name=row["name"],
         address=(address.TYPE, row["oid"], 0),
@@ -83,26 +83,26 @@ def _type(row: Row, kind: str, create: str) -> Draft:
     )
 
 
-def _enum(row: Row) -> Draft:
+def _enum(row: Row) -> DraftEntry:
     labels: str = row["labels"] or ""
     draft = _type(row, "enum", f"ENUM ({labels})")
     draft.add("labels", labels, inline=True)
     return draft
 
 
-def _composite(row: Row) -> Draft:
+def _composite(row: Row) -> DraftEntry:
     draft = _type(row, "type", f"({row['attributes'] or ''})")
     draft.aliases.append((address.CLASS, row["typrelid"], 0))
     return draft
 
 
-def _range(row: Row) -> Draft:
+def _range(row: Row) -> DraftEntry:
     draft = _type(row, "range", f"RANGE ({row['range']})")
     draft.add("definition", row["range"], inline=True)
     return draft
 
 
-def _domain(row: Row) -> Draft:
+def _domain(row: Row) -> DraftEntry:
     collate = f" COLLATE {row['collation']}" if row["collation"] else ""
     draft = _type(row, "domain", f"{row['base']}{collate}")
     alter, default = f"ALTER {draft.on}", row["default"]
@@ -111,14 +111,14 @@ def _domain(row: Row) -> Draft:
     draft.add("default", default, set=f"{alter} SET DEFAULT {default};", reset=f"{alter} DROP DEFAULT;")
     name = row["not_null_name"]
     renamed = f"{alter} DROP NOT NULL;\n{alter} ADD CONSTRAINT {name} NOT NULL;"
-    # Before NOT NULL itself, which may take the name away.
+    # Before NOT NULL itself, which may drop the name.
     draft.add("name of not null", name, set=renamed, reset=f"{alter} RENAME CONSTRAINT {name} TO {row['usual_name']};")
     required = "yes" if row["typnotnull"] else None
     draft.add("not null", required, set=f"{alter} SET NOT NULL;", reset=f"{alter} DROP NOT NULL;")
     return draft
 
 
-# Since 17 a domain's NOT NULL is a constraint too; it is told as properties of the domain, as before.
+# Since 17 a domain's NOT NULL is a constraint too; it is read as properties of the domain, as before.
 _DOMAIN_CONSTRAINTS: LiteralString = f"""
     SELECT k.oid, quote_ident(k.conname) AS label, format('%%I.%%I', n.nspname, t.typname) AS domain,
            pg_get_constraintdef(k.oid) AS definition, k.convalidated
@@ -131,11 +131,11 @@ _DOMAIN_CONSTRAINTS: LiteralString = f"""
 """
 
 
-def _domain_constraints(rows: Iterable[Row]) -> Iterable[Draft]:
+def _domain_constraints(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         domain, label = row["domain"], row["label"]
         alter = f"ALTER DOMAIN {domain}"
-        draft = Draft(
+        draft = DraftEntry(
             kind="domain constraint",
             name=f"{domain}.{label}",
             address=(address.CONSTRAINT, row["oid"], 0),

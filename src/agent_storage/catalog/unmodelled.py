@@ -1,7 +1,7 @@
-"""What a database may hold and a snapshot does not read: named, so that nothing goes by in silence.
+"""Objects that a snapshot does not model: only their names are read, so that changes are reported.
 
-Outside a schema, and therefore not looked at: rows, large objects, roles, tablespaces, settings of a database or role,
-and how far sequences have counted.
+Not part of a schema and not read: rows, large objects, roles, tablespaces, settings of a database or role, and values
+of sequences.
 """
 
 # ruff: noqa: S608  (every piece of these queries is a LiteralString; pyright sees to it)
@@ -16,17 +16,17 @@ from agent_storage.catalog.scope import own
 
 
 def _objects(catalog: LiteralString, namespace: LiteralString, condition: LiteralString = "true") -> LiteralString:
-    """One branch of the query: what anybody made in a catalog, extensions excepted."""
+    """Return one branch of the query: the user-created objects of a catalog, except members of extensions."""
     return (
         f"SELECT '{catalog}'::regclass::oid AS classid, o.oid, {namespace} AS namespace FROM {catalog} o"
         f" WHERE o.oid >= 16384 AND {condition} AND {own(catalog, 'o.oid')}"
     )
 
 
-# User mappings and subscriptions hold passwords: their names are read, never their options.
-# pg_identify_object speaks English whatever lc_messages says; pg_describe_object does not.
+# User mappings and subscriptions contain passwords: their names are read, never their options.
+# pg_identify_object is independent of lc_messages; pg_describe_object is not.
 _BRANCHES: tuple[LiteralString, ...] = (
-    # Row types of tables, array types (they point to their element) and multiranges belong to something else.
+    # Row types of tables, array types (which have an element type) and multiranges belong to other objects.
     _objects("pg_type", "o.typnamespace", "(o.typtype = 'b' AND o.typelem = 0 OR o.typtype = 'p')"),
     _objects("pg_class", "o.relnamespace", "o.relkind NOT IN ('r', 'p', 'f', 'v', 'm', 'S', 'c', 'i', 'I', 't')"),
     _objects("pg_conversion", "o.connamespace"),
@@ -59,5 +59,5 @@ UNMODELLED: LiteralString = f"""
 
 
 def unmodelled(rows: Iterable[Row]) -> list[str]:
-    """The names, sorted."""
+    """Return the names, sorted."""
     return sorted(row["name"] for row in rows)

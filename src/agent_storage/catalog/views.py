@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from agent_storage.catalog import address
-from agent_storage.catalog.draft import Draft, Family, Row
+from agent_storage.catalog.draft import DraftEntry, Family, Row
 from agent_storage.catalog.scope import options as options_of
 from agent_storage.catalog.scope import own, role
 
-# Unlike a table's, the owner of a view counts for what it may read; it stays information, as everywhere.
+# The owner of a view determines its privileges, unlike that of a table. It is information nevertheless.
 _VIEWS: LiteralString = f"""
     SELECT c.oid, c.reltype, r.oid AS rule, c.oid::regclass::text AS name, quote_ident(c.relname) AS label,
            c.relkind::text AS relkind, rtrim(pg_get_viewdef(c.oid), ';') AS definition, c.relispopulated,
@@ -26,11 +26,11 @@ _VIEWS: LiteralString = f"""
 """
 
 
-def _views(rows: Iterable[Row]) -> Iterable[Draft]:
+def _views(rows: Iterable[Row]) -> Iterable[DraftEntry]:
     for row in rows:
         kind = "materialized view" if row["relkind"] == "m" else "view"
         what = f"{kind.upper()} {row['name']}"
-        draft = Draft(
+        draft = DraftEntry(
             kind=kind,
             name=row["name"],
             address=(address.CLASS, row["oid"], 0),
@@ -60,7 +60,7 @@ def _create(row: Row, what: str) -> str:
     return f"CREATE {what}{using}{with_} AS\n{row['definition']}{no_data};"
 
 
-def _materialized(draft: Draft, row: Row) -> None:
+def _materialized(draft: DraftEntry, row: Row) -> None:
     if row["relkind"] != "m":
         return
     if row["access_method"] != "heap":

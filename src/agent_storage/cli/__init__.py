@@ -1,4 +1,4 @@
-"""The `storage` command. Each command is a module of its own, imported when it is called."""
+"""The `storage` command. Each command is a module, imported when it is called."""
 
 # Typer's option functions are partly untyped.
 # pyright: reportUnknownMemberType=false

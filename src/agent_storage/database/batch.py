@@ -28,7 +28,7 @@ class Later(Generic[T]):
 
     @property
     def result(self) -> T:
-        """What the method returned. Raises `StorageError` before the batch was sent, or when it failed."""
+        """The result of the method. Raises `StorageError` before the batch was sent, or if it failed."""
         if not self._result:
             raise StorageError("the batch has not been sent, or it failed: results are there when its block has ended")
         return self._result[0]
@@ -91,7 +91,7 @@ class Batch:
         return await self.run(statement, statement.encode(arguments, self.codec))
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise StorageError("a stream cannot be batched, nor what begins a transaction of its own or waits for others")
+        raise StorageError("a stream cannot be batched, nor can a method that begins a transaction or waits")
 
     stream = begin = listen = _refuse
 

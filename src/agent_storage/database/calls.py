@@ -54,7 +54,7 @@ def returned(value: T, *_: object) -> T:
 def run_at_once(
     method: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
-    """What a coroutine function returns that never waits. Raises `TypeError` for one that does."""
+    """Return the result of a coroutine function that never waits. Raises `TypeError` for one that does."""
     coroutine = method(*args, **kwargs)
     try:
         coroutine.send(None)
@@ -65,5 +65,5 @@ def run_at_once(
 
 
 def call(method: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What a function returns."""
+    """Return the result of a function."""
     return method(*args, **kwargs)

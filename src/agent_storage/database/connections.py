@@ -1,4 +1,4 @@
-"""What the pools of both faces share: where to connect, what each new connection gets, and when an idle one is dead."""
+"""Shared by the pools of both faces: connection parameters, configuration of connections, detection of lost ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def locate(settings: Settings, progress: Callable[[str], None] | None = None) ->
 
 
 def connection_arguments(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments for each connection of a pool: autocommit, our adapters for SQL of the caller's own."""
+    """Return keyword arguments for the connections of a pool: autocommit, and the package's adapters for other SQL."""
     return {
         "autocommit": True,
         "context": _Context(adapters()),
@@ -67,8 +67,8 @@ class _Context:
 def is_dead(pgconn: PGconn) -> bool:
     """Whether an idle connection was closed by the other side. No round trip: an idle socket has nothing to read.
 
-    A readable one carries a notification, or the server's last words: the end may be a moment behind them, so anything
-    but a notification counts as the end. At worst a healthy connection is replaced.
+    A readable one has received a notification, or the server's final message, which the end of the stream may follow
+    later. So anything but a notification counts as the end. At worst a healthy connection is replaced.
     """
     if pgconn.status != ConnStatus.OK:
         return True

@@ -28,12 +28,12 @@ class ProcessHome:
 
     @property
     def forked(self) -> bool:
-        """Whether this is another process. What its parent opened must not be used, nor closed, here."""
+        """Whether this is a forked process, which must neither use nor close objects that its parent opened."""
         return self._forks != _forks
 
     @property
     def abandoned(self) -> bool:
-        """Whether nobody can close what was opened there."""
+        """Whether objects that were opened there can no longer be closed."""
         return self.forked
 
     def check(self) -> None:
@@ -51,7 +51,7 @@ class LoopHome(ProcessHome):
 
     @property
     def abandoned(self) -> bool:
-        """Whether nobody can close what was opened there."""
+        """Whether objects that were opened there can no longer be closed."""
         return self.forked or self._loop.is_closed()
 
     def check(self) -> None:

@@ -25,7 +25,7 @@ from agent_storage.errors import StorageError, Unavailable
 
 logger = logging.getLogger("agent_storage")
 
-#: What the triggers of the tables notify; the payload says which row.
+#: The channels of the tables' triggers. The payload identifies the row.
 CHANNELS = ("approval_requests", "event_streams")
 
 #: The pauses between attempts to connect, in seconds: the first, and the longest.

@@ -41,7 +41,7 @@ class _Pool(psycopg_pool.AsyncConnectionPool[Any]):
 
 
 class MultiplexedDatabase(Database):
-    """A pool, and shared connections beside it. What those cannot take goes to the pool."""
+    """A pool, and shared connections beside it. Calls that these cannot run use the pool."""
 
     pool_class = _Pool
     _multiplexer: Multiplexer | None = None

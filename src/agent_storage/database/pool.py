@@ -30,12 +30,12 @@ T = TypeVar("T")
 
 logger = logging.getLogger("agent_storage")
 
-#: What a stream's transaction begins with.
+#: The statements that begin the transaction of a stream.
 _UNHURRIED = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 
 
 class PooledConnection(psycopg.AsyncConnection[Any]):
-    """A connection of our own pools."""
+    """A connection of the package's pools."""
 
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
@@ -93,7 +93,7 @@ class Database:
         await pool.open(wait=False)
 
     async def _check_reachable(self) -> None:
-        """One connection of our own, since the pool retries in the background and would hide the reason."""
+        """Open one connection directly, because the pool retries in the background and would hide the reason."""
         try:
             connection = await psycopg.AsyncConnection.connect(self.conninfo)
         except psycopg.Error as error:
@@ -125,7 +125,7 @@ class Database:
     def _opened(self) -> psycopg_pool.AsyncConnectionPool[Any]:
         if self._pool is None:
             raise StorageError("the storage is not open: use `async with Storage() as storage`")
-        if self._home is None:  # a pool of the caller's own, which is used here first
+        if self._home is None:  # the caller's pool, used here for the first time
             self._home = LoopHome()
         self._home.check()
         return self._pool
@@ -138,7 +138,7 @@ class Database:
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             raise PoolTimeout(
                 f"no connection became free within {pool.timeout:g} s: the database is unreachable, or all "
-                f"{pool.max_size} are in use (setting pool_max of the storage, max_size of your own pool): {error}"
+                f"{pool.max_size} are in use (setting pool_max of the storage, max_size of a given pool): {error}"
             ) from error
         except psycopg_pool.PoolClosed as error:
             raise StorageError("the storage is closed") from error
@@ -157,7 +157,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
-        """A connection of the pool, for SQL of your own; it goes back when the block ends.
+        """Check out a connection of the pool for other SQL, until the block ends.
 
         It autocommits: use `connection.transaction()` for what belongs together.
         """
@@ -189,7 +189,7 @@ class Database:
         return await self._attempt(lambda executor: executor.run(statement, values), repeatable=statement.repeatable)
 
     async def _attempt(self, run: Callable[[Executor], Awaitable[T]], *, repeatable: bool = False) -> T:
-        """What `run` gives on a connection of the pool: at most twice, and only where nothing of it was done before."""
+        """Run on a connection of the pool. Repeats at most once, and only if nothing was executed before."""
         last = False
         while True:
             pool = self._opened()
@@ -258,7 +258,7 @@ class Database:
     async def begin(
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> AsyncGenerator[Transaction]:
-        """A transaction on a connection of its own. Raises `OutcomeUnknown` when the connection breaks at COMMIT."""
+        """Begin a transaction on a connection of the pool. Raises `OutcomeUnknown` when the connection breaks at COMMIT."""
         self._check_not_in_transaction("transaction()")
         async with self.connection() as connection:
             executor = self._executor(connection)
@@ -268,7 +268,7 @@ class Database:
         await transaction.call_back()
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
-        """What is woken when `channel` says `payload`; all who listen share one connection beside the pool."""
+        """Return a signal that a notification with `payload` sets. All signals share one connection beside the pool."""
         self._opened()
         if self._listener is None:
             url = self.settings.listen_url

@@ -121,7 +121,7 @@ class Settings(BaseModel):
         return make_conninfo(base, **{**missing, "client_encoding": "UTF8"})
 
     def _server_settings(self) -> dict[str, str]:
-        """What a session starts with, sent as startup options: no round trip, and RESET returns to it."""
+        """Return the startup options of a session, which take no round trip and which RESET restores."""
         timeouts = {
             "statement_timeout": self.statement_timeout,
             "idle_in_transaction_session_timeout": self.idle_in_transaction_timeout,

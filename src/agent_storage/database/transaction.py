@@ -1,4 +1,4 @@
-"""Statements on one connection: transactions, savepoints, and connections of the caller's own."""
+"""Statements on one connection: transactions, savepoints, and attached connections."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Transaction:
         self.name = name
         #: How errors call it.
         self.label = f"transaction {name}"
-        #: What its connection comes from.
+        #: The pool of its connection.
         self.pool = pool
         self.ended = True
         self.committed = False
@@ -196,7 +196,7 @@ async def outermost(
 
 
 class Attached(Transaction):
-    """A connection that the caller made and owns, for a repository that stands alone: `Messages(connection)`.
+    """A connection that the caller owns, for a repository without a storage: `Messages(connection)`.
 
     Where it does not autocommit, a statement begins a transaction, as psycopg's own do, which the caller commits.
     """
@@ -225,7 +225,7 @@ class Attached(Transaction):
 
     @asynccontextmanager
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncGenerator[AsyncIterator[Any]]:
-        """The statement's rows, inside the transaction that is open, or one of its own that lasts as long as the block.
+        """Stream the statement's rows, in the open transaction, or in a new one that ends with the block.
 
         In the latter case an exception that leaves the block undoes what was written on the connection meanwhile.
         """
@@ -260,10 +260,10 @@ class Attached(Transaction):
 def executor_of(
     connection: psycopg.AsyncConnection[Any], codec: Codec, generation: Generation, spin: float = 0
 ) -> Executor:
-    """The executor of a connection, made when it is first wanted: there is one, whoever uses the connection.
+    """Return the executor of a connection, created on first use. Each connection has one.
 
-    On connections of the caller's own the server keeps no statements: psycopg deallocates all of them after a
-    rollback when its cursors have prepared some.
+    Statements are not prepared on attached connections, because psycopg deallocates all of them after a rollback if
+    its cursors have prepared some.
     """
     found: Executor | None = getattr(connection, _EXECUTOR, None)
     if found is None:

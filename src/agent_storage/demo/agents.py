@@ -11,7 +11,7 @@ from agent_storage.demo import words
 from agent_storage.demo.unit import SPAN, Unit
 from agent_storage.types import BoardData, NewBoard, NewCheckpoint, NewRepo, NewSession, NewTask, RepoData, Worktree
 
-#: How many sessions a team has, of which as many nobody spawned or forked.
+#: The number of sessions of a team, and of those that were not spawned or forked.
 _SESSIONS, _ROOTS = 36, 10
 
 
@@ -43,7 +43,7 @@ def add(unit: Unit) -> None:
         name=f"{unit.team} agents",
         slug=unit.slug,
         data=BoardData(
-            description=f"What the agents of {unit.team} work on.",
+            description=f"Work of the agents of {unit.team}.",
             color=unit.pick(["#1b9e77", "#d95f02", "#7570b3"]),
             session_ids=[place.id for place in places],
         ),
@@ -107,12 +107,12 @@ def _about(unit: Unit, place: _Place, title: str, sha: str, genealogy: dict[str,
 
 
 def _part(unit: Unit, prompts: tuple[str, ...], origin: _Place) -> str:
-    """What a spawned session takes over: not what its origin does itself."""
+    """Return the title of a spawned session, which differs from that of its origin."""
     return unit.pick([text for text in map(unit.phrase, prompts) if text != origin.title])
 
 
 def _tasks(unit: Unit, place: _Place, status: str, prompts: tuple[str, ...]) -> None:
-    """The session's tasks: all but the last are done, and that one stands as the session does."""
+    """Add the tasks of the session: all but the last are completed, and the last has the status of the session."""
     last = {"idle": "created", "running": "running", "failed": "failed"}.get(status, "completed")
     at = place.at
     for prompt in prompts:

@@ -1,4 +1,4 @@
-"""What all teams share: providers, their models, and tools."""
+"""The rows that all teams share: providers, their models, and tools."""
 
 from __future__ import annotations
 

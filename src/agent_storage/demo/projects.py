@@ -22,7 +22,7 @@ def add(unit: Unit) -> None:
             at,
             name=f"{service} ({unit.team})",
             path=f"/srv/{unit.slug}/{service}",
-            description=f"What the {unit.team} team changes in {service}.",
+            description=f"Changes of the {unit.team} team in {service}.",
             settings={"default_branch": "main", "language": "python"},
         )
         unit.projects.append(project)

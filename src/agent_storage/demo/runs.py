@@ -47,7 +47,7 @@ def add(unit: Unit) -> None:
 
 
 class _Run:
-    """A run as it proceeds: the nodes up to a point are done, the one there stands as the run does."""
+    """A run in progress: the nodes up to a point are completed, the node there has the status of the run."""
 
     def __init__(
         self, unit: Unit, flow: words.Flow, workflow: UUID, definition: dict[str, Any], status: str, budgets: Budgets
@@ -95,7 +95,7 @@ class _Run:
         self.unit.add("event_streams", NewEventStream, self.begun, extra={"updated_at": self.at}, **stream)
 
     def _stop(self) -> int:
-        """The number of the node at which the run stands."""
+        """Return the number of the current node of the run."""
         kinds = [kind for _, kind, _ in self.flow.nodes]
         wanted = {"waiting_for_human_review": "approval", "waiting_for_budget_approval": "llm"}.get(self.status)
         if wanted:
@@ -131,7 +131,7 @@ class _Run:
         )
 
     def _work(self, name: str, kind: str, text: str, state: str) -> dict[str, Any]:
-        """What a node did, as fields of its state."""
+        """Return the fields of the state of a node."""
         if state.startswith("waiting") or kind == "approval":
             return {"input": {"question": text}, "pending_approval_id": self._approval(name, kind, text, state)}
         for _ in range(self.unit.random.randint(1, 2) if kind == "llm" else 1):

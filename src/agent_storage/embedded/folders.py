@@ -1,4 +1,4 @@
-"""The folders of a server: where its data lie, and the short one of its socket."""
+"""The folders of a server: the data folder, and the folder of the socket, which needs a short path."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 from agent_storage.embedded.account import Account
 from agent_storage.errors import InvalidSettings
 
-#: The file that a data folder of ours always holds.
+#: The file that marks a data folder of this package.
 START_LOCK = "start.lock"
 
-#: A socket's path may have 104 bytes on macOS and 108 on Linux, with the final NUL.
+#: The path of a socket is limited to 104 bytes on macOS and 108 on Linux, with the final NUL.
 _LONGEST_SOCKET_PATH = 103
 _SOCKET = ".s.PGSQL.5432"
 
 
 def default_data_dir() -> Path:
-    """Where the server keeps its data unless told otherwise: in the user's data folder.
+    """Return the default data folder, which is in the user's data folder.
 
     For root it is below `/var/lib`, because the server cannot run as root and its account cannot enter root's home.
     """
@@ -34,9 +34,9 @@ def default_data_dir() -> Path:
 
 
 def prepare_data_dir(data_dir: Path, account: Account) -> None:
-    """Make `data_dir` a private folder of the account; a folder that holds something else is left alone.
+    """Make `data_dir` a private folder of the account. A folder with other files is not changed.
 
-    Raises `InvalidSettings` naming the folder that is in the way.
+    Raises `InvalidSettings` with the name of the unsuitable folder.
     """
     closed = account.closed_folder(data_dir)
     if closed is not None:
@@ -59,26 +59,26 @@ def _create(data_dir: Path, account: Account) -> None:
     for folder in reversed(missing):
         folder.mkdir(mode=0o700 if folder == data_dir else 0o777, exist_ok=True)
         if account.switch and folder != data_dir:
-            # Root's umask may be closed to the account; the folder is new, so this widens nothing that was there.
+            # Root's umask may exclude the account. The folder is new, so no existing permissions are widened.
             folder.chmod(0o755)
 
 
 def _take_over(data_dir: Path, account: Account) -> None:
     if any(data_dir.iterdir()) and not (data_dir / START_LOCK).exists():
         raise InvalidSettings(
-            f"the data folder {data_dir} holds files that are not the embedded server's; "
+            f"the data folder {data_dir} contains files that are not the embedded server's; "
             "set STORAGE_DATA_DIR to a new or empty folder"
         )
     _make_private(data_dir, account)
 
 
 def socket_folder(cluster: Path, account: Account) -> Path:
-    """Where the server's socket goes: a folder whose name follows from the cluster's. Not created by this.
+    """Return the folder for the server's socket, named after the cluster. It is not created.
 
-    The temporary folder comes first: the runtime folder of a session goes when its user logs out, though programs
-    may go on. Raises `InvalidSettings` if there is no place for it.
+    The temporary folder is preferred: the runtime folder of a session is removed when its user logs out, although
+    programs may continue. Raises `InvalidSettings` if no folder is suitable.
     """
-    # The inode keeps a new cluster apart from the server of a deleted one, which removes its socket when it notices.
+    # The inode distinguishes a new cluster from a deleted one, whose server removes its socket when it notices.
     identity = f"{account.uid}:{cluster}:{cluster.stat().st_ino}"
     digest = hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
     parents = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp"]  # noqa: S108 - made private below
@@ -86,38 +86,38 @@ def socket_folder(cluster: Path, account: Account) -> Path:
     folder = next((folder for folder in candidates if _fits(folder, account)), None)
     if folder is None:
         raise InvalidSettings(
-            f"no folder for the embedded server's socket: {', '.join(parents)} are closed, unsafe or have a path that "
-            "is too long; set TMPDIR to a short private folder"
+            f"no folder for the embedded server's socket: {', '.join(parents)} are not accessible, unsafe or have a "
+            "path that is too long; set TMPDIR to a short private folder"
         )
     return folder
 
 
 def prepare_socket_folder(folder: Path, account: Account) -> None:
-    """Create the folder, private to the account. Raises `InvalidSettings` if somebody else made one of that name."""
+    """Create the folder, private to the account. Raises `InvalidSettings` if it belongs to another user."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         _make_private(folder, account)
     except OSError as error:
         raise InvalidSettings(
-            f"the socket folder {folder} cannot be used ({error.strerror}): somebody else may have made it; remove it"
+            f"the socket folder {folder} cannot be used ({error.strerror}): it may belong to another user; remove it"
         ) from error
 
 
 def remove_socket_folder(folder: Path, account: Account) -> None:
-    """Remove what a server that has ended may have left there; never somebody else's folder."""
+    """Remove the socket folder of a server that has ended, unless it belongs to another user."""
     with suppress(OSError):
         if folder.lstat().st_uid == account.uid:
             shutil.rmtree(folder)
 
 
 def socket_path(folder: Path) -> Path:
-    """The socket in its folder."""
+    """Return the path of the socket in its folder."""
     return folder / _SOCKET
 
 
 def _fits(folder: Path, account: Account) -> bool:
     parent = folder.parent
-    # libpq takes a comma in `host` for the start of another host.
+    # libpq reads a comma in `host` as a separator of hosts.
     if not parent.is_dir() or "," in str(folder) or len(os.fsencode(socket_path(folder))) > _LONGEST_SOCKET_PATH:
         return False
     status = parent.stat()
@@ -127,7 +127,7 @@ def _fits(folder: Path, account: Account) -> bool:
 
 
 def _make_private(folder: Path, account: Account) -> None:
-    """Make a folder of ours 0700 and the account's; raises `OSError` if it is a link or belongs to somebody else."""
+    """Set mode 0700 and the account as owner. Raises `OSError` if it is a link or belongs to another user."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         owner = os.fstat(fd).st_uid

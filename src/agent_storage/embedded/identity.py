@@ -1,4 +1,4 @@
-"""Which process is the server of a cluster: process ids are given anew to other programs, so none is believed."""
+"""Identify the server process of a cluster. A process id alone is not trusted, because ids are reused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PidFile:
-    """What the server writes about itself into `postmaster.pid`; true only as long as the server lives."""
+    """The contents of `postmaster.pid`, which are valid only while the server runs."""
 
     pid: int
     socket_folder: Path
@@ -20,7 +20,7 @@ class PidFile:
 
     @classmethod
     def read(cls, cluster: Path) -> PidFile | None:
-        """The file's content, or `None` if it is missing or not yet complete."""
+        """Return the contents, or `None` if the file is missing or incomplete."""
         try:
             lines = (cluster / "postmaster.pid").read_text(errors="surrogateescape").splitlines()
             return cls(int(lines[0]), Path(lines[4]), lines[7].strip())
@@ -29,7 +29,7 @@ class PidFile:
 
 
 def server_process(cluster: Path) -> psutil.Process | None:
-    """The server's first process, if the one with the recorded id really is a `postgres` in this cluster's folder."""
+    """Return the postmaster, if the process with the recorded id is a `postgres` in the folder of this cluster."""
     note = PidFile.read(cluster)
     if note is None:
         return None
@@ -42,11 +42,11 @@ def server_process(cluster: Path) -> psutil.Process | None:
 
 
 def verified(process: psutil.Process, cluster: Path) -> psutil.Process | None:
-    """The process, if it is a `postgres` that works in the cluster's folder."""
+    """Return the process if it is a `postgres` whose working directory is the cluster's folder, else `None`."""
     import psutil
 
     try:
         ours = Path(process.exe()).name == "postgres" and cluster.samefile(process.cwd())
-    except (psutil.Error, OSError):  # ended, a zombie, or somebody else's
+    except (psutil.Error, OSError):  # ended, a zombie, or of another user
         return None
     return process if ours else None

@@ -1,4 +1,4 @@
-"""Locks on files, which the kernel frees when their holder ends, however it ends: nobody ever has to break one."""
+"""File locks, which the kernel releases when their holder ends, so that none is ever stale."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from agent_storage.embedded.account import Account
 
-#: Seconds between two looks at something that is waited for.
+#: Seconds between two polls.
 POLL = 0.015
-#: Seconds until the first word about it, and between two words.
+#: Seconds until the first report, and between two reports.
 FIRST_REPORT = 2.0
 NEXT_REPORT = 5.0
 
 
 def polls(seconds: float, report: Callable[[], None]) -> Iterator[None]:
-    """Yields at once and then each `POLL` seconds, for `seconds`, with a call of `report` now and then."""
+    """Yield at once and then every `POLL` seconds, for `seconds`, and call `report` from time to time."""
     now = time.monotonic()
     end, next_report = now + seconds, now + FIRST_REPORT
     while now < end:
@@ -31,9 +31,9 @@ def polls(seconds: float, report: Callable[[], None]) -> Iterator[None]:
 
 
 class LockFile:
-    """An open file with an advisory lock, which belongs to the open file and to whoever inherits it.
+    """An open file with an advisory lock, which belongs to the open file and to processes that inherit it.
 
-    Never unlocked, only closed: a process that was started with `fd` as its output goes on holding the lock.
+    It is closed and never unlocked, so a process that was started with `fd` as its output still holds the lock.
     """
 
     def __init__(self, path: Path, account: Account) -> None:
@@ -42,13 +42,13 @@ class LockFile:
         _open_here.add(self)
 
     def share(self) -> bool:
-        """Take a shared lock, at once or not at all. A failed change of a held lock loses it."""
+        """Take a shared lock without waiting. Return whether it is held. A failed conversion loses a held lock."""
         import fcntl  # not on Windows, where this module must still import
 
         return self._take(fcntl.LOCK_SH)
 
     def claim(self) -> bool:
-        """Take the exclusive lock, at once or not at all. A failed change of a held lock loses it."""
+        """Take the exclusive lock without waiting. Return whether it is held. A failed conversion loses a held lock."""
         import fcntl
 
         return self._take(fcntl.LOCK_EX)
@@ -64,14 +64,14 @@ class LockFile:
 
     @property
     def current(self) -> bool:
-        """Whether this is still the file at `path`, and open; not after a fork nor when the folder was replaced."""
+        """Whether this is open and still the file at `path`: not after a fork or if the folder was replaced."""
         try:
             return self.fd >= 0 and os.path.samestat(os.fstat(self.fd), self.path.stat())
         except OSError:
             return False
 
     def close(self) -> None:
-        """Idempotent. The lock is free once nobody else has this open file either."""
+        """Close the file. The lock is released when no other process has it open. Idempotent."""
         _open_here.discard(self)
         if self.fd >= 0:
             os.close(self.fd)
@@ -88,7 +88,7 @@ _open_here: weakref.WeakSet[LockFile] = weakref.WeakSet()
 
 
 def _close_inherited() -> None:
-    # A forked child has the parent's open files, so it would hold the parent's locks beyond the parent's end.
+    # A forked child inherits the open files, so it would hold the parent's locks after the parent has ended.
     for lock in list(_open_here):
         lock.close()
 

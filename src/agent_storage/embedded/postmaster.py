@@ -1,8 +1,8 @@
 """The PostgreSQL processes of one data folder: create the cluster, start or join the server, stop it.
 
-Every process of the server has the log file as its output and with it the lock on that file. So a free lock proves
-that none of them is left, and a held one that some are: no process id, which another program may have by now, has to
-be believed. Everything here happens under the start lock of the data folder.
+Every process of the server has the log file as its output, and with it the lock on that file. So a free lock proves
+that none of them is running, and a held one that some are, without relying on process ids, which are reused. All of
+this runs under the start lock of the data folder.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from agent_storage.embedded.identity import PidFile, server_process, verified
 from agent_storage.embedded.locks import LockFile, polls
 from agent_storage.errors import InvalidSettings, Unavailable
 
-#: Seconds: a start may have to recover from a crash, a stop has a checkpoint to write, and a server that calls
-#: itself ready refuses connections only for a moment.
+#: Seconds: a start may recover from a crash, a stop writes a checkpoint, and a server whose status is "ready" rejects
+#: connections only briefly.
 START_TIMEOUT = 300.0
 STOP_TIMEOUT = 60.0
 REFUSAL_TIMEOUT = 15.0
@@ -46,7 +46,7 @@ _DEFAULTS = {
 
 
 class _Server(subprocess.Popen[bytes]):
-    """A child that outlives this process when others use it, so dropping the object deserves no ResourceWarning."""
+    """A child that may outlive this process, so that deleting the object must not give a ResourceWarning."""
 
     def __del__(self) -> None:
         pass
@@ -56,12 +56,12 @@ _children: list[_Server] = []
 
 
 def _reap() -> None:
-    """Let go of children that have ended, which would stay in the process table until this process ends."""
+    """Reap children that have ended, which would remain zombies until this process ends."""
     _children[:] = [child for child in _children if child.poll() is None]
 
 
 class Postmaster:
-    """Starts, joins and stops the server of `data_dir`. `settings` count for a server that this object starts."""
+    """Start, join and stop the server of `data_dir`. `settings` apply to a server that this object starts."""
 
     def __init__(
         self, data_dir: Path, account: Account, settings: Mapping[str, str], progress: Callable[[str], None]
@@ -75,9 +75,9 @@ class Postmaster:
         self._launched = False
 
     def run(self, users: LockFile) -> Path:
-        """Start the server or join the one that runs, wait until it serves, and give its socket's folder.
+        """Start the server or join the running one, wait until it accepts connections, and return its socket folder.
 
-        Raises `Unavailable` when it does not come up; one that is still recovering goes on, for the next to join.
+        Raises `Unavailable` if it does not start. A server that is still recovering continues to run.
         """
         for _ in polls(START_TIMEOUT, self._report):
             with LockFile(self._log, self._account) as log:
@@ -88,21 +88,21 @@ class Postmaster:
             if folder is not None:
                 return folder
         raise Unavailable(
-            f"the embedded PostgreSQL in {self._data_dir} does not serve after {START_TIMEOUT:.0f} s; "
-            f"it may be recovering still, or processes of an earlier one have not ended: see {self._log}"
+            f"the embedded PostgreSQL in {self._data_dir} does not accept connections after {START_TIMEOUT:.0f} s; "
+            f"it may still be recovering, or processes of an earlier server have not ended: see {self._log}"
         )
 
     def stop(self) -> None:
-        """End the server, if it runs, as a fast shutdown: connections are closed, nothing committed is lost.
+        """Stop the server, if it runs, by a fast shutdown, which closes connections and loses no committed data.
 
-        Waits for at most `STOP_TIMEOUT` seconds; a server that needs longer ends by itself.
+        Waits for at most `STOP_TIMEOUT` seconds; a slower server ends later.
         """
         asked = False
         with LockFile(self._log, self._account) as log:
             for _ in polls(STOP_TIMEOUT, lambda: self._progress("stopping the embedded PostgreSQL…")):
                 if log.claim():
                     _reap()
-                    with suppress(OSError, InvalidSettings):  # only tidiness
+                    with suppress(OSError, InvalidSettings):  # removing the folder is optional
                         remove_socket_folder(socket_folder(self._cluster, self._account), self._account)
                     return
                 asked = asked or self._ask_to_stop()
@@ -113,13 +113,13 @@ class Postmaster:
         process = server_process(self._cluster)
         if process is not None:
             with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGINT)  # psutil looks again that the id was not given to another process
+                process.send_signal(signal.SIGINT)  # psutil checks that the id was not reused
         return process is not None
 
     # Joining
 
     def _serving(self, users: LockFile) -> Path | None:
-        """The socket's folder if the server takes connections, `None` if it does not yet."""
+        """Return the socket folder if the server accepts connections, else `None`."""
         import psycopg
 
         error: Exception | None = None
@@ -140,7 +140,7 @@ class Postmaster:
         raise Unavailable(f"the embedded PostgreSQL in {self._data_dir} refuses connections: {error}") from error
 
     def _stop_unreachable(self, note: PidFile, users: LockFile) -> None:
-        """End a server whose socket was removed, unless others still have connections to it."""
+        """Stop a server whose socket was removed, unless other processes use it."""
         alone = users.claim()
         if alone:
             self.stop()
@@ -168,7 +168,7 @@ class Postmaster:
         self._launched = True
 
     def _forget_dead_server(self) -> None:
-        """Remove a `postmaster.pid` that was left behind: PostgreSQL trusts its process id, whoever has that now."""
+        """Remove a stale `postmaster.pid`: PostgreSQL trusts its process id, even if another program has it now."""
         import psutil
 
         pid_file = self._cluster / "postmaster.pid"
@@ -184,7 +184,7 @@ class Postmaster:
         pid_file.unlink(missing_ok=True)
 
     def _create_cluster(self, programs: Path, log: LockFile) -> None:
-        """Create the cluster beside its place and rename it, so that an interrupted `initdb` leaves no half of one."""
+        """Create the cluster under another name and rename it, so that an interrupted `initdb` leaves no cluster."""
         partial = self._data_dir / "cluster.partial"
         shutil.rmtree(partial, ignore_errors=True)
         process = self._spawn([programs / "initdb", "-D", partial, *self._initdb_options()], log)
@@ -208,7 +208,7 @@ class Postmaster:
 
     def _options(self) -> list[str]:
         folder = socket_folder(self._cluster, self._account)
-        # A crash leaves a lock file beside the socket, with a process id that another program may have by now.
+        # A crash leaves a lock file beside the socket, with a process id that another program may have now.
         remove_socket_folder(folder, self._account)
         prepare_socket_folder(folder, self._account)
         quoted = str(folder).replace('"', '""')
@@ -224,7 +224,7 @@ class Postmaster:
         return [argument for name, value in values.items() for argument in ("-c", f"{name}={value}")]
 
     def _write_access_rules(self) -> None:
-        """Let in, by what the kernel says of the other end of the socket, the server's account and root."""
+        """Write pg_hba.conf and pg_ident.conf: `peer` authentication of the server's account and root."""
         rules = {
             "pg_hba.conf": "local all         all peer map=owner\nlocal replication all peer map=owner\n",
             "pg_ident.conf": "".join(f'owner "{name}" all\n' for name in dict.fromkeys([self._account.name, "root"])),
@@ -236,7 +236,7 @@ class Postmaster:
                 file.write(text)
 
     def _spawn(self, arguments: list[str | Path], log: LockFile) -> _Server:
-        """Run a PostgreSQL program as the account, out of reach of the terminal's Ctrl-C and our environment."""
+        """Run a PostgreSQL program as the account, in a new session and with a minimal environment."""
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         _reap()
         try:
@@ -261,7 +261,7 @@ class Postmaster:
         _children.append(process)
         return process
 
-    # Telling
+    # Progress
 
     def _report(self) -> None:
         text = self._last_run()
@@ -274,7 +274,7 @@ class Postmaster:
             self._progress(f"starting PostgreSQL… ({last})")
 
     def _last_run(self) -> str:
-        """The end of the log, from the last start on."""
+        """Return the end of the log, beginning with the last start."""
         with LockFile(self._log, self._account) as log:
             size = os.fstat(log.fd).st_size
             text = os.pread(log.fd, 16_384, max(0, size - 16_384)).decode(errors="replace").strip()
@@ -282,7 +282,7 @@ class Postmaster:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Else a power cut could undo the renaming, and the next start would take the cluster for an unfinished one.
+    # Otherwise a power failure could undo the rename, and the next start would delete the cluster as unfinished.
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -291,7 +291,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def connection_string(folder: Path, dbname: str) -> str:
-    """How libpq reaches the database `dbname` through the socket in `folder`."""
+    """Return the connection string of the database `dbname` through the socket in `folder`."""
     from psycopg.conninfo import make_conninfo
 
     # The port is named because PGPORT would change it.

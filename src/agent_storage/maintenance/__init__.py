@@ -1,1 +1,1 @@
-"""What is run beside the work: `storage check` and the rotation of keys."""
+"""Maintenance tasks: `storage check` and the rotation of keys."""

@@ -1,4 +1,4 @@
-"""What `storage check` reports."""
+"""The findings of `storage check`."""
 
 from __future__ import annotations
 

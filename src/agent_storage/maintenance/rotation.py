@@ -1,4 +1,4 @@
-"""Key rotation: every stored secret is wrapped anew with the newest key."""
+"""Key rotation: every stored secret is wrapped again with the newest key."""
 
 from __future__ import annotations
 

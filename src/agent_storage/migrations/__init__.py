@@ -1,8 +1,8 @@
-"""The migration manager: plain SQL files, yoyo's tables, and what it takes to trust them at three in the morning.
+"""The migration manager: plain SQL files, yoyo's tracking tables, and checks in shadow databases.
 
     from agent_storage.migrations import Migrator
 
-`storage migrate` is the same thing in a terminal.
+`storage migrate` is the command-line interface to it.
 """
 
 from importlib import import_module
@@ -17,7 +17,7 @@ _LAZY = {"MigrationFailure": "errors", "Migrator": "migrator", "RunResult": "res
 
 
 def __getattr__(name: str) -> Any:
-    """Import when first used: reading a migration file needs no driver."""
+    """Import on first use, because reading a migration file needs no driver."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

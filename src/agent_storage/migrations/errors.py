@@ -1,4 +1,4 @@
-"""What can go wrong in a migration command. Each kind carries the exit code that `storage migrate` ends with."""
+"""The errors of the migration commands. Each has the exit code with which `storage migrate` ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class MigrationFailure(MigrationError):
-    """Base of the family: a sentence, the lines that explain it, and a hint that says what to do next."""
+    """Base class: a message, lines of detail, and a hint that gives the next step."""
 
     exit_code = 1
 
@@ -37,7 +37,7 @@ class MigrationFailure(MigrationError):
         self.lines = list(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """The error as `--json` prints it."""
+        """Return the error as `--json` prints it."""
         return {
             "kind": type(self).__name__,
             "exit_code": self.exit_code,
@@ -49,25 +49,25 @@ class MigrationFailure(MigrationError):
 
 
 class StatementFailed(MigrationFailure):
-    """PostgreSQL refused a statement of a migration; the message is `file:line:column SQLSTATE text`."""
+    """PostgreSQL rejected a statement of a migration. The message is `file:line:column SQLSTATE text`."""
 
 
 class InvalidRequest(MigrationFailure):
-    """The request makes no sense: unknown id, wrong or empty folder, an option that cannot be used here."""
+    """The request is invalid: an unknown id, a wrong or empty folder, an option that cannot be used here."""
 
     exit_code = 2
 
 
 class BadMigrationFile(InvalidRequest):
-    """A file of the folder cannot be a migration: its name, its dependencies."""
+    """A file of the folder is not a valid migration, because of its name or its dependencies."""
 
 
 class NotReversible(InvalidRequest):
-    """The migration says of itself that it cannot be rolled back."""
+    """The migration is declared irreversible."""
 
 
 class Pending(MigrationFailure):
-    """Migrations are waiting to be applied, and the caller asked for none."""
+    """Migrations are pending, and the caller required that none is."""
 
     exit_code = 3
 
@@ -79,30 +79,30 @@ class DriftFound(MigrationFailure):
 
 
 class HistoryProblem(MigrationFailure):
-    """What the database has applied and what the folder holds contradict each other."""
+    """The applied migrations of the database and the files of the folder contradict each other."""
 
     exit_code = 5
 
 
 class LockNotObtained(MigrationFailure):
-    """Another migrator, or another session's lock on a table, did not go away in time."""
+    """The migration lock, or a lock on a table, was not released in time."""
 
     exit_code = 6
 
 
 class LintFailed(MigrationFailure):
-    """A file breaks a rule that makes it unsafe to run."""
+    """A file violates a lint rule and is unsafe to run."""
 
     exit_code = 7
 
 
 class CannotConnect(MigrationFailure):
-    """The database cannot be reached, went away, or the role lacks a privilege."""
+    """The database cannot be reached, the connection was lost, or the role lacks a privilege."""
 
     exit_code = 8
 
 
 class Interrupted(MigrationFailure):
-    """A signal ended the run; what was under way has been rolled back."""
+    """A signal ended the run. The statement that was running has been rolled back."""
 
     exit_code = 130

@@ -1,4 +1,4 @@
-"""`Migrator`: the migration manager as a library. It returns typed results, raises `MigrationError`, prints nothing."""
+"""`Migrator`: the migration manager as a library. It returns typed results and raises `MigrationError`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from agent_storage.migrations.verify.shadow import shadow_server
 
 
 class Migrator(Migrations):
-    """Applies, rolls back, inspects and proves the migrations of one folder in one database.
+    """Apply, roll back, inspect and check the migrations of one folder in one database.
 
         migrator = Migrator("postgresql://owner@localhost/app")
         migrator.up()
 
-    `folder` defaults to the migrations that the package ships. `on_event` is told what happens while it does, from
-    another thread too. Times are in seconds: `wait` for the migration lock, `lock_timeout` for a lock that a statement
-    needs; when that runs out, the migration is rolled back and tried again, `retries` times.
+    `folder` defaults to the migrations of the package. `on_event` is called with each `Event`, also from another
+    thread. Times are in seconds: `wait` limits the wait for the migration lock, `lock_timeout` the wait for a lock
+    that a statement needs. When `lock_timeout` expires, the migration is rolled back and tried again, up to `retries`
+    times.
     """
 
     def drift(self, *, shadow_url: str | None = None) -> Comparison:
-        """How the live database differs from what its applied migrations make; it is only read."""
+        """Compare the live database with the result of its applied migrations. Only reads from it."""
         with shadow_server(self.conninfo, shadow_url=shadow_url, notify=self.notify) as server:
             return drift(self, server)
 

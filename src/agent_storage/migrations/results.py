@@ -1,4 +1,4 @@
-"""What the manager answers with: small frozen objects, ready for `--json`."""
+"""The results of the migration manager: frozen dataclasses that `--json` can print."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CheckName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened while a command runs; `message` is the line that the terminal shows.
+    """An event while a command runs. `message` is the line that the terminal shows.
 
     `kind` is one of: waiting, blocked, retry, start, statement, progress, notice, done, skipped, note.
     """
@@ -51,14 +51,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What `up`, `down`, `redo` or `sync` did, in order; `pending` is what remains."""
+    """The migrations that `up`, `down`, `redo` or `sync` ran, in order, and the ids that are still `pending`."""
 
     done: list[Done]
     pending: list[str]
 
     @property
     def changed(self) -> bool:
-        """Whether anything was done."""
+        """Whether any migration was applied or rolled back."""
         return bool(self.done)
 
 
@@ -87,7 +87,7 @@ class MigrationStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where the database stands against the folder."""
+    """The state of the database compared with the folder."""
 
     database: str
     folder: str
@@ -101,12 +101,12 @@ class Status:
 
     @property
     def pending(self) -> list[str]:
-        """Ids that are waiting, in the order in which they would run."""
+        """Pending ids, in the order in which they would run."""
         return [migration.id for migration in self.migrations if migration.state == "pending"]
 
     @property
     def at_head(self) -> bool:
-        """Whether nothing is pending and nothing is wrong."""
+        """Whether nothing is pending and there is no problem."""
         return not self.pending and not self.problems
 
 

@@ -1,1 +1,1 @@
-"""What is known before anything is sent: records, types, declared statements, filters, pages. No I/O."""
+"""Everything that needs no I/O: records, types, declared statements, filters, pagination."""

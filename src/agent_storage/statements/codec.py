@@ -22,7 +22,7 @@ from agent_storage.statements.tolerance import tolerant_row
 
 @dataclass(frozen=True)
 class Codec:
-    """What encoding and decoding need to know beside the value: the largest JSON document, and the keys."""
+    """The parameters of encoding and decoding: the maximum size of a JSON document, and the keys."""
 
     json_limit: int = 4 * 1024 * 1024
     keyring: Keyring = field(default_factory=lambda: Keyring({}, None))

@@ -41,7 +41,7 @@ _BY_DATABASE = {"id": "uuid_v7()"}
 
 @dataclass(frozen=True)
 class Owner:
-    """What a template must know of its repository."""
+    """The properties of a repository that a declaration requires."""
 
     table: str
     record: type[Any]

@@ -83,7 +83,7 @@ class Paged(Statement[Page[Any]]):
         values: Sequence[Any],
         codec: Codec,
     ) -> Page[Any]:
-        """The page. Its cursor stands behind its last row when there are more."""
+        """Return the page. It has a cursor after its last row if there are more."""
         found = self._found.result(names, rows, affected, values, codec)
         cursor = write_cursor(self._order, found[-1], self.table) if found.more else None
         return Page(list(found), cursor, found.total)
@@ -113,7 +113,7 @@ def select(
     limited: bool = True,
     made: Any = None,
 ) -> Listed:
-    """Rows in order: those that match and, with `after`, lie behind the cursor (its items say which keys are null).
+    """Rows in order: those that match and, with `after`, follow the cursor (its items say which keys are null).
 
     They are made into `made` (default: `record`), whose fields alone are selected.
     """

@@ -1,7 +1,7 @@
 """Secrets at rest: AES-256-GCM in envelopes, so that keys rotate without touching the ciphertext.
 
-A value is encrypted with a data key of its own, and the data key with the key-encryption key from the setting
-`secret_key`. What is stored is text::
+Each value is encrypted with a separate data key, and the data key with the key-encryption key from the setting
+`secret_key`. The stored text is::
 
     v1:<key id>:<base64 nonce + wrapped data key>:<base64 nonce + ciphertext>
 

@@ -1,4 +1,4 @@
-"""Pages by keyset: the order as SQL, the condition "behind the cursor", and the cursors themselves."""
+"""Keyset pagination: the order as SQL, the condition "after the cursor", and the cursors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def order_sql(order: Sequence[tuple[str, bool]]) -> str:
 
 
 def after_sql(order: Sequence[tuple[str, bool]], nulls: Sequence[bool], fields: Fields, first: int) -> tuple[str, int]:
-    """The condition "behind the row of the cursor" in `order`; `nulls` says which of the cursor's values are null.
+    """Return the condition "after the row of the cursor" in `order`. `nulls`: which values of the cursor are null.
 
     A row comparison, which an index serves in one descent, where all fields are NOT NULL and go one way; else the
     same spelt out. Null values take no parameter.
@@ -55,7 +55,7 @@ def _behind(column: str, value: str, *, descending: bool, null: bool, nullable: 
 
 
 def write_cursor(order: Sequence[tuple[str, bool]], row: Any, table: str) -> str:
-    """An opaque cursor that stands behind `row`; it carries its table and order."""
+    """Return an opaque cursor after `row`, which includes its table and order."""
     values = [getattr(row, name) for name, _ in order]
     values = [escape(value) if isinstance(value, str) else value for value in values]
     raw = orjson.dumps([table, _signature(order), values], default=str)

@@ -117,7 +117,7 @@ def invalid(
 
 
 class Input(BaseModel, metaclass=_RaisesInvalidValue):
-    """What a caller gives. An `id` of the caller's own makes a retry safe; without one the database makes a UUIDv7."""
+    """Fields to create a row. An explicit `id` makes a retry safe; the default is a UUIDv7 of the database."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
@@ -194,7 +194,7 @@ class Column:
 
     @cached_property
     def typed(self) -> bool:
-        """Whether a JSON document has a model of its own, that dumps and validates it."""
+        """Whether a JSON document has a model that dumps and validates it."""
         return self.json and any(_is_model(part) for part in _parts(self.annotation))
 
 

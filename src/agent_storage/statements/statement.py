@@ -37,7 +37,7 @@ _ATOMIC = frozenset({"select", "insert", "update", "delete", "merge", "with", "v
 
 @dataclass(frozen=True)
 class Shape:
-    """What a return annotation promises: `found`, `many`, `optional`, `one`, `stream` or `nothing`, of `item`."""
+    """The shape that a return annotation promises: `found`, `many`, `optional`, `one`, `stream` or `nothing`, of `item`."""
 
     kind: str
     item: Any
@@ -136,7 +136,7 @@ class Statement(Generic[T]):
         values: Sequence[Any],
         codec: Codec,
     ) -> T:
-        """What the method returns. `names` is None when the statement gives no rows; then `affected` counts.
+        """Return the result of the method. `names` is None if the statement returns no rows; then `affected` counts.
 
         `values` are those that were sent. Raises `NotFound`, `SchemaMismatch`.
         """
@@ -166,7 +166,7 @@ class Statement(Generic[T]):
         return next((value for one, value in zip(self.parameters, values, strict=False) if one.name == "id"), None)
 
     def absence(self, values: Sequence[Any]) -> str:
-        """What is missing when there is no row."""
+        """Return the message for a missing row."""
         given = {parameter.name: value for parameter, value in zip(self.parameters, values, strict=False)}
         if self._missing:
             return self._missing % given

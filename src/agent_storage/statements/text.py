@@ -1,10 +1,10 @@
-"""What PostgreSQL's text and jsonb cannot hold, made to fit: a reversible escape, and JSON checked before it leaves.
+"""A reversible escape for characters that PostgreSQL's text and jsonb cannot store, and checks of JSON before sending.
 
 PostgreSQL refuses NUL in text and lone surrogates in UTF-8, yet model and tool output contains both. They are stored as
 the ASCII character SUBSTITUTE (U+001A, "stands for a character that cannot be represented") and four hexadecimal
 digits: NUL becomes ``\\x1a0000``, U+D800 becomes ``\\x1aD800``, and SUBSTITUTE itself ``\\x1a001A``. Nothing else ever
 changes. The dumpers and loaders of a connection do it on every parameter and every result, filters included, so both
-directions always agree; somebody who reads the table with psql sees the escaped form.
+directions always agree; psql shows the escaped form.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ MAX_NESTING = 200
 
 #: From here on Python writes a float without a decimal point.
 _LARGE = 1e16
-#: What every escape begins with.
+#: The first character of every escape.
 SUBSTITUTE = "\x1a"
 _BACKSLASH = ord("\\")
 _ESCAPED_IN_JSON = re.compile(rb"\\u00(?:00|1a)")
 _UNSTORABLE = re.compile("[\x00\x1a\ud800-\udfff]")
 _ESCAPED = re.compile("\x1a(0000|001A|D[89ABCDEF][0-9A-F]{2})")
 _SCALARS = frozenset({str, int, bool, type(None)})
-#: What a typed document (a pydantic model) may hold beside JSON's own types; its model reads them back from text.
+#: Types that a typed document (a pydantic model) may contain besides JSON's types; its model reads them from text.
 _TYPED = (UUID, datetime, Decimal)
 
 

@@ -198,7 +198,7 @@ def _as_text(value: Any) -> bytes:
 #: A type without a binary encoder, or without a row: the server parses the text.
 _AS_TEXT = Encoding(Format.TEXT, _as_text)
 _ENCODINGS: dict[int, Encoding] = {}
-#: What is left to do for a column of a type. Others come from psycopg's binary loaders as they are wanted.
+#: The conversion of a loaded column of a type. Values of other types are used as psycopg's binary loaders return them.
 FINISH: dict[int, Finish] = {}
 _LOADED: set[int] = {psycopg.adapters.types["oid"].oid}
 
@@ -273,7 +273,7 @@ def _element(value: Any) -> str:
     return f'"{text}"'
 
 
-#: What orjson writes as PostgreSQL reads it.
+#: The types that orjson writes as PostgreSQL reads them.
 _IN_JSON = frozenset({str, bool, type(None), UUID, JsonText})
 
 

@@ -1,4 +1,4 @@
-"""What the parts of the facade share: the repositories that they work on, and how a row is changed or removed."""
+"""The base of the parts of the facade: their repositories, and changing or removing a row."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Bound:
         return None if row is None else item.read(row)
 
     async def _update(self, rows: Repository[Any, Any], item: type[I], id: str, changes: JsonObject) -> I:
-        """The item with some fields changed. What the row remembers of ids is written once, so reading it is safe."""
+        """Change fields of the item and return it. The stored ids are written once, so reading them is safe."""
         given = changes.get(item.kept_in)
         with called(id) as key:
             if isinstance(given, dict):

@@ -1,4 +1,4 @@
-"""What runs did: calls of language models and of tools, and streams of events."""
+"""Calls of language models and of tools, and streams of events."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ class Calls(Bound):
         return StreamEvent.read(await self._tables.stream_events.create(new))
 
     async def get_stream_events(self, stream_id: str, after: int = 0, limit: int = 100) -> list[StreamEvent]:
-        """The events of a stream behind the sequence `after`, oldest first."""
+        """Return the events of a stream after the sequence `after`, oldest first."""
         return [StreamEvent.read(row) for row in await self._tables.stream_events.read(stream_id, after, limit)]

@@ -1,4 +1,4 @@
-"""What runs may spend, and what they ask people."""
+"""Budgets and approval requests of runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Decisions(Bound):
     async def update_budget_pool(self, id: str, /, **changes: Any) -> BudgetPool:
         """The pool with `total_budget`, `used_budget`, `status` or `metadata` changed; no other pool is touched.
 
-        Whoever spends at the same time as others wants `storage.budget_pools.spend`, which also charges the pools
+        For concurrent spends use `storage.budget_pools.spend`, which also charges the pools
         above. Raises `NotFound`, `InvalidValue` when more would be used than there is.
         """
         BudgetPool.check_changes(changes, "total_budget", "used_budget", "status", "metadata")
@@ -60,7 +60,7 @@ class Decisions(Bound):
     async def list_pending_approvals(
         self, session_id: str | None = None, type: ApprovalType | None = None, limit: int = 100, offset: int = 0
     ) -> list[ApprovalRequest]:
-        """The requests that nobody has decided, oldest first."""
+        """Return the undecided requests, oldest first."""
         return await self.list_approval_requests(session_id, "pending", type, limit, offset)
 
     async def update_approval_request(self, id: str, /, **changes: Any) -> ApprovalRequest:

@@ -1,4 +1,4 @@
-"""What `WorkflowStorage` takes and gives: frozen models whose ids are any text."""
+"""The models of `WorkflowStorage`: frozen, with any text as id."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Item(Document):
 
 
 class Workflow(Item):
-    """What runs follow; the same name and version may be saved under several ids. `definition` may not be None."""
+    """The definition of runs. Several ids may have the same name and version. `definition` may not be None."""
 
     id: str = Field(default_factory=_new_id)
     name: str
@@ -84,7 +84,7 @@ class Workflow(Item):
 
 
 class Session(Item):
-    """A run of a workflow. Without a snapshot of its own it is given the workflow's definition as it is then."""
+    """A run of a workflow. Its snapshot defaults to the current definition of the workflow."""
 
     references = ("id", "workflow_id")
 
@@ -96,7 +96,7 @@ class Session(Item):
 
 
 class NodeState(Item):
-    """Where a node of a run stands. 0, "" and False are inputs and outputs like any other; None is none."""
+    """The state of a node of a run. 0, "" and False are valid inputs and outputs; None means none."""
 
     references = ("pending_approval_id",)
 
@@ -112,7 +112,7 @@ class NodeState(Item):
 
 
 class ExecutionState(Item):
-    """Where a run stands, and each of its nodes by node id."""
+    """The state of a run, and of each of its nodes by node id."""
 
     kept_in = "context"
     references = ("session_id", "budget_pool_id")

@@ -112,7 +112,7 @@ class Runs(Bound):
         """Change a node with its metadata, where the text of the approval's id is kept beside the caller's own."""
         async with self._tables.transaction() as transaction:
             nodes, key = transaction.node_execution_states, row_id(session_id)
-            # An upsert that names no field makes or locks the row, so nobody changes its metadata in between.
+            # An upsert without fields creates or locks the row, so its metadata cannot change in between.
             before = NodeState.read(await nodes.set(key, node_id))
             kept: dict[str, Any] = {"pending_approval_id": before.pending_approval_id, "metadata": before.metadata}
             new = NodeState(**{**kept, **changes}).to_new(NewNodeExecutionState, session_id=key, node_id=node_id)

@@ -133,7 +133,7 @@ def _comparison_lines(found: Comparison) -> Iterator[str]:
 
     if not found.drift:
         yield f"{found.actual} and {found.expected} agree"
-    for finding in found.findings:
+    for finding in found.differences:
         yield line(finding) if finding.severity == "drift" else f"(for information) {line(finding)}"
         if finding.sql and finding.severity == "drift":
             yield from (f"    {text}" for text in finding.sql.splitlines())

@@ -33,7 +33,7 @@ from agent_storage.cli.migrate.terminal import (
 )
 
 if TYPE_CHECKING:
-    from agent_storage.migrations.commands.draft import Draft
+    from agent_storage.migrations.commands.draft import MigrationDraft
     from agent_storage.migrations.results import RunResult, Status
 
 PANEL = "Everyday"
@@ -80,7 +80,7 @@ def new(
 
 def _drafted(
     shown: Terminal, db: str | None, folder: Path | None, tables: Path | None, shadow_url: str | None
-) -> Draft:
+) -> MigrationDraft:
     from agent_storage.migrations.commands.draft import draft
     from agent_storage.migrations.verify.declared import TABLES
 
@@ -185,7 +185,7 @@ def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: AsJson
         from agent_storage.migrations.commands import sync as command
 
         migrator = shown.migrator(db, folder)
-        back = command.to_take_back(migrator)
+        back = command.not_in_folder(migrator)
         if back:
             shown.confirm(f"roll back {', '.join(back)}?", yes=yes)
         result = command.sync(migrator)

@@ -26,14 +26,14 @@ def plan_up(
     With `locks`, the statements run in a shadow database, which shows the locks and rewrites of each.
     """
     from agent_storage.migrations.history.selection import to_apply
-    from agent_storage.migrations.history.tracking import Ledger
+    from agent_storage.migrations.history.tracking import TrackingTables
     from agent_storage.migrations.verify import plan
     from agent_storage.migrations.verify.shadow import open_shadow
     from agent_storage.migrations.verify.sources import as_applied
 
     with migrator.session() as session:
-        ledger = Ledger(session.connection)
-        timeline = migrator.runnable(session, ledger, allow_out_of_order=allow_out_of_order)
+        tracking = TrackingTables(session.connection)
+        timeline = migrator.runnable(session, tracking, allow_out_of_order=allow_out_of_order)
         chosen = to_apply(timeline, count, to)
         if not locks:
             return plan.without_locks(chosen)
@@ -42,7 +42,7 @@ def plan_up(
             server.database() as conninfo,
             open_shadow(conninfo) as shadow,
         ):
-            return plan.with_locks(shadow, session.connection, as_applied(ledger, timeline), chosen)
+            return plan.with_locks(shadow, session.connection, as_applied(tracking, timeline), chosen)
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:

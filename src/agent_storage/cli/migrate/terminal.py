@@ -77,7 +77,7 @@ class Terminal:
         retries: int = 10,
         connects: bool = True,
     ) -> Migrator:
-        """Return a `Migrator` that reports its progress here. Without `connects` it knows its folder alone."""
+        """Return a `Migrator` that reports its progress here. Without `connects` it reads its folder alone."""
         from agent_storage.migrations.files.file import duration_ms
         from agent_storage.migrations.migrator import Migrator
 
@@ -191,7 +191,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def end(code: int) -> None:
-    """End the command with an exit code that is not an error of its own."""
+    """End the command with an exit code without an error message."""
     if code:
         raise typer.Exit(code)
 

@@ -1,4 +1,4 @@
-"""What runs declared statements on one connection: describe once, then encode, send, wait, load."""
+"""Run declared statements on one connection: describe once, then encode, send, wait, load."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Executor:
     async def run_chunks(
         self, statement: Statement[list[T]], chunks: Iterable[Sequence[Any]], check: Check = _anybody
     ) -> list[T]:
-        """What a statement gives for each chunk's values, together. Outside a transaction they are one.
+        """Return the combined results of a statement for all chunks. Outside a transaction they are one.
 
         Two chunks are under way at a time: while the server works on one, this process loads what came of the one
         before and encodes the next. An error of the server aborts the transaction, any other undoes the chunks.
@@ -402,7 +402,7 @@ class Executor:
         return pgconn.get_result()
 
     async def _abandon(self, syncs: int, *, ended: bool = True) -> None:
-        """Cancel what runs and read to the end, behind a Sync if the pipeline has not `ended`; if that fails, close.
+        """Cancel the running statement and read to the end, after a Sync if not `ended`; if that fails, close.
 
         Cancelling the task once more does not cut this short: what the server still ran would be done afterwards.
         """

@@ -1,8 +1,8 @@
 """Connections that the single statements of all tasks share, in libpq's pipeline mode.
 
-A statement is sent while others still wait for their answers, so the connection is never idle. Behind each stands a
-Sync of its own: it is a transaction of its own, with its own error, whose commit is confirmed before the caller goes
-on. Answers come in the order of the statements, so a slow one delays those behind it; two rules keep that short. The
+A statement is sent while others still wait for their replies, so the connection is never idle. Each is followed by
+a Sync: it is a separate transaction, with its own error, whose commit is confirmed before the caller continues.
+Replies arrive in the order of the statements, so a slow one delays later ones; two rules limit that delay. The
 server cancels what takes longer than `LIMIT`, which undoes it, and it runs on a connection of the pool instead, as do
 the next calls of the same statement for a while. And no more than `DEPTH` statements are under way on one connection:
 others wait in one queue, from which a call that is given up is dropped.
@@ -131,7 +131,7 @@ class _Shared:
             call.fail(NotShared())  # without its Sync, whatever has left is undone
 
     def _end(self, entry: _Call | _Description) -> None:
-        """Send the Sync behind `entry`."""
+        """Send the Sync after `entry`."""
         self.under_way.append(entry)
         self._pgconn.pipeline_sync()
         if not self._writing and self._pgconn.flush():
@@ -205,7 +205,7 @@ class _Shared:
             self.lose(error)
 
     def lose(self, error: psycopg.Error) -> None:
-        """The connection is gone: every call under way gets an error of its own."""
+        """End every call in flight with a separate error, after the connection was lost."""
         if self.lost:
             return
         self.lost = True
@@ -215,7 +215,7 @@ class _Shared:
         for entry in self.under_way:
             if isinstance(entry, _Description):
                 continue
-            # The server did what it had answered, and nothing behind.
+            # The server executed the statements that it replied to, and none after them.
             fault = (fault_in(entry.answers) or fault_in([words])) if words is not None else None
             self._refuse(entry, fault[1] if fault else psycopg.OperationalError(str(error)))
         self.under_way.clear()

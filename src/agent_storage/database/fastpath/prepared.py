@@ -2,8 +2,8 @@
 
 psycopg's cursor finds out at each call what a declared statement knows before it runs: how the text is to be sent, of
 which types the parameters are, which loaders the columns need. Here the server says it once for each connection.
-Where the server is not to keep a statement (behind a pooler, on a connection of the caller's own), it is described once
-too, and its text is sent each time. So values are encoded and loaded alike on every path.
+A statement that must not be prepared on the server (behind a pooler, on an attached connection) is described once too,
+and its text is sent each time. So values are encoded and loaded alike on every path.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Parameters = tuple[list[bytes | None], list[Format]]
 LIMIT = 1000
 #: How many rows are loaded at a time, so that few lists are alive beside the records that are made of them.
 _SLICE = 100
-#: What the server answers when all is well.
+#: The statuses of a successful reply.
 FINE = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC})
 
 
-#: What psycopg's loaders, and those of JSON and UUID, raise for a value that Python cannot express.
+#: The errors of psycopg's loaders, and those of JSON and UUID, for a value that Python cannot represent.
 _UNREADABLE = (psycopg.Error, ValueError, NotImplementedError)
 
 
@@ -53,7 +53,7 @@ class Generation:
 
 
 class _Context:
-    """What psycopg's loaders need: the adapters, and, for text, the connection's styles. Moments are in UTC."""
+    """The context of psycopg's loaders: the adapters and, for text, the styles of the connection, in UTC."""
 
     adapters = LOADERS
 
@@ -223,7 +223,7 @@ class PreparedStatements:
         self._superfluous: list[bytes] = []
 
     def get(self, statement: Statement[Any]) -> Prepared | None:
-        """What is known of `statement`."""
+        """Return the description of `statement`, if any."""
         if self._seen != self._generation.number:
             self._seen = self._generation.number
             self._superfluous += [one.name for one in self._known.values() if one.name]
@@ -260,7 +260,7 @@ class PreparedStatements:
     def fault(
         self, error: psycopg.Error, statement: Statement[Any], prepared: Prepared | None, *, commits: bool = False
     ) -> StorageError:
-        """The package's error. `commits` says that the statement is a transaction of its own.
+        """Return the package's error. `commits`: the statement is a transaction by itself.
 
         It is `StaleStatement` where `error` says that a `prepared` statement is gone or fits no more. Then nothing of
         it was executed, and every connection of the database prepares its statements again.

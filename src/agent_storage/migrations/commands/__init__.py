@@ -1,1 +1,1 @@
-"""The commands of `storage migrate` that are more than up, down and status."""
+"""The commands of `storage migrate` other than up, down and status."""

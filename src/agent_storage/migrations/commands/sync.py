@@ -1,4 +1,4 @@
-"""Brings a developer's database to the branch that is checked out: back what the folder lacks, then up."""
+"""`sync`: bring a development database to the checked-out branch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from agent_storage.migrations.results import RunResult
 from agent_storage.migrations.run.migrations import Migrations
 
 
-def to_take_back(migrator: Migrations) -> list[str]:
-    """The applied migrations that the folder does not have, the last applied first."""
+def not_in_folder(migrator: Migrations) -> list[str]:
+    """Return the applied migrations that the folder does not contain, the last applied first."""
     with migrator.session() as session:
         timeline = migrator.timeline(session)
     known = {file.id for file in timeline.files} | {part for file in timeline.files for part in file.replaces}
@@ -16,7 +16,7 @@ def to_take_back(migrator: Migrations) -> list[str]:
 
 
 def sync(migrator: Migrations) -> RunResult:
-    """Roll back, from the database's own copies, what the folder does not have; then apply what is pending."""
-    back = migrator.take_back(to_take_back(migrator))
+    """Roll back migrations that the folder does not contain, from the copies in the database, then apply the rest."""
+    back = migrator.roll_back(not_in_folder(migrator))
     again = migrator.up(allow_out_of_order=True)
     return RunResult([*back.done, *again.done], again.pending)

@@ -1,1 +1,1 @@
-"""Migration files: names, directives, tokens, checksums, rules. Nothing here talks to a database."""
+"""Migration files: names, directives, tokens, checksums, lint rules. Nothing here connects to a database."""

@@ -1,4 +1,4 @@
-"""Making migration files: a name, a date that comes after all others, two files to fill in."""
+"""Create migration files: a name, a date after all others, two files to fill in."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _UP = "-- Why this change, in a sentence or two.\n"
 _BARE = (
     "-- transactional: false\n-- One statement that cannot run in a transaction, such as CREATE INDEX CONCURRENTLY.\n"
 )
-_DOWN = "-- Takes {name} back.\n"
+_DOWN = "-- Rolls back {name}.\n"
 
 
 @dataclass(frozen=True, slots=True)
 class NewMigration:
-    """The two files of a migration that was just made."""
+    """The two files of a migration that was just created."""
 
     id: str
     up: Path
@@ -31,12 +31,10 @@ class NewMigration:
 
 
 def new(folder: Path, name: str, *, transactional: bool = True, up: str = "", down: str = "") -> NewMigration:
-    """Make `<time>_<name>.sql` and its rollback file, and enter it into `migrations.lock`."""
+    """Create `<time>_<name>.sql` and its rollback file, and add it to `migrations.lock`."""
     if Path(sysconfig.get_path("purelib")).resolve() in folder.resolve().parents:
-        hint = "name a folder of your own with --folder"
-        raise InvalidRequest(
-            f"{folder} is an installed package's: an upgrade would remove what is put there", hint=hint
-        )
+        hint = "name the project's folder with --folder"
+        raise InvalidRequest(f"{folder} belongs to an installed package: an upgrade would remove new files", hint=hint)
     folder.mkdir(parents=True, exist_ok=True)
     id_ = f"{next_time(existing_ids(folder))}_{slug(name)}"
     made = NewMigration(id_, folder / f"{id_}.sql", folder / f"{id_}{ROLLBACK_SUFFIX}")
@@ -47,20 +45,20 @@ def new(folder: Path, name: str, *, transactional: bool = True, up: str = "", do
 
 
 def existing_ids(folder: Path) -> list[str]:
-    """The ids of the forward files of a folder."""
+    """Return the ids of the forward files of a folder."""
     return [path.stem for path in folder.glob("*.sql") if not path.name.endswith(ROLLBACK_SUFFIX)]
 
 
 def slug(name: str) -> str:
-    """`Add orders' note` as `add_orders_note`."""
+    """Return `Add orders' note` as `add_orders_note`."""
     text = re.sub(r"[^a-z0-9]+", "_", name.removesuffix(".sql").lower()).strip("_")
     if not text:
-        raise InvalidRequest(f"{name!r} is no name for a migration", hint="say what it does, as in add_orders_note")
+        raise InvalidRequest(f"{name!r} is not a valid migration name", hint="describe the change: add_orders_note")
     return text[:80].rstrip("_")
 
 
 def next_time(ids: Sequence[str]) -> str:
-    """The time now, or the second after the newest id if clocks disagree."""
+    """Return the current time, or the second after the newest id if that is later."""
     now = datetime.now(UTC).strftime(_FORMAT)
     newest = max((id_[:14] for id_ in ids if re.match(r"\d{14}_", id_)), default="")
     if now > newest:
@@ -68,4 +66,4 @@ def next_time(ids: Sequence[str]) -> str:
     try:
         return (datetime.strptime(newest, _FORMAT).replace(tzinfo=UTC) + timedelta(seconds=1)).strftime(_FORMAT)
     except ValueError:
-        raise InvalidRequest(f"{newest} is not a time, so nothing can come after it", hint="rename that file") from None
+        raise InvalidRequest(f"{newest} is not a time, so no later one exists", hint="rename that file") from None

@@ -1,4 +1,4 @@
-"""A migration file and the folder it lies in: names, directives, checksum. Nothing here talks to a database."""
+"""A migration file and its folder: names, directives, checksum. Nothing here connects to a database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from agent_storage.migrations.errors import BadMigrationFile, InvalidRequest
-from agent_storage.migrations.files.splitter import Scan, Statement, scan
+from agent_storage.migrations.files.splitter import Scan, SqlStatement, scan
 
 VERSIONS = Path(__file__).parent.parent / "versions"
 
@@ -35,7 +35,7 @@ _UNITS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, None: 1}
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """`-- name: value` above the first statement; `line` counts from 1."""
+    """`-- name: value` above the first statement. `line` counts from 1."""
 
     name: str
     value: str
@@ -43,21 +43,21 @@ class Directive:
 
     @property
     def suspect(self) -> bool:
-        """Whether this reads like a directive that the manager does not know; `-- Note: …` is prose."""
+        """Whether this resembles a directive but is unknown. `-- Note: …` is an ordinary comment."""
         resembles = difflib.get_close_matches(self.name.lower().replace("_", "-"), DIRECTIVES, 1, 0.75)
         return self.name not in DIRECTIVES and (self.name.islower() or bool(resembles))
 
 
 @dataclass(frozen=True)
 class SqlText:
-    """The text of a file, with what is read out of it. Line ends are `\\n`, the BOM is gone; `fault` if unreadable."""
+    """The text of a file, with line ends `\\n` and without a BOM. `fault` is the reason if it is unreadable."""
 
     text: str
     fault: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> SqlText:
-        """The file as UTF-8, whatever the locale says."""
+        """Read the file as UTF-8, independent of the locale."""
         raw = path.read_bytes()
         try:
             text = raw.decode("utf-8-sig")
@@ -70,43 +70,43 @@ class SqlText:
 
     @cached_property
     def scan(self) -> Scan:
-        """The text's tokens, looked through once."""
+        """The result of scanning the text once."""
         return scan(self.text)
 
     @property
-    def statements(self) -> list[Statement]:
+    def statements(self) -> list[SqlStatement]:
         """The statements in the order in which they run."""
         return self.scan.statements
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the token stream: comments and white space change nothing, any token does."""
+        """SHA-256 of the tokens. Comments and white space do not affect it."""
         return self.scan.checksum
 
     @cached_property
     def directives(self) -> list[Directive]:
-        """Every `-- name: value` above the first statement; unknown names and misspelt ones too."""
+        """Every `-- name: value` above the first statement, including unknown and misspelt names."""
         return list(_directives(self.text))
 
     def values(self, name: str) -> list[str]:
-        """What a directive says, in the order of the file."""
+        """Return the values of a directive, in the order of the file."""
         return [directive.value for directive in self.directives if directive.name == name]
 
     def last(self, name: str, default: str = "") -> str:
-        """What a directive says last."""
+        """Return the last value of a directive."""
         return (self.values(name) or [default])[-1]
 
     def items(self, name: str) -> list[str]:
-        """The words of a directive that takes a list."""
+        """Return the items of a directive that takes a list."""
         return " ".join(self.values(name)).replace(",", " ").split()
 
     def timeout(self, name: str, default: int) -> int:
-        """A timeout directive (`lock-timeout`, `statement-timeout`) in milliseconds."""
+        """Return a timeout directive (`lock-timeout`, `statement-timeout`) in milliseconds."""
         value = self.last(name)
         return duration_ms(value) if value else default
 
     def place(self, offset: int) -> tuple[int, int, str]:
-        """Line and column (from 1) of a character offset, and the text of that line."""
+        """Return line and column (from 1) of a character offset, and the text of that line."""
         start = self.text.rfind("\n", 0, offset) + 1
         end = self.text.find("\n", offset)
         line = self.text[start : end if end >= 0 else len(self.text)]
@@ -129,7 +129,7 @@ def _directives(text: str) -> Iterator[Directive]:
 
 @dataclass(frozen=True)
 class MigrationFile:
-    """`NAME.sql` with its `NAME.rollback.sql`, if there is one."""
+    """`NAME.sql` and its `NAME.rollback.sql`, if there is one."""
 
     id: str
     path: Path
@@ -138,47 +138,47 @@ class MigrationFile:
 
     @property
     def rollback_path(self) -> Path:
-        """Where the rollback file is, or would be."""
+        """The path of the rollback file, which may not exist."""
         return self.path.with_name(self.id + ROLLBACK_SUFFIX)
 
     @property
     def checksum(self) -> str:
-        """The checksum of the forward file; the rollback may be mended without a new migration."""
+        """The checksum of the forward file. The rollback file may be corrected without a new migration."""
         return self.up.checksum
 
     @property
     def transactional(self) -> bool:
-        """Whether the file runs in one transaction (`-- transactional: false` says no)."""
+        """Whether the file runs in one transaction (not with `-- transactional: false`)."""
         return self.up.last("transactional", "true").lower() != "false"
 
     @property
     def irreversible(self) -> str | None:
-        """The reason why there is no way back, if the file says so."""
+        """The reason of `-- irreversible`, if the file has one."""
         return self.up.last("irreversible") if self.up.values("irreversible") else None
 
     @property
     def out_of_order(self) -> bool:
-        """Whether the file may be applied although a newer one already is."""
+        """Whether the file may be applied after a newer one."""
         return self.up.last("out-of-order").lower() == "ok"
 
     @property
     def data_loss(self) -> bool:
-        """Whether the author agrees to the loss of data that the statements bring."""
+        """Whether the file allows statements that discard data (`-- data-loss: ok`)."""
         return self.up.last("data-loss").lower() == "ok"
 
     @property
     def depends(self) -> list[str]:
-        """Ids that have to be applied first."""
+        """Ids that must be applied first."""
         return self.up.items("depends")
 
     @property
     def replaces(self) -> list[str]:
-        """Ids that this squashed migration stands for."""
+        """Ids that this squashed migration replaces."""
         return self.up.items("replaces")
 
 
 def duration_ms(text: str) -> int:
-    """`5s`, `250ms`, `10min`, `1h` in milliseconds; a bare number is milliseconds, as in PostgreSQL."""
+    """Return `5s`, `250ms`, `10min`, `1h` in milliseconds. A number without a unit is in milliseconds."""
     found = _DURATION.fullmatch(text.strip())
     if found is None:
         raise InvalidRequest(f"{text!r} is not a duration", hint="write it like 250ms, 5s, 10min or 1h")
@@ -186,46 +186,46 @@ def duration_ms(text: str) -> int:
 
 
 def read_folder(folder: Path) -> list[MigrationFile]:
-    """The migrations of a folder, by name. A folder that is missing, empty or holds something odd is an error."""
+    """Return the migrations of a folder, by name. Raises if the folder is missing, empty or contains other files."""
     if not folder.is_dir():
         raise InvalidRequest(f"the migrations folder {folder} does not exist", hint="name it with --folder")
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in {".sql", ".py"})
     forward = [path for path in paths if not path.name.endswith(ROLLBACK_SUFFIX)]
     if not forward:
         raise InvalidRequest(
-            f"the migrations folder {folder} holds no migration",
-            hint="is it the right one? `storage migrate new NAME` makes the first",
+            f"the migrations folder {folder} contains no migration",
+            hint="check the folder; `storage migrate new NAME` creates the first one",
         )
-    _refuse_strangers(paths, forward)
+    _refuse_unknown_files(paths, forward)
     return [read_file(path) for path in forward]
 
 
 def read_file(path: Path) -> MigrationFile:
-    """One migration with its rollback file."""
+    """Read one migration with its rollback file."""
     rollback = path.with_name(path.stem + ROLLBACK_SUFFIX)
     return MigrationFile(path.stem, path, SqlText.read(path), SqlText.read(rollback) if rollback.is_file() else None)
 
 
-def _refuse_strangers(paths: Sequence[Path], forward: Sequence[Path]) -> None:
+def _refuse_unknown_files(paths: Sequence[Path], forward: Sequence[Path]) -> None:
     names = {path.stem for path in forward}
     for path in paths:
         if path.name.endswith(ROLLBACK_SUFFIX):
             if path.name.removesuffix(ROLLBACK_SUFFIX) not in names:
-                raise BadMigrationFile(f"{path.name} rolls back a migration that is not there")
+                raise BadMigrationFile(f"{path.name} rolls back a migration that does not exist")
         elif path.suffix == ".py":
-            raise BadMigrationFile(f"{path.name}: migrations are SQL files here, not Python")
+            raise BadMigrationFile(f"{path.name}: migrations must be SQL files, not Python")
         elif path.stem.endswith((".up", ".down")):
             hint = "name the two NAME.sql and NAME.rollback.sql"
-            raise BadMigrationFile(f"{path.name} would be a forward migration like any other", hint=hint)
+            raise BadMigrationFile(f"{path.name} would be a forward migration", hint=hint)
         elif path.stem.startswith("post-apply"):
             raise BadMigrationFile(f"{path.name}: hooks that run after every apply are not supported")
         elif not _NAME.fullmatch(path.stem) or len(path.stem) > 200:
             hint = "use letters, digits, _ and -, as in 20261120193653_add_orders_note.sql"
-            raise BadMigrationFile(f"{path.name!r} cannot be a migration's name", hint=hint)
+            raise BadMigrationFile(f"{path.name!r} is not a valid migration name", hint=hint)
 
 
 def find_id(text: str, ids: Sequence[str]) -> str:
-    """The id that `text` names: in full, by its beginning, or by the part after the time."""
+    """Return the id that `text` identifies: in full, by prefix, or by the part after the time."""
     if text in ids:
         return text
     found = [known for known in ids if known.startswith(text) or known.partition("_")[2] == text]
@@ -233,4 +233,4 @@ def find_id(text: str, ids: Sequence[str]) -> str:
         return found[0]
     if not found:
         raise InvalidRequest(f"there is no migration {text!r}", hint="`storage migrate status` lists them")
-    raise InvalidRequest(f"{text!r} fits {len(found)} migrations: {', '.join(found[:5])}", hint="give more of the id")
+    raise InvalidRequest(f"{text!r} matches {len(found)} migrations: {', '.join(found[:5])}", hint="give a longer id")

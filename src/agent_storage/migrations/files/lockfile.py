@@ -1,4 +1,4 @@
-"""`migrations.lock`: one line `id checksum` for each file, so that two branches that both add a migration conflict."""
+"""`migrations.lock`: a line `id checksum` for each file, so that two branches that both add a migration conflict."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _CONFLICT = ("<<<<<<<", "=======", ">>>>>>>")
 
 
 def render(files: Sequence[MigrationFile]) -> str:
-    """The lock's text for these files."""
+    """Return the text of the lock file for these files."""
     return _HEADER + "".join(f"{file.id} {file.checksum}\n" for file in files)
 
 
 def write(folder: Path, files: Sequence[MigrationFile]) -> bool:
-    """Bring the lock up to date; whether it changed. Replaced in one step, so a crash leaves the old one."""
+    """Update the lock file atomically. Return whether it changed."""
     path, text = folder / NAME, render(files)
     if path.is_file() and path.read_text("utf-8") == text:
         return False
@@ -31,13 +31,13 @@ def write(folder: Path, files: Sequence[MigrationFile]) -> bool:
 
 
 def refresh(folder: Path, files: Sequence[MigrationFile]) -> None:
-    """Bring the lock up to date if the folder keeps one and can be written; an installed package cannot."""
+    """Update the lock file if the folder has one and is writable. That of an installed package is not."""
     if (folder / NAME).is_file() and os.access(folder, os.W_OK):
         write(folder, files)
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Checksums by id; empty if there is no lock."""
+    """Return checksums by id. Empty if there is no lock file."""
     path = folder / NAME
     if not path.is_file():
         return {}
@@ -46,15 +46,15 @@ def read(folder: Path) -> dict[str, str]:
 
 
 def differences(folder: Path, files: Sequence[MigrationFile]) -> list[str]:
-    """How the lock and the files disagree, a sentence each; nothing if there is no lock."""
+    """Return the differences between the lock file and the files, a sentence each. Empty if there is no lock file."""
     path = folder / NAME
     if not path.is_file():
         return []
     if any(line.startswith(_CONFLICT) for line in path.read_text("utf-8").splitlines()):
-        return [f"{NAME} holds an unresolved merge conflict"]
+        return [f"{NAME} contains an unresolved merge conflict"]
     locked = read(folder)
     actual = {file.id: file.checksum for file in files}
-    found = [f"{name} is in {NAME} but its file is gone" for name in locked.keys() - actual.keys()]
+    found = [f"{name} is in {NAME} but its file is missing" for name in locked.keys() - actual.keys()]
     found += [f"{name} is not in {NAME}" for name in actual.keys() - locked.keys()]
     found += [f"{name} differs from {NAME}" for name in locked.keys() & actual.keys() if locked[name] != actual[name]]
     return sorted(found)

@@ -1,4 +1,4 @@
-"""The text of a failed statement: `file:line:column SQLSTATE message`, the line, a caret, and what the server adds."""
+"""The report of a failed statement: `file:line:column SQLSTATE message`, the line, a caret, the server's details."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import psycopg
 
 from agent_storage.migrations.errors import StatementFailed
 from agent_storage.migrations.files.file import SqlText
-from agent_storage.migrations.files.splitter import Statement
+from agent_storage.migrations.files.splitter import SqlStatement
 
 _WIDTH = 120
 
 
 def shown(path: Path) -> str:
-    """The path as a person in the current folder writes it."""
+    """Return the path relative to the current folder if possible."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -22,11 +22,11 @@ def shown(path: Path) -> str:
 
 
 def statement_failed(
-    error: psycopg.Error, path: Path, text: SqlText, statement: Statement | None, origin: int | None = None
+    error: psycopg.Error, path: Path, text: SqlText, statement: SqlStatement | None, origin: int | None = None
 ) -> StatementFailed:
-    """The error for a statement that PostgreSQL refused; without a statement it refused the COMMIT.
+    """Return the error for a statement that PostgreSQL rejected, or for the COMMIT if `statement` is None.
 
-    The server's positions count from the statement's beginning, or from `origin` if others were sent before it.
+    Positions of the server count from the start of the statement, or from `origin` if others were sent before it.
     """
     diag = error.diag
     message = diag.message_primary or str(error)
@@ -48,14 +48,14 @@ def statement_failed(
 
 
 def _pointed(source: str, column: int) -> list[str]:
-    """The line with a caret below, cut to a window when it is long."""
+    """Return the line with a caret below it, cut to a window if it is long."""
     start = max(0, column - _WIDTH + 20) if len(source) > _WIDTH else 0
     window = source[start : start + _WIDTH].replace("\t", " ")
     return [f"    {window}", f"    {' ' * (column - 1 - start)}^"]
 
 
 def _context(diag: psycopg.errors.Diagnostic) -> list[str]:
-    # The details of data errors and violated constraints print whole rows, which may hold secrets.
+    # The details of data errors and constraint violations print whole rows, which may contain secrets.
     tells_rows = (diag.sqlstate or "")[:2] in {"22", "23"}
     lines = [f"detail: {line}" for line in (diag.message_detail or "").splitlines() if not tells_rows]
     if diag.internal_query:

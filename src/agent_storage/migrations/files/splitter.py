@@ -1,7 +1,7 @@
-"""SQL text into tokens, and tokens into statements, by PostgreSQL's own lexical rules.
+"""Split SQL text into tokens, and tokens into statements, by PostgreSQL's lexical rules.
 
-One scan serves two purposes: each statement is sent as one of its own, so that an error has a place and progress can be
-shown, and the token stream (without comments and white space) is what a migration's checksum is made of.
+One scan serves two purposes. Each statement is sent separately, so that an error has a position and progress can be
+shown. The tokens, without comments and white space, are the input of the checksum of a migration.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Token(NamedTuple):
-    """A lexical unit; `kind` is word, quoted, string, dollar, number, parameter, operator, punctuation or meta."""
+    """A lexical unit. `kind` is word, quoted, string, dollar, number, parameter, operator, punctuation or meta."""
 
     kind: str
     text: str
@@ -23,8 +23,8 @@ class Token(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
-    """One statement of a file: its text without the semicolon, and where it stands (`offset` in characters)."""
+class SqlStatement:
+    """One statement of a file: its text without the semicolon, and its `offset` in characters."""
 
     number: int
     text: str
@@ -32,22 +32,22 @@ class Statement:
     words: tuple[str, ...]
 
     def starts_with(self, *words: str) -> bool:
-        """Whether these keywords begin the statement."""
+        """Return whether the statement begins with these keywords."""
         return self.words[: len(words)] == words
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What one pass over a text finds: its statements, the SHA-256 of its tokens, its first command of psql."""
+    """The result of one scan: the statements, the SHA-256 of the tokens, the first psql meta-command."""
 
-    statements: list[Statement]
+    statements: list[SqlStatement]
     checksum: str
     meta: Token | None
 
 
-# White space and line comments are skipped in the same match; at the end of the text no group is left to match.
-# Order matters: a prefixed string before a word, a number before punctuation. `unclosed` takes the rest of a text whose
-# quote never ends, so that the server, which words it best, gets to refuse it.
+# White space and line comments are skipped in the same match. At the end of the text no group matches.
+# Order matters: a prefixed string before a word, a number before punctuation. `unclosed` takes the rest of a text with
+# an unterminated quote, so that the server reports the error.
 _TOKEN = re.compile(
     r"""
     (?: \s++ | --[^\n]*+ )*+
@@ -71,7 +71,7 @@ _SPECIAL = re.compile(r"[~!@#%^&|`?]")
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """The tokens of `text`, without comments and white space."""
+    """Yield the tokens of `text`, without comments and white space."""
     position = 0
     while (found := _TOKEN.match(text, position)) and (kind := found.lastgroup):
         start, position = found.span(kind)
@@ -93,7 +93,7 @@ def _comment_end(text: str, start: int) -> int:
 
 
 def _operator_end(text: str, start: int, end: int) -> int:
-    """PostgreSQL's rule: an operator ends in + or - only if it contains a special character (`=-1` is `=` and `-`)."""
+    """Return the end of an operator. It ends in + or - only if it has a special character (`=-1` is `=` and `-`)."""
     if not _SPECIAL.search(text, start, end):
         while end - start > 1 and text[end - 1] in "+-":
             end -= 1
@@ -101,7 +101,7 @@ def _operator_end(text: str, start: int, end: int) -> int:
 
 
 def scan(text: str) -> Scan:
-    """Statements (empty ones are left out), checksum and psql's commands, in one pass."""
+    """Return the statements without empty ones, the checksum and the first psql meta-command, in one pass."""
     digest = hashlib.sha256()
     meta: list[Token] = []
 
@@ -113,17 +113,17 @@ def scan(text: str) -> Scan:
             yield token
 
     spans = enumerate(_spans(noted()), 1)
-    statements = [Statement(number, text[first:end], first, words) for number, (first, end, words) in spans]
+    statements = [SqlStatement(number, text[first:end], first, words) for number, (first, end, words) in spans]
     return Scan(statements, digest.hexdigest(), meta[0] if meta else None)
 
 
-def split(text: str) -> list[Statement]:
-    """The statements of `text`; empty ones are left out."""
+def split(text: str) -> list[SqlStatement]:
+    """Return the statements of `text`, without empty ones."""
     return scan(text).statements
 
 
 def _spans(found: Iterable[Token]) -> Iterator[tuple[int, int, tuple[str, ...]]]:
-    """Start, end and keywords of each statement."""
+    """Yield start, end and keywords of each statement."""
     first, end, parentheses, atomic = -1, 0, 0, 0
     words: list[str] = []
     for token in found:
@@ -135,7 +135,7 @@ def _spans(found: Iterable[Token]) -> Iterator[tuple[int, int, tuple[str, ...]]]
         first = token.start if first < 0 else first
         end = token.start + len(token.text)
         if token.kind == "word":
-            # Of 20,000 statements most have the same words: each is kept once.
+            # Interned, because thousands of statements share the same few words.
             words.append(sys.intern(token.text.upper()))
             atomic = _atomic_depth(words, atomic)
         elif token.text in "()":
@@ -145,7 +145,7 @@ def _spans(found: Iterable[Token]) -> Iterator[tuple[int, int, tuple[str, ...]]]
 
 
 def _atomic_depth(words: list[str], depth: int) -> int:
-    """How deep in a `BEGIN ATOMIC … END` body the last word leaves us; its semicolons do not end the statement."""
+    """Return the nesting depth in a `BEGIN ATOMIC … END` body, where a semicolon does not end the statement."""
     if depth == 0:
         return 1 if words[-2:] == ["BEGIN", "ATOMIC"] and words[0] == "CREATE" else 0
     if words[-1] == "CASE":

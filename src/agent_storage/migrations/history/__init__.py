@@ -1,1 +1,1 @@
-"""What the database knows of its migrations: yoyo's tables and our own, and the folder compared with them."""
+"""The tracking tables of a database, yoyo's and the package's, and the folder compared with them."""

@@ -1,4 +1,4 @@
-"""Who applied a migration, and from which commit: for the books, and for whoever asks later."""
+"""The user and the git commit that the tracking tables record for a migration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shutil import which
 
 
 def user_name() -> str:
-    """The operating system's user, or `unknown` in a container that has none."""
+    """Return the name of the operating system user, or `unknown` if it has none, as in some containers."""
     try:
         return getpass.getuser()[:255]
     except (KeyError, OSError):
@@ -19,7 +19,7 @@ def user_name() -> str:
 
 @cache
 def git_commit(folder: Path) -> str | None:
-    """The commit that the folder's checkout stands at, if it is one."""
+    """Return the commit that is checked out in the folder, or None if it is not a git checkout."""
     git = which("git")
     if git is None or not folder.is_dir():
         return None

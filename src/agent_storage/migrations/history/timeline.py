@@ -1,4 +1,4 @@
-"""The folder against the database: what is applied, what is pending, and what contradicts what."""
+"""Compare the folder with the tracking tables: applied and pending migrations, and contradictions."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from datetime import UTC
 
 from agent_storage.migrations.errors import HistoryProblem
 from agent_storage.migrations.files.file import MigrationFile
-from agent_storage.migrations.history.tracking import Entry
+from agent_storage.migrations.history.tracking import TrackedMigration
 from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.results import MigrationStatus, Problem
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """One reading of both sides: `entries` in the order in which they were applied, `files` in that of the folder."""
+    """A snapshot of folder and database: `files` in the order of the folder, `entries` in the order of application."""
 
     files: list[MigrationFile]
-    entries: list[Entry]
+    entries: list[TrackedMigration]
 
     @property
-    def applied(self) -> dict[str, Entry]:
+    def applied(self) -> dict[str, TrackedMigration]:
         """Applied migrations by id, the oldest first."""
         return {entry.id: entry for entry in self.entries if entry.applied}
 
@@ -32,7 +32,7 @@ class Timeline:
         return [file for file in self.files if file.id not in done]
 
     def squashed(self) -> list[MigrationFile]:
-        """Squashed files whose parts are all applied: they need no run, only their name in the books."""
+        """Return squashed files whose replaced migrations are all applied: they are recorded without running."""
         applied = self.applied
         return [
             file
@@ -44,17 +44,17 @@ class Timeline:
         return self.applied.keys() | {file.id for file in self.squashed()}
 
     def to_adopt(self) -> list[MigrationFile]:
-        """Files that stock yoyo applied, in its order: their checksum and texts are not kept yet."""
+        """Return files that stock yoyo applied, in its order, whose checksum and SQL are not stored yet."""
         files = {file.id: file for file in self.files}
         return [files[id_] for id_, entry in self.applied.items() if id_ in files and entry.checksum is None]
 
     def problems(self, *, allow_out_of_order: bool = False, allow_ahead: bool = False) -> list[Problem]:
-        """Everything that forbids to apply more. `allow_ahead`: a newer version of the code may have been here."""
+        """Return the problems that prevent `up`. `allow_ahead`: ignore applied migrations of a newer version."""
         found = [*self._unfinished(), *self._edited(), *self._gone(allow_ahead=allow_ahead), *self._half_squashed()]
         return found if allow_out_of_order else [*found, *self._out_of_order()]
 
     def at_head(self) -> bool:
-        """Whether everything is applied, nothing contradicts, and the books are complete."""
+        """Return whether everything is applied, there is no problem, and the tracking tables are complete."""
         return not self.pending and not self.problems() and not self.to_adopt() and not self.squashed()
 
     def _unfinished(self) -> list[Problem]:
@@ -62,10 +62,10 @@ class Timeline:
             Problem(
                 entry.id,
                 "running" if entry.state == "running" else "failed",
-                f"{entry.id} stopped {'on its way down ' if entry.direction == 'down' else ''}after statement"
+                f"{entry.id} stopped {'during its rollback ' if entry.direction == 'down' else ''}after statement"
                 f" {entry.done_statements} of {entry.total_statements}"
-                + (f": {entry.error}" if entry.error else ": its migrator went away"),
-                f"put right what it left, then `storage migrate resolve {entry.id} --resume`",
+                + (f": {entry.error}" if entry.error else ": its migrator ended"),
+                f"correct what it left, then `storage migrate resolve {entry.id} --resume`",
             )
             for entry in self.entries
             if entry.unfinished
@@ -78,7 +78,7 @@ class Timeline:
                 file.id,
                 "edited",
                 f"{file.path.name} was changed after it was applied",
-                "undo the edit and write a new migration; if the change is right as it is: `storage migrate repair`",
+                "undo the edit and write a new migration; to accept the edit: `storage migrate repair`",
             )
             for file in self.files
             if file.id in applied and applied[file.id].checksum not in {None, file.checksum}
@@ -93,13 +93,13 @@ class Timeline:
     def _missing(self, id_: str) -> Problem:
         twin = self.twin(id_)
         if twin is not None:
-            hint = f"give it back the name {id_}.sql, or accept the new one with `storage migrate repair`"
+            hint = f"rename it to {id_}.sql, or accept the new name with `storage migrate repair`"
             return Problem(id_, "renamed", f"{id_} is applied, but its file is now called {twin.path.name}", hint)
-        hint = "is it on another branch? `storage migrate sync` takes it back, `storage migrate show` prints its SQL"
+        hint = "if it is on another branch, `storage migrate sync` rolls it back; `storage migrate show` prints its SQL"
         return Problem(id_, "missing", f"{id_} is applied, but its file is missing from the folder", hint)
 
     def twin(self, id_: str) -> MigrationFile | None:
-        """The pending file that holds what was applied as `id_`: it was renamed."""
+        """Return the pending file with the checksum of the applied `id_`, which was renamed."""
         return next((file for file in self.pending if file.checksum == self.applied[id_].checksum), None)
 
     def _half_squashed(self) -> list[Problem]:
@@ -109,7 +109,7 @@ class Timeline:
             parts = [part for part in file.replaces if part in applied]
             if parts and file.id not in applied and len(parts) < len(file.replaces):
                 message = f"{file.id} replaces {len(file.replaces)} migrations, of which only {len(parts)} are applied"
-                hint = "apply the rest with the files from before the squash, then come back"
+                hint = "apply the rest with the files from before the squash first"
                 found.append(Problem(file.id, "missing", message, hint))
         return found
 
@@ -120,14 +120,14 @@ class Timeline:
                 file.id,
                 "out-of-order",
                 f"{file.id} is older than {newest}, which is already applied",
-                "`storage migrate rebase` gives it a new date; `-- out-of-order: ok` in the file lets it be",
+                "`storage migrate rebase` gives it a new date; `-- out-of-order: ok` in the file permits it",
             )
             for file in self.pending
             if file.id < newest and not file.out_of_order
         ]
 
     def statuses(self, problems: Sequence[Problem]) -> list[MigrationStatus]:
-        """Every migration that either side knows, in order, with what is wrong about it."""
+        """Return the state of every migration of the folder or the database, in order, with its problem."""
         messages = {problem.id: problem.message for problem in problems}
         files = {file.id: file for file in self.files}
         entries = {entry.id: entry for entry in self.entries}
@@ -140,20 +140,20 @@ class Timeline:
         ]
 
 
-def read_timeline(files: Sequence[MigrationFile], entries: Sequence[Entry]) -> Timeline:
-    """Put both sides together; the files in the order of their dependencies."""
+def read_timeline(files: Sequence[MigrationFile], entries: Sequence[TrackedMigration]) -> Timeline:
+    """Return the timeline, with the files in the order of their dependencies."""
     return Timeline(in_order(files), list(entries))
 
 
 def refuse(problems: Sequence[Problem]) -> None:
-    """Raise if there is any problem; the first is the message, the others are its lines."""
+    """Raise `HistoryProblem` if there is a problem. The first is the message, the others are its lines."""
     if problems:
         first, *others = problems
         raise HistoryProblem(first.message, hint=first.hint, lines=[problem.message for problem in others])
 
 
 def _status(
-    id_: str, entry: Entry | None, file: MigrationFile | None, done: bool, problem: str | None
+    id_: str, entry: TrackedMigration | None, file: MigrationFile | None, done: bool, problem: str | None
 ) -> MigrationStatus:
     reversible = file is None or (file.irreversible is None and file.down is not None)
     if entry is None:

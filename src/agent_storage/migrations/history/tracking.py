@@ -1,8 +1,8 @@
-"""What the database knows: yoyo's tables and, beside them, `_storage_migration`.
+"""The tracking tables: those of yoyo, and `_storage_migration`.
 
-yoyo's table says *whether* a migration is applied, and is always right: stock yoyo may have worked on it. Our own says
-*what* was applied (checksum, both texts) and how far a run without a transaction has come. A row of ours counts only
-if its `applied_at` is yoyo's, so whatever stock yoyo did in between makes it stale and not wrong.
+yoyo's table records whether a migration is applied. It is authoritative, because stock yoyo may have changed it.
+`_storage_migration` records the SQL that was applied, its checksum, and the progress of a run without a transaction.
+A row of it is valid only if its `applied_at` equals yoyo's, so changes by stock yoyo make it stale and not wrong.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ VALUES (%(id)s, %(state)s, %(direction)s, %(origin)s, %(checksum)s, %(up_sql)s, 
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What the database knows of one migration. `checksum` is None where stock yoyo applied it."""
+class TrackedMigration:
+    """A migration in the tracking tables. `checksum` is None if stock yoyo applied it."""
 
     id: str
     applied: bool
@@ -100,14 +100,14 @@ class Entry:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a run without a transaction stopped inside."""
+        """Whether a run without a transaction stopped halfway."""
         return self.state in {"running", "failed"}
 
 
-class Ledger:
+class TrackingTables:
     """The tracking tables of one database, read and written on one connection.
 
-    They are looked for in every schema, so that a changed `search_path` does not make the history disappear.
+    They are searched in every schema, so that a changed `search_path` does not hide the history.
     """
 
     def __init__(self, connection: psycopg.Connection) -> None:
@@ -117,17 +117,17 @@ class Ledger:
 
     @property
     def exists(self) -> bool:
-        """Whether all the tables are there."""
+        """Whether all the tables exist."""
         return self._present >= set(ALL_TABLES)
 
     def _sql(self, text: str) -> sql.Composed:
         names = {"yoyo": TABLES[0], "log": "_yoyo_log", "lock": "yoyo_lock", "table": TABLE}
-        # The texts are this module's constants.
+        # The texts are constants of this module.
         template = sql.SQL(text)  # pyright: ignore[reportArgumentType]
         return template.format(**{key: sql.Identifier(self.schema, name) for key, name in names.items()})
 
     def create(self) -> None:
-        """Create the tables that are missing; call it with the migration lock held."""
+        """Create the missing tables. Call it with the migration lock held."""
         if self.exists:
             return
         with self._connection.transaction():
@@ -136,22 +136,22 @@ class Ledger:
             self._connection.execute(self._sql(_COMMENT))
         self._present = set(ALL_TABLES)
 
-    def entries(self) -> list[Entry]:
-        """Everything applied or unfinished, in the order in which it was applied."""
+    def entries(self) -> list[TrackedMigration]:
+        """Return the applied and unfinished migrations, in the order of application."""
         if TABLES[0] not in self._present:
             return []
         query = _STATE if TABLE in self._present else _STATE_OF_STOCK_YOYO
-        with self._connection.cursor(row_factory=class_row(Entry)) as cursor:
+        with self._connection.cursor(row_factory=class_row(TrackedMigration)) as cursor:
             return cursor.execute(self._sql(query)).fetchall()
 
     def is_applied(self, migration_id: str) -> bool:
-        """Whether the id is recorded as applied, by anybody, now."""
+        """Return whether the id is recorded as applied."""
         query = self._sql("SELECT EXISTS (SELECT FROM {yoyo} WHERE migration_id = %s)")
         with self._connection.cursor(row_factory=scalar_row) as cursor:
             return bool(cursor.execute(query, (migration_id,)).fetchone())
 
     def stored(self, migration_id: str) -> MigrationFile | None:
-        """The migration as it was applied, from the texts that the database keeps."""
+        """Return the migration as it was applied, from the SQL in the database, or None."""
         if TABLE not in self._present:
             return None
         query = self._sql("SELECT up_sql, down_sql FROM {table} WHERE migration_id = %s")
@@ -164,50 +164,50 @@ class Ledger:
     def record_applied(
         self, file: MigrationFile, *, duration_ms: int | None = None, origin: str = "run", operation: str = "apply"
     ) -> None:
-        """Mark as applied in yoyo's table, its log and ours; part of the caller's transaction."""
+        """Record the migration as applied, in the transaction of the caller."""
         self._backend.mark(file.id, operation)
         self._record(file, "applied", "up", origin, len(file.up.statements), duration_ms)
 
     def record_rolled_back(self, migration_id: str, operation: str = "rollback") -> None:
-        """Mark as not applied; part of the caller's transaction."""
+        """Record the migration as not applied, in the transaction of the caller."""
         self._backend.unmark(migration_id, operation)
         self.forget(migration_id)
 
     def adopt(self, file: MigrationFile) -> None:
-        """Keep checksum and texts of a migration that stock yoyo applied, or accept them anew."""
+        """Store checksum and SQL of a migration that stock yoyo applied, or replace them."""
         self._record(file, "applied", "up", "adopted", len(file.up.statements), None)
 
     def rename(self, old: str, file: MigrationFile) -> None:
-        """Give an applied migration the name that its file has now; when it was applied stays."""
+        """Rename an applied migration to the name of its file. Its time and position do not change."""
         query = self._sql("UPDATE {yoyo} SET migration_id = %s, migration_hash = %s WHERE migration_id = %s")
         self._backend.log(old, "unmark")
         self._connection.execute(query, (file.id, self._backend.hash(file.id), old))
         self._backend.log(file.id, "mark")
-        # Our row keeps its position, which is the order for `down`.
+        # The row keeps its position, which is the order of `down`.
         query = self._sql("UPDATE {table} SET migration_id = %s WHERE migration_id = %s")
         self._connection.execute(query, (file.id, old))
         self.adopt(file)
 
     def begin(self, file: MigrationFile, direction: Direction, done: int) -> None:
-        """Say that a run without a transaction is under way."""
+        """Record that a run without a transaction is in progress."""
         self._record(file, "running", direction, "run", done, None)
 
     def advance(self, migration_id: str, done: int) -> None:
-        """Count a finished statement of a run without a transaction."""
+        """Record the number of completed statements of a run without a transaction."""
         query = self._sql("UPDATE {table} SET done_statements = %s, changed_at = now() WHERE migration_id = %s")
         self._connection.execute(query, (done, migration_id))
 
     def fail(self, migration_id: str, error: str) -> None:
-        """Say that a run without a transaction stopped, and why."""
+        """Record that a run without a transaction failed, and its error."""
         query = self._sql("UPDATE {table} SET state = 'failed', error = %s, changed_at = now() WHERE migration_id = %s")
         self._connection.execute(query, (error, migration_id))
 
     def forget(self, migration_id: str) -> None:
-        """Remove our row; yoyo's stays as it is."""
+        """Delete the row of `_storage_migration`. That of yoyo is not changed."""
         self._connection.execute(self._sql("DELETE FROM {table} WHERE migration_id = %s"), (migration_id,))
 
     def forget_stale(self) -> int:
-        """Remove rows of ours that yoyo's table contradicts; how many."""
+        """Delete rows of `_storage_migration` that contradict yoyo's table. Return their number."""
         query = self._sql(
             "DELETE FROM {table} l WHERE l.state = 'applied' AND NOT EXISTS"
             " (SELECT FROM {yoyo} y WHERE y.migration_id = l.migration_id AND y.applied_at_utc = l.applied_at)"
@@ -215,18 +215,18 @@ class Ledger:
         return self._connection.execute(query).rowcount
 
     def stock_lock(self) -> tuple[int, datetime] | None:
-        """The process that stock yoyo says is working, and since when; it may be long gone."""
+        """Return the process that holds stock yoyo's lock, and since when. It may have ended."""
         if "yoyo_lock" not in self._present:
             return None
         row = self._connection.execute(self._sql("SELECT pid, ctime FROM {lock}")).fetchone()
         return (row[0], row[1].replace(tzinfo=UTC)) if row else None
 
     def break_stock_lock(self) -> None:
-        """Remove stock yoyo's lock row."""
+        """Delete the row of stock yoyo's lock."""
         self._connection.execute(self._sql("DELETE FROM {lock}"))
 
     def history(self, limit: int | None = None) -> list[HistoryEntry]:
-        """yoyo's log, the newest first."""
+        """Return the entries of yoyo's log, the newest first."""
         if "_yoyo_log" not in self._present:
             return []
         query = self._sql(
@@ -270,7 +270,7 @@ SELECT current_schema(), found.schema, found.name
 
 
 def _locate(connection: psycopg.Connection) -> tuple[str, set[str]]:
-    """The schema that holds the tables, and which of them are there."""
+    """Return the schema of the tables, and the tables that exist in it."""
     rows = connection.execute(_LOCATE, (list(ALL_TABLES),)).fetchall()
     current = rows[0][0]
     schemas = sorted({schema for _, schema, name in rows if name == TABLES[0]})

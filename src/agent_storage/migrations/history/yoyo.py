@@ -1,9 +1,9 @@
-"""yoyo's tables through yoyo's own code, with what it does unsafely taken out.
+"""yoyo's tables through yoyo's code, without its unsafe parts.
 
-Only the tables, the log, the hash of an id, `MigrationList` and the topological sort are yoyo's; stock `yoyo list` and
-`yoyo rollback` find what they expect. How migrations are executed, locked and recorded is not left to it: it records on
-a second connection after the commit, locks with a row that a killed process leaves behind, and takes a savepoint for
-each statement until the server's memory is full.
+Only the tables, the log, the hash of an id, `MigrationList` and the topological sort are yoyo's, so that stock
+`yoyo list` and `yoyo rollback` work. Executing, locking and recording are not: yoyo records on a second connection
+after the commit, locks with a row that a killed process leaves, and takes a savepoint for each statement, which can
+exhaust the shared memory of the server.
 """
 
 # yoyo carries no type information.
@@ -36,7 +36,7 @@ VERSION = max(internalmigrations.schema_versions)
 
 
 class SqlMigration(Migration):
-    """One of our files as yoyo sees a migration; yoyo's own constructor would keep it for the process's lifetime."""
+    """A file as a migration of yoyo, whose own constructor would keep it for the lifetime of the process."""
 
     def __init__(self, file: MigrationFile) -> None:
         self.id = file.id
@@ -50,15 +50,15 @@ class SqlMigration(Migration):
         self._depends: set[SqlMigration] = set()
 
     def load(self) -> None:
-        """Nothing is left to read."""
+        """Do nothing, because the file has been read."""
 
     def depend_on(self, others: Sequence[SqlMigration]) -> None:
-        """Set what `depends` answers."""
+        """Set the value of `depends`."""
         self._depends = set(others)
 
 
 class Backend(PostgresqlPsycopgBackend):
-    """yoyo's tables in one schema, on a connection that is given and stays in autocommit mode."""
+    """yoyo's tables in one schema, on a given connection in autocommit mode."""
 
     def __init__(self, connection: psycopg.Connection, schema: str) -> None:
         self._given = connection
@@ -69,25 +69,25 @@ class Backend(PostgresqlPsycopgBackend):
         return psycopg
 
     def connect(self, dburi: object) -> psycopg.Connection:
-        """The connection that was given."""
+        """Return the given connection."""
         return self._given
 
     def init_connection(self, connection: object) -> None:
-        """The search path is not yoyo's business: its tables are always named with their schema."""
+        """Leave the search path alone: the tables are always qualified with their schema."""
 
     def init_database(self) -> None:
-        """yoyo would write here on every start, reads included; see `create_tables`."""
+        """Do nothing. yoyo would write on every start, even for reads; see `create_tables`."""
 
     def ensure_internal_schema_updated(self) -> None:
-        """yoyo asks before every operation; see `create_tables`."""
+        """Do nothing. yoyo would check before every operation; see `create_tables`."""
 
     def quote_identifier(self, s: str) -> str:
-        """The quoted name, with the schema if it is one of the tables."""
+        """Return the quoted name, qualified with the schema if it is one of the tables."""
         name = sql.Identifier(self._schema_name, s) if s in TABLES else sql.Identifier(s)
         return name.as_string(None)
 
     def list_tables(self, **_: object) -> list[str]:
-        """The tables of the schema; information_schema would hide those that the role may not read."""
+        """Return the tables of the schema. information_schema would hide those that the role may not read."""
         rows = self._given.execute(
             "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relkind IN ('r', 'p')",
@@ -96,11 +96,11 @@ class Backend(PostgresqlPsycopgBackend):
         return [row[0] for row in rows]
 
     def transaction(self, rollback_on_exit: bool = False) -> AbstractContextManager[Any]:
-        """A psycopg transaction, which commits or rolls back whatever happens."""
+        """Return a psycopg transaction, which always commits or rolls back."""
         return self._given.transaction(force_rollback=rollback_on_exit)
 
     def create_tables(self) -> None:
-        """Create or bring up to date yoyo's tables; call it with the migration lock held."""
+        """Create or upgrade yoyo's tables. Call it with the migration lock held."""
         with self.transaction():
             if "yoyo_lock" not in self.list_tables():
                 self.execute(self.format_sql(self.create_lock_table_sql))
@@ -119,15 +119,15 @@ class Backend(PostgresqlPsycopgBackend):
         self.log(migration_id, operation)
 
     def hash(self, migration_id: str) -> str:
-        """The key under which yoyo's table has an id."""
+        """Return the key of an id in yoyo's table."""
         return cast(str, get_migration_hash(migration_id))
 
     def log(self, migration_id: str, operation: str) -> None:
-        """Write an entry of the log."""
+        """Write an entry to the log."""
         self.log_migration(_Named(migration_id), operation)
 
     def get_log_data(self, migration: Any = None, operation: str = "apply") -> dict[str, object]:
-        """An entry for the log; yoyo asks the DNS for the host's name and fails where the user has none."""
+        """Return an entry for the log. yoyo's own queries DNS for the host name and fails if the user has no name."""
         return {
             "id": str(uuid.uuid4()),
             "migration_id": migration.id if migration else None,
@@ -140,7 +140,7 @@ class Backend(PostgresqlPsycopgBackend):
 
 
 class _Named:
-    """As much of a migration as marking one needs."""
+    """The attributes of a migration that marking one needs."""
 
     def __init__(self, migration_id: str) -> None:
         self.id = migration_id
@@ -148,7 +148,7 @@ class _Named:
 
 
 def in_order(files: Sequence[MigrationFile]) -> list[MigrationFile]:
-    """The files in the order in which they run: by name, each after those it depends on."""
+    """Return the files in the order in which they run: by name, each after its dependencies."""
     replaced = {old: file.id for file in files for old in file.replaces}
     migrations = {file.id: SqlMigration(file) for file in files}
     for file in files:
@@ -162,5 +162,5 @@ def in_order(files: Sequence[MigrationFile]) -> list[MigrationFile]:
         ordered = list(topological_sort(MigrationList(migrations[file.id] for file in files)))
     except CycleError as error:
         circle = ", ".join(migration.id for migration in error.args[1])
-        raise BadMigrationFile(f"migrations depend on each other in a circle: {circle}") from error
+        raise BadMigrationFile(f"migrations have circular dependencies: {circle}") from error
     return [by_id[cast(str, migration.id)] for migration in ordered]

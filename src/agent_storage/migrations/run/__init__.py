@@ -1,1 +1,1 @@
-"""Running migrations: one connection, one lock, statement by statement."""
+"""Run migrations: one connection, one lock, statement by statement."""

@@ -1,4 +1,4 @@
-"""What was and what was not done, for the error that ended a run."""
+"""The failure report: the migrations that were and were not applied, for the error that ended a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psycopg
 
 from agent_storage.migrations.errors import MigrationFailure
 from agent_storage.migrations.files.file import MigrationFile
-from agent_storage.migrations.history.tracking import Ledger
+from agent_storage.migrations.history.tracking import TrackingTables
 from agent_storage.migrations.results import Direction, Done
 from agent_storage.migrations.run.session import open_session
 
@@ -20,14 +20,14 @@ def describe(
     files: Sequence[MigrationFile],
     direction: Direction,
 ) -> list[str]:
-    """Lines about the migration that was under way (`current`), those before it and those after it."""
+    """Return lines about the migration that was running (`current`), those before it and those after it."""
     verb = "applied" if direction == "up" else "rolled back"
     rest = [file.id for file in files[len(done) :]]
     lines: list[str] = []
     if current is not None and current.transactional:
         kept = _was_kept(conninfo, current.id, direction)
         rest = [id_ for id_ in rest if not (kept and id_ == current.id)]
-        fate = {True: f"was committed and is {verb}", False: "was undone completely", None: "is unknown: see status"}
+        fate = {True: f"was committed and is {verb}", False: "was rolled back", None: "is unknown: see status"}
         lines.append(f"{current.id} {fate[kept]}")
     if done:
         lines.append(f"{verb} in this run: {', '.join(result.id for result in done)}")
@@ -37,9 +37,9 @@ def describe(
 
 
 def _was_kept(conninfo: str, id_: str, direction: Direction) -> bool | None:
-    """Whether the transaction that was cut short had been committed, asked on a fresh connection."""
+    """Return whether the interrupted transaction was committed, read on a new connection. None if unknown."""
     try:
         with open_session(conninfo) as session:
-            return Ledger(session.connection).is_applied(id_) == (direction == "up")
+            return TrackingTables(session.connection).is_applied(id_) == (direction == "up")
     except (MigrationFailure, psycopg.Error):
         return None

@@ -1,7 +1,8 @@
 """The migration lock: a PostgreSQL advisory lock on the connection that runs the migrations.
 
-It goes with the connection, so a killed migrator leaves nothing to break. It is polled and never waited for inside
-PostgreSQL: a waiter in `pg_advisory_lock` holds a snapshot, for which CREATE INDEX CONCURRENTLY waits: a dead-lock.
+It ends with the connection, so a killed migrator leaves no stale lock. It is polled with `pg_try_advisory_lock`,
+because a session that waits in `pg_advisory_lock` holds a snapshot, for which CREATE INDEX CONCURRENTLY waits, which is
+a deadlock.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SELECT a.pid, a.application_name AS application, a.usename AS role, a.client_add
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A session that holds what somebody else waits for."""
+    """A session that holds a lock for which another waits."""
 
     pid: int
     application: str | None
@@ -59,19 +60,19 @@ class Holder:
 
 
 def holders(connection: psycopg.Connection) -> list[Holder]:
-    """Who holds the migration lock."""
+    """Return the sessions that hold the migration lock."""
     with connection.cursor(row_factory=class_row(Holder)) as cursor:
         return cursor.execute(_HOLDER, (KEY, KEY)).fetchall()
 
 
 def blockers(connection: psycopg.Connection, pid: int) -> list[Holder]:
-    """Who holds the lock that the backend `pid` is waiting for."""
+    """Return the sessions that hold the lock for which the backend `pid` waits."""
     with connection.cursor(row_factory=class_row(Holder)) as cursor:
         return cursor.execute(_BLOCKERS, (pid,)).fetchall()
 
 
 def pauses(limit: float) -> Iterator[float]:
-    """Pauses between two tries, 250 ms to 2 s with jitter, until `limit` seconds have gone by."""
+    """Yield pauses between two tries, 250 ms to 2 s with jitter, until `limit` seconds have passed."""
     end, pause = time.monotonic() + limit, 0.25
     while (left := end - time.monotonic()) > 0:
         yield min(left, pause * random.uniform(0.75, 1.25))  # noqa: S311
@@ -79,7 +80,7 @@ def pauses(limit: float) -> Iterator[float]:
 
 
 def try_lock(connection: psycopg.Connection, *, transaction: bool = False) -> bool:
-    """Take the lock if it is free, for the session or for the current transaction."""
+    """Take the lock if it is free, for the session or the current transaction. Return whether it was free."""
     query = "SELECT pg_try_advisory_xact_lock(%s)" if transaction else "SELECT pg_try_advisory_lock(%s)"
     with connection.cursor(row_factory=scalar_row) as cursor:
         return bool(cursor.execute(query, (KEY,)).fetchone())
@@ -93,7 +94,7 @@ def migration_lock(
     waiting: Callable[[list[Holder]], None],
     needless: Callable[[], bool],
 ) -> Generator[bool]:
-    """Hold the lock inside the block. Gives False, without the lock, when `needless` says so while waiting."""
+    """Hold the lock inside the block. Yield False, without the lock, if `needless` returns true while waiting."""
     for pause in tries(wait):
         if try_lock(connection):
             break
@@ -107,21 +108,21 @@ def migration_lock(
     try:
         yield True
     finally:
-        # Closing the connection, which follows, frees the lock as well; this only does it at once.
+        # Closing the connection, which follows, releases the lock too; this releases it at once.
         with suppress(psycopg.Error):
             connection.execute("SELECT pg_advisory_unlock(%s)", (KEY,))
 
 
 def tries(wait: float) -> Iterator[float | None]:
-    """The pause that follows each try; None after the last."""
+    """Yield the pause after each try, and None after the last."""
     yield from pauses(wait)
     yield None
 
 
 def not_obtained(found: list[Holder], wait: float) -> LockNotObtained:
-    """The error that names who is in the way."""
+    """Return the error that names the sessions that hold the lock."""
     return LockNotObtained(
         f"another migrator holds the migration lock; waited {wait:g} s",
-        lines=[f"held by {holder}" for holder in found] or ["its holder went away at that moment"],
-        hint="wait longer with --wait, or look at `storage migrate locks`",
+        lines=[f"held by {holder}" for holder in found] or ["its holder has just ended"],
+        hint="wait longer with --wait, or see `storage migrate locks`",
     )

@@ -1,4 +1,4 @@
-"""`Migrations`: those of one folder in one database; what applies them, rolls them back and says where they stand."""
+"""`Migrations`: apply, roll back and inspect the migrations of one folder in one database."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from agent_storage.migrations.files import lint, lockfile
 from agent_storage.migrations.files.file import VERSIONS, MigrationFile, read_folder
 from agent_storage.migrations.history.selection import last_applied, to_apply, to_roll_back
 from agent_storage.migrations.history.timeline import Timeline, read_timeline, refuse
-from agent_storage.migrations.history.tracking import Ledger
+from agent_storage.migrations.history.tracking import TrackingTables
 from agent_storage.migrations.results import Direction, Done, Event, HistoryEntry, Problem, RunResult, Status
 from agent_storage.migrations.run.failure import describe
 from agent_storage.migrations.run.lock import Holder, holders, migration_lock, pauses
-from agent_storage.migrations.run.opening import open_books
-from agent_storage.migrations.run.runner import Runner
-from agent_storage.migrations.run.session import Session, explained, open_session
+from agent_storage.migrations.run.opening import open_tracking
+from agent_storage.migrations.run.runner import MigrationRunner
+from agent_storage.migrations.run.session import MigrationSession, explained, open_session
 from agent_storage.migrations.run.watch import Watch
 
 
 def _ignore(_: Event) -> None:
-    """What happens to events that nobody asked for."""
+    """Discard an event: the default of `on_event`."""
 
 
 class Migrations:
-    """Applies, rolls back and inspects the migrations of one folder in one database.
+    """Apply, roll back and inspect the migrations of one folder in one database.
 
-    `folder` defaults to the migrations that the package ships. `on_event` is told what happens while it does, from
-    another thread too. Times are in seconds: `wait` for the migration lock, `lock_timeout` for a lock that a statement
-    needs; when that runs out, the migration is rolled back and tried again, `retries` times.
+    `folder` defaults to the migrations of the package. `on_event` is called with each `Event`, also from another
+    thread. Times are in seconds: `wait` limits the wait for the migration lock, `lock_timeout` the wait for a lock
+    that a statement needs. When `lock_timeout` expires, the migration is rolled back and tried again, up to `retries`
+    times.
     """
 
     def __init__(
@@ -54,91 +55,96 @@ class Migrations:
         self.retries = retries
         self.lock_timeout = lock_timeout
 
-    # What it says
+    # Reading
 
     def files(self) -> list[MigrationFile]:
-        """The migrations of the folder."""
+        """Return the migrations of the folder."""
         return read_folder(self.folder)
 
     def timeline(
-        self, session: Session, ledger: Ledger | None = None, files: Sequence[MigrationFile] | None = None
+        self,
+        session: MigrationSession,
+        tracking: TrackingTables | None = None,
+        files: Sequence[MigrationFile] | None = None,
     ) -> Timeline:
-        """One reading of the database against the folder, or against `files` that were read from it before."""
+        """Compare the database with the folder, or with `files` that were read from it before."""
         with explained():
-            ledger = ledger or Ledger(session.connection)
-            return read_timeline(self.files() if files is None else files, ledger.entries())
+            tracking = tracking or TrackingTables(session.connection)
+            return read_timeline(self.files() if files is None else files, tracking.entries())
 
-    def runnable(self, session: Session, ledger: Ledger | None = None, *, allow_out_of_order: bool = False) -> Timeline:
-        """A reading that `up` would accept; raises what keeps `up` from starting."""
-        timeline = self.timeline(session, ledger)
+    def runnable(
+        self, session: MigrationSession, tracking: TrackingTables | None = None, *, allow_out_of_order: bool = False
+    ) -> Timeline:
+        """Return the timeline, or raise the error that prevents `up` from starting."""
+        timeline = self.timeline(session, tracking)
         lint.refuse(timeline.pending)
         refuse(self._real(session, timeline.problems(allow_out_of_order=allow_out_of_order)))
         return timeline
 
     def status(self) -> Status:
-        """Where the database stands. Writes nothing; a role that may only read will do."""
+        """Return the state of the database. Writes nothing, and needs only the privilege to read."""
         with self.session() as session:
             timeline = self.timeline(session)
             problems = self._real(session, timeline.problems())
             return Status(session.database, str(self.folder), timeline.statuses(problems), problems)
 
     def history(self, limit: int | None = None) -> list[HistoryEntry]:
-        """What was ever applied and rolled back here, the newest first."""
+        """Return every migration that was applied or rolled back, the newest first."""
         with self.session() as session, explained():
-            return Ledger(session.connection).history(limit)
+            return TrackingTables(session.connection).history(limit)
 
     def require_current(self) -> Status:
-        """`status()`, with an error if anything is wrong (`HistoryProblem`) or pending (`Pending`)."""
+        """Return `status()`. Raises `HistoryProblem` if there is a problem, `Pending` if a migration is pending."""
         status = self.status()
         refuse(status.problems)
         if status.pending:
             raise pending(status.pending)
         return status
 
-    # What it does
+    # Applying and rolling back
 
     def up(self, count: int | None = None, to: str | None = None, *, allow_out_of_order: bool = False) -> RunResult:
-        """Apply what is pending: all, the next `count`, or as far as the migration `to`.
+        """Apply the pending migrations: all, the next `count`, or up to the migration `to`.
 
-        At head this is one short read, without a lock, however many replicas start at once.
+        At head this is one short read without a lock, however many replicas start at once.
         """
         files = self.files()
         with self.session() as session:
             timeline = self.timeline(session, files=files)
             if timeline.at_head() and to is None:
                 return RunResult([], [])
-            # The files are read once: what is looked at here is what runs, however long the lock takes.
+            # The files are read once, so the checked files are those that run, however long the lock takes.
             lint.refuse(timeline.pending)
             with self._locked(session, files) as locked:
                 if locked is None:
                     return RunResult([], [])
-                ledger, timeline = locked
+                tracking, timeline = locked
                 refuse(timeline.problems(allow_out_of_order=allow_out_of_order))
-                done = self._run(session, ledger, to_apply(timeline, count, to), "up")
-            left = self.timeline(session, ledger, files).pending
+                done = self._run(session, tracking, to_apply(timeline, count, to), "up")
+            left = self.timeline(session, tracking, files).pending
         lockfile.refresh(self.folder, files)
         return RunResult(done, [file.id for file in left])
 
     def down(self, count: int = 1, to: str | None = None, all: bool = False) -> RunResult:
-        """Roll back the last `count` applied migrations, those after `to`, or all; the last applied goes first."""
+        """Roll back the last `count` applied migrations, those after `to`, or all, the last applied first."""
         with self.session() as session:
-            with self.holding_lock(session) as (ledger, timeline):
+            with self.holding_lock(session) as (tracking, timeline):
                 refuse([problem for problem in timeline.problems() if problem.kind in {"running", "failed"}])
-                chosen = to_roll_back(ledger, timeline, last_applied(timeline, count, to, everything=all))
-                done = self._run(session, ledger, chosen, "down")
-            return RunResult(done, [file.id for file in self.timeline(session, ledger).pending])
+                chosen = to_roll_back(tracking, timeline, last_applied(timeline, count, to, everything=all))
+                done = self._run(session, tracking, chosen, "down")
+            return RunResult(done, [file.id for file in self.timeline(session, tracking).pending])
 
-    def take_back(self, ids: Sequence[str]) -> RunResult:
-        """Roll back exactly these migrations, in this order, with the database's own copies of their SQL if need be."""
+    def roll_back(self, ids: Sequence[str]) -> RunResult:
+        """Roll back these migrations, in this order, from the copies in the database where their files are missing."""
         if not ids:
             return RunResult([], [])
         with self.session() as session:
-            with self.holding_lock(session) as (ledger, timeline):
-                done = self._run(session, ledger, to_roll_back(ledger, timeline, ids), "down")
-            return RunResult(done, [file.id for file in self.timeline(session, ledger).pending])
+            with self.holding_lock(session) as (tracking, timeline):
+                done = self._run(session, tracking, to_roll_back(tracking, timeline, ids), "down")
+            return RunResult(done, [file.id for file in self.timeline(session, tracking).pending])
 
     def redo(self, n: int = 1) -> RunResult:
-        """Roll the last `n` migrations back and apply them again, as their files are now."""
+        """Roll back the last `n` migrations and apply them again, from their current files."""
         back = self.down(n)
         if not back.done:
             return back
@@ -150,10 +156,10 @@ class Migrations:
         return RunResult([*back.done, *again.done], again.pending)
 
     def ensure_current(self, apply: Literal[True, "wait", "fail"] = True) -> None:
-        """For the start of an application: return only if the database has every migration of the folder.
+        """Return only if the database has every migration of the folder. Call it when an application starts.
 
-        `True` applies what is missing, "wait" waits `wait` seconds until somebody else has, "fail" raises `Pending`.
-        A database that is ahead, because a newer version of the application was here, is current.
+        `True` applies the missing ones, "wait" waits up to `wait` seconds until another process has applied them,
+        "fail" raises `Pending`. A database that a newer version of the application has migrated is current.
         """
         if apply is True and not self._is_current():
             self.up()
@@ -171,17 +177,17 @@ class Migrations:
             refuse(self._real(session, timeline.problems(allow_ahead=True, allow_out_of_order=True)))
             return not timeline.pending
 
-    def _real(self, session: Session, problems: list[Problem]) -> list[Problem]:
-        """The problems without that of a migration that somebody is running at this moment."""
+    def _real(self, session: MigrationSession, problems: list[Problem]) -> list[Problem]:
+        """Return the problems without that of a migration that is running now."""
         if any(problem.kind == "running" for problem in problems) and holders(session.connection):
             return [problem for problem in problems if problem.kind != "running"]
         return problems
 
-    # How it does it
+    # Sessions and locks
 
     @contextmanager
-    def session(self) -> Generator[Session]:
-        """A connection for one command."""
+    def session(self) -> Generator[MigrationSession]:
+        """Open a session for one command."""
         with open_session(self.conninfo, lock_timeout_ms=round(self.lock_timeout * 1000)) as session:
             session.connection.add_notice_handler(self._notice)
             with explained():
@@ -191,43 +197,45 @@ class Migrations:
         self.notify(Event("notice", f"{notice.severity}: {notice.message_primary}"))
 
     @contextmanager
-    def holding_lock(self, session: Session) -> Generator[tuple[Ledger, Timeline]]:
-        """Hold the migration lock, with the tables there and both sides freshly read."""
+    def holding_lock(self, session: MigrationSession) -> Generator[tuple[TrackingTables, Timeline]]:
+        """Hold the migration lock, with the tracking tables created and the timeline read under the lock."""
         files = self.files()
         with self._lock(session, lambda: False):
-            ledger = open_books(session, files, self.wait)
-            yield ledger, self.timeline(session, ledger, files)
+            tracking = open_tracking(session, files, self.wait)
+            yield tracking, self.timeline(session, tracking, files)
 
     @contextmanager
-    def _locked(self, session: Session, files: Sequence[MigrationFile]) -> Generator[tuple[Ledger, Timeline] | None]:
-        """Hold the lock for `up`; None if, while waiting for it, somebody else finished the job."""
+    def _locked(
+        self, session: MigrationSession, files: Sequence[MigrationFile]
+    ) -> Generator[tuple[TrackingTables, Timeline] | None]:
+        """Hold the lock for `up`. Yield None if another migrator reached head while this one waited."""
         with self._lock(session, lambda: self.timeline(session, files=files).at_head()) as held:
             if held:
-                ledger = open_books(session, files, self.wait)
-                yield ledger, self.timeline(session, ledger, files)
+                tracking = open_tracking(session, files, self.wait)
+                yield tracking, self.timeline(session, tracking, files)
             else:
                 yield None
 
     @contextmanager
-    def _lock(self, session: Session, needless: Callable[[], bool]) -> Generator[bool]:
+    def _lock(self, session: MigrationSession, needless: Callable[[], bool]) -> Generator[bool]:
         if session.pooled:
-            # A session's lock would stay on a server connection that the pooler gives to others: each migration's
-            # transaction takes the lock for itself.
+            # A session lock would remain on a server connection that the pooler gives to other clients, so the
+            # transaction of each migration takes the lock instead.
             yield True
             return
         with migration_lock(session.connection, wait=self.wait, waiting=self._waiting, needless=needless) as held:
             yield held
 
     def _waiting(self, found: Sequence[Holder]) -> None:
-        who = "; ".join(map(str, found)) or "its holder is just leaving"
-        self.notify(Event("waiting", f"waiting for the migration lock: {who}"))
+        held_by = "; ".join(map(str, found)) or "its holder has just ended"
+        self.notify(Event("waiting", f"waiting for the migration lock: {held_by}"))
 
     def _run(
-        self, session: Session, ledger: Ledger, files: Sequence[MigrationFile], direction: Direction
+        self, session: MigrationSession, tracking: TrackingTables, files: Sequence[MigrationFile], direction: Direction
     ) -> list[Done]:
         done: list[Done] = []
         current: MigrationFile | None = None
-        with self.runner(session, ledger) as runner:
+        with self.runner(session, tracking) as runner:
             runner.refuse_pooled(files)
             try:
                 for current in files:
@@ -244,13 +252,13 @@ class Migrations:
         return done
 
     @contextmanager
-    def runner(self, session: Session, ledger: Ledger) -> Generator[Runner]:
-        """A runner on the session, with its watch."""
+    def runner(self, session: MigrationSession, tracking: TrackingTables) -> Generator[MigrationRunner]:
+        """Yield a runner on the session, with its watch."""
         watch = Watch(self.conninfo, self.notify, max(0.02, min(0.5, self.lock_timeout / 4)))
         try:
-            yield Runner(
+            yield MigrationRunner(
                 session,
-                ledger,
+                tracking,
                 watch,
                 self.notify,
                 wait=self.wait,
@@ -262,6 +270,6 @@ class Migrations:
 
 
 def pending(ids: Sequence[str]) -> Pending:
-    """The error for migrations that nobody asked to apply."""
+    """Return the error for pending migrations."""
     many = f"{len(ids)} migrations are" if len(ids) != 1 else "1 migration is"
     return Pending(f"{many} pending", lines=list(ids), hint="`storage migrate up` applies them")

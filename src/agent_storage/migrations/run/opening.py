@@ -1,4 +1,4 @@
-"""Opens the books for a run: tables made, stock yoyo's work taken over, squashed migrations entered."""
+"""Prepare the tracking tables for a run: create them, adopt migrations of stock yoyo, record squashed ones."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from agent_storage.migrations.errors import LockNotObtained
 from agent_storage.migrations.files.file import MigrationFile
 from agent_storage.migrations.history.timeline import read_timeline
-from agent_storage.migrations.history.tracking import Ledger
+from agent_storage.migrations.history.tracking import TrackingTables
 from agent_storage.migrations.run.lock import holders, not_obtained, tries, try_lock
-from agent_storage.migrations.run.session import Session
+from agent_storage.migrations.run.session import MigrationSession
 
 
-def open_books(session: Session, files: Sequence[MigrationFile], wait: float) -> Ledger:
-    """The ledger with its tables there and complete; refused while stock yoyo is at work."""
+def open_tracking(session: MigrationSession, files: Sequence[MigrationFile], wait: float) -> TrackingTables:
+    """Return the tracking tables, created and complete. Refused while stock yoyo is running."""
     for pause in tries(wait):
-        # Behind a pooler this is the only lock; otherwise the session holds it already and gets it at once.
+        # Behind a pooler this is the only lock. Otherwise the session holds it already and gets it at once.
         with session.connection.transaction():
             if try_lock(session.connection, transaction=True):
                 return _complete(session, files)
@@ -26,26 +26,26 @@ def open_books(session: Session, files: Sequence[MigrationFile], wait: float) ->
     raise not_obtained(holders(session.connection), wait)
 
 
-def _complete(session: Session, files: Sequence[MigrationFile]) -> Ledger:
-    ledger = Ledger(session.connection)
-    _refuse_stock_yoyo(ledger)
-    ledger.create()
-    timeline = read_timeline(files, ledger.entries())
-    ledger.forget_stale()
+def _complete(session: MigrationSession, files: Sequence[MigrationFile]) -> TrackingTables:
+    tracking = TrackingTables(session.connection)
+    _refuse_stock_yoyo(tracking)
+    tracking.create()
+    timeline = read_timeline(files, tracking.entries())
+    tracking.forget_stale()
     for file in timeline.to_adopt():
-        ledger.adopt(file)
+        tracking.adopt(file)
     for file in timeline.squashed():
         for part in file.replaces:
-            ledger.record_rolled_back(part, "unmark")
-        ledger.record_applied(file, origin="squash", operation="mark")
-    return ledger
+            tracking.record_rolled_back(part, "unmark")
+        tracking.record_applied(file, origin="squash", operation="mark")
+    return tracking
 
 
-def _refuse_stock_yoyo(ledger: Ledger) -> None:
-    found = ledger.stock_lock()
+def _refuse_stock_yoyo(tracking: TrackingTables) -> None:
+    found = tracking.stock_lock()
     if found is not None:
         pid, since = found
         raise LockNotObtained(
             f"stock yoyo's lock is held by process {pid} since {since:%Y-%m-%d %H:%M:%S} UTC",
-            hint="let it finish; if it is gone, `storage migrate repair` removes its lock",
+            hint="wait until it ends; if it has ended, `storage migrate repair` removes its lock",
         )

@@ -1,4 +1,4 @@
-"""Runs migrations in a shadow database: no lock, no bookkeeping, no rules; only what the statements do."""
+"""Run migrations in a shadow database: only their statements, without lock, tracking tables or lint."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _RESET = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
 
 
 def replay(connection: psycopg.Connection, files: Sequence[MigrationFile]) -> None:
-    """Apply these migrations, each in its transaction."""
+    """Apply these migrations, each in a transaction."""
     for file in files:
         run(connection, file, "up")
 
 
 def run(connection: psycopg.Connection, file: MigrationFile, direction: Direction) -> None:
-    """Apply one migration, or take it back."""
+    """Apply one migration, or roll it back."""
     text = file.up if direction == "up" else file.down or SqlText("")
     path = file.path if direction == "up" else file.rollback_path
     connection.execute(_RESET)

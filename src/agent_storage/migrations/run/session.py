@@ -1,4 +1,4 @@
-"""The one connection that a command works on, and psycopg's errors in the words of the migration manager."""
+"""The connection of a command, and the translation of psycopg's errors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from agent_storage.migrations.errors import CannotConnect, InvalidRequest, Migra
 
 APPLICATION_NAME = "storage migrate"
 
-#: What a migration's session starts with, whatever role, database or URL say. `RESET ALL` returns to it.
-#: The splitter relies on standard_conforming_strings; a lost client must not leave its locks behind.
+#: Parameters at the start of a session, overriding those of role, database and URL. `RESET ALL` restores them.
+#: The splitter requires standard_conforming_strings. The time-outs release the locks of a lost client.
 _OPTIONS = {
     "standard_conforming_strings": "on",
     "statement_timeout": "0",
@@ -27,19 +27,19 @@ _NETWORK = {"connect_timeout": "10", "keepalives_idle": "10", "keepalives_interv
 
 
 @dataclass(frozen=True)
-class Session:
-    """A connection in autocommit mode. `pooled`: behind a transaction pooler, where no session state may be kept."""
+class MigrationSession:
+    """A connection in autocommit mode. `pooled`: behind a transaction pooler, which allows no session state."""
 
     connection: psycopg.Connection
     pooled: bool
 
     @property
     def database(self) -> str:
-        """The database's name."""
+        """The name of the database."""
         return self.connection.info.dbname
 
     def reset(self) -> None:
-        """Undo what a migration SET for the session, so that the next one starts like the first."""
+        """Reset the parameters that a migration SET for the session."""
         if not self.pooled:
             self.connection.execute("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL")
 
@@ -47,19 +47,19 @@ class Session:
 @contextmanager
 def open_session(
     conninfo: str, *, lock_timeout_ms: int | None = None, application_name: str = APPLICATION_NAME
-) -> Generator[Session]:
-    """Connect, find out whether a pooler stands between, and close at the end."""
+) -> Generator[MigrationSession]:
+    """Connect, detect a transaction pooler, and close the connection at the end."""
     connection = _connect(conninfo, lock_timeout_ms, application_name)
     try:
         with explained():
             row = connection.execute("SELECT pg_backend_pid()").fetchone()
-        yield Session(connection, pooled=row is not None and row[0] != connection.info.backend_pid)
+        yield MigrationSession(connection, pooled=row is not None and row[0] != connection.info.backend_pid)
     finally:
         connection.close()
 
 
 def _connect(conninfo: str, lock_timeout_ms: int | None, application_name: str) -> psycopg.Connection:
-    """Connect with as many of the start options as server and pooler take."""
+    """Connect with as many of the startup parameters as server and pooler accept."""
     options = {**_OPTIONS, **({} if lock_timeout_ms is None else {"lock_timeout": str(lock_timeout_ms)})}
     for attempt in ({**options, **_CHECK_CLIENT}, options, {}):
         try:
@@ -77,9 +77,9 @@ def _with_options(conninfo: str, options: dict[str, str], application_name: str)
     try:
         given = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
-        # libpq quotes the offending part, which can be the password.
+        # libpq quotes the invalid part, which can be the password.
         hint = "write postgresql://user@host:5432/database, with special characters percent-encoded"
-        raise InvalidRequest("the database URL is not a connection string", hint=hint) from None
+        raise InvalidRequest("the database URL is not a valid connection string", hint=hint) from None
     ours = {**{name: value for name, value in _NETWORK.items() if name not in given}, "client_encoding": "utf8"}
     texts = [str(given.get("options") or ""), *(f"-c {name}={value}" for name, value in options.items())]
     if options:
@@ -90,29 +90,29 @@ def _with_options(conninfo: str, options: dict[str, str], application_name: str)
 
 
 def unreachable(error: psycopg.OperationalError) -> CannotConnect:
-    """The error for a connection that could not be made or went away."""
+    """Return the error for a connection that failed or was lost."""
     text = error.diag.message_primary or _reason(str(error))
     return CannotConnect(
         f"PostgreSQL cannot be reached: {text}" if error.sqlstate is None else f"the connection was lost: {text}",
-        hint="check the URL, and that the server is up; `storage migrate status` then says where the database stands",
+        hint="check the URL, and that the server is up; then `storage migrate status` shows the state of the database",
         sqlstate=error.sqlstate,
     )
 
 
 def _reason(text: str) -> str:
-    """libpq's sentence, or its sentences where it tried several addresses; not the question that follows them."""
+    """Return libpq's message, or its messages if it tried several addresses, without its trailing question."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     tried = [line.removeprefix("- ") for line in lines if line.startswith("- ")] or lines[:1]
-    # psycopg's own words before libpq's say no more than the error does.
+    # psycopg's prefix to libpq's message repeats what the error says.
     return "; ".join(re.sub(r"^connection (failed|is bad): ", "", line) for line in tried) or "the connection was lost"
 
 
 def explain(error: psycopg.Error) -> MigrationFailure:
-    """The manager's error for a psycopg error outside a migration's own statements."""
+    """Return the `MigrationFailure` for a psycopg error outside the statements of a migration."""
     text = error.diag.message_primary or str(error)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return CannotConnect(
-            text, hint="grant the role what it lacks, or use STORAGE_MIGRATE_URL with the owner", sqlstate="42501"
+            text, hint="grant the role the privilege, or set STORAGE_MIGRATE_URL to the owner", sqlstate="42501"
         )
     if is_lost(error):
         return unreachable(error) if isinstance(error, psycopg.OperationalError) else CannotConnect(text)
@@ -122,7 +122,7 @@ def explain(error: psycopg.Error) -> MigrationFailure:
 
 
 def is_lost(error: psycopg.Error) -> bool:
-    """Whether the error means that the connection is gone or the server does not serve."""
+    """Return whether the error means that the connection is lost or the server is unavailable."""
     state = error.sqlstate
     if state is None:
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
@@ -131,7 +131,7 @@ def is_lost(error: psycopg.Error) -> bool:
 
 @contextmanager
 def explained() -> Generator[None]:
-    """Let no psycopg error out of the block."""
+    """Translate psycopg errors of the block into `MigrationFailure`."""
     try:
         yield
     except psycopg.Error as error:

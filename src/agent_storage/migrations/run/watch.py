@@ -1,7 +1,7 @@
-"""A second pair of eyes: while a statement runs long, say how long, and who holds the lock it waits for.
+"""Report the duration of a long-running statement, and the sessions that hold the lock for which it waits.
 
-A session that waits cannot ask why. A thread with a connection of its own does, opened only when a statement has been
-running for a while; after a time-out it is what names the blocker.
+A waiting session cannot query the server itself. A thread does so on a separate connection, which it opens only when a
+statement has been running for a while.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _REPORT_EVERY = 5.0
 
 
 class Watch:
-    """Watches one backend from a daemon thread; `blocked_by` holds who was last seen in the way."""
+    """Watch one backend from a daemon thread. `blocked_by` is the last list of sessions that blocked it."""
 
-    def __init__(self, conninfo: str, notify: Callable[[Event], None], patience: float) -> None:
+    def __init__(self, conninfo: str, notify: Callable[[Event], None], delay: float) -> None:
         self._conninfo = conninfo
         self._notify = notify
-        self._patience = patience
+        self._delay = delay
         self._changed = threading.Condition()
         self._watched: tuple[int, Event, float] | None = None
         self._stopped = False
@@ -52,7 +52,7 @@ class Watch:
     def _set(self, watched: tuple[int, Event, float] | None) -> None:
         with self._changed:
             self._watched = watched
-            # A statement that ends at once need not wake anybody: the thread looks by itself after its patience.
+            # No notify: the thread looks after its delay anyway, and most statements end before it.
         if watched is not None and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="storage-migrate-watch", daemon=True)
             self._thread.start()
@@ -63,14 +63,14 @@ class Watch:
         try:
             while not self._pause():
                 watched = self._watched
-                if watched is None or time.monotonic() - watched[2] < self._patience:
+                if watched is None or time.monotonic() - watched[2] < self._delay:
                     continue
                 connection = connection or psycopg.connect(
                     self._conninfo, autocommit=True, application_name="storage migrate watch"
                 )
                 reported = self._look(connection, watched, reported)
         except psycopg.Error:
-            return  # no second connection: the run goes on without names
+            return  # no second connection: the run continues without the names of blocking sessions
         finally:
             if connection is not None:
                 connection.close()
@@ -78,13 +78,13 @@ class Watch:
     def _pause(self) -> bool:
         with self._changed:
             if not self._stopped:
-                self._changed.wait(self._patience)
+                self._changed.wait(self._delay)
             return self._stopped
 
     def _look(
         self, connection: psycopg.Connection, watched: tuple[int, Event, float], reported: tuple[float, float]
     ) -> tuple[float, float]:
-        """Report on the watched statement; `reported` is its start and when it was last reported."""
+        """Report on the watched statement. `reported` is its start and the time of the last report."""
         pid, what, started = watched
         found = blockers(connection, pid)
         if self._watched is not watched:

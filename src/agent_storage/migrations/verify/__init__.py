@@ -1,1 +1,1 @@
-"""Proofs in shadow databases: drift, the declared schema, up-down-up."""
+"""Checks in shadow databases: drift, the declared schema, up-down-up."""

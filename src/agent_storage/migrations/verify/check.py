@@ -1,4 +1,4 @@
-"""`check`: everything that CI has to know about migrations, in one go."""
+"""`check`: every check for CI in one command."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from agent_storage.migrations.verify.drift import diff, drift, line
 from agent_storage.migrations.verify.shadow import ShadowServer
 from agent_storage.migrations.verify.trial import up_down_up
 
-#: Which exit code wins when several parts fail: what is most wrong first.
+#: The exit code if several parts fail: the most serious first.
 _ORDER = (8, 2, 5, 7, 1, 4, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One part of the check; `exit_code` is 0 if it went well."""
+class CheckPart:
+    """One part of the check. `exit_code` is 0 if it passed."""
 
     name: CheckName
     exit_code: int
@@ -35,7 +35,7 @@ class Part:
 class CheckReport:
     """All parts, in the order in which they ran."""
 
-    parts: list[Part]
+    parts: list[CheckPart]
 
     @property
     def exit_code(self) -> int:
@@ -59,7 +59,7 @@ def check(
     """
     with ExitStack() as stack:
         server = cache(lambda: stack.enter_context(shadows()))
-        steps: dict[CheckName, Callable[[], Part]] = {
+        steps: dict[CheckName, Callable[[], CheckPart]] = {
             CheckName.LINT: lambda: _lint(migrator, strict=strict, every=every),
             CheckName.HISTORY: lambda: _history(migrator),
             CheckName.TEST: lambda: _trial(migrator, server()),
@@ -69,14 +69,14 @@ def check(
         return CheckReport([_run(name, step) for name, step in steps.items() if name in names])
 
 
-def _run(name: CheckName, step: Callable[[], Part]) -> Part:
+def _run(name: CheckName, step: Callable[[], CheckPart]) -> CheckPart:
     try:
         return step()
     except MigrationFailure as error:
-        return Part(name, error.exit_code, [error.message, *error.lines, *([error.hint] if error.hint else [])])
+        return CheckPart(name, error.exit_code, [error.message, *error.lines, *([error.hint] if error.hint else [])])
 
 
-def _lint(migrator: Migrations, *, strict: bool, every: bool) -> Part:
+def _lint(migrator: Migrations, *, strict: bool, every: bool) -> CheckPart:
     files = migrator.files()
     found = lint.lint_folder(migrator.folder, files)
     program = squawk.find()
@@ -84,28 +84,28 @@ def _lint(migrator: Migrations, *, strict: bool, every: bool) -> Part:
         found += squawk.lint(program, files if every else files[-1:])
     failed = any(strict or finding.severity == "error" for finding in found)
     lines = [line for finding in found for line in (str(finding), f"    {finding.hint}") if line.strip()]
-    return Part(CheckName.LINT, 7 if failed else 0, lines)
+    return CheckPart(CheckName.LINT, 7 if failed else 0, lines)
 
 
-def _history(migrator: Migrations) -> Part:
+def _history(migrator: Migrations) -> CheckPart:
     status = migrator.status()
     if status.problems:
-        return Part(CheckName.HISTORY, 5, [problem.message for problem in status.problems])
-    return Part(CheckName.HISTORY, 3 if status.pending else 0, [f"pending: {id_}" for id_ in status.pending])
+        return CheckPart(CheckName.HISTORY, 5, [problem.message for problem in status.problems])
+    return CheckPart(CheckName.HISTORY, 3 if status.pending else 0, [f"pending: {id_}" for id_ in status.pending])
 
 
-def _trial(migrator: Migrations, server: ShadowServer) -> Part:
+def _trial(migrator: Migrations, server: ShadowServer) -> CheckPart:
     tried = up_down_up(migrator, server)
     lines = [f"{one.id}: {fault}" for one in tried for fault in one.faults]
     lines += [f"{one.id}: irreversible, up only" for one in tried if not one.reversible]
-    return Part(CheckName.TEST, 7 if any(one.faults for one in tried) else 0, lines)
+    return CheckPart(CheckName.TEST, 7 if any(one.faults for one in tried) else 0, lines)
 
 
-def _schema(migrator: Migrations, server: ShadowServer, tables: Path) -> Part:
+def _schema(migrator: Migrations, server: ShadowServer, tables: Path) -> CheckPart:
     found = diff(migrator, server, "migrations", "schema", tables).drift
-    return Part(CheckName.SCHEMA, 4 if found else 0, [line(finding) for finding in found])
+    return CheckPart(CheckName.SCHEMA, 4 if found else 0, [line(finding) for finding in found])
 
 
-def _drift(migrator: Migrations, server: ShadowServer) -> Part:
+def _drift(migrator: Migrations, server: ShadowServer) -> CheckPart:
     found = drift(migrator, server).drift
-    return Part(CheckName.DRIFT, 4 if found else 0, [line(finding) for finding in found])
+    return CheckPart(CheckName.DRIFT, 4 if found else 0, [line(finding) for finding in found])

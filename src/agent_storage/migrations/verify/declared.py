@@ -1,7 +1,7 @@
-"""Loads the declared schema, the `schema.sql` of every table's folder, into an empty database.
+"""Load the declared schema, the `schema.sql` of every table's folder, into an empty database.
 
-The files are independent of each other's order: a statement that needs what another file brings waits until it is
-there. So folders can be read by name, and a new table need not be listed anywhere.
+The order of the files does not matter: a statement that refers to an object of another file is tried again when that
+object exists. So the folders are read by name, and a new table need not be listed anywhere.
 """
 
 from __future__ import annotations
@@ -15,42 +15,44 @@ import psycopg
 from agent_storage.migrations.errors import InvalidRequest
 from agent_storage.migrations.files.file import SqlText
 from agent_storage.migrations.files.report import statement_failed
-from agent_storage.migrations.files.splitter import Statement
+from agent_storage.migrations.files.splitter import SqlStatement
 
 TABLES = Path(__file__).parents[2] / "tables"
 SHARED = "_shared.sql"
 
-# Undefined table, object, function, schema, column: it may come with a later statement.
+# Undefined table, object, function, schema, column: a later statement may create it.
 _NOT_YET = {"42P01", "42704", "42883", "3F000", "42703"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _DeclaredStatement:
     path: Path
     text: SqlText
-    statement: Statement
+    statement: SqlStatement
 
 
 def schema_files(folder: Path = TABLES) -> list[Path]:
-    """The common file and every table's `schema.sql`, in the order in which they are read."""
+    """Return the common file and every table's `schema.sql`, in the order in which they are read."""
     shared = [folder / SHARED] if (folder / SHARED).is_file() else []
     found = [*shared, *sorted(folder.rglob("schema.sql"))]
     if not found:
-        raise InvalidRequest(f"{folder} holds no schema.sql", hint="name the folder of tables with --tables")
+        raise InvalidRequest(f"{folder} contains no schema.sql", hint="name the folder of tables with --tables")
     return found
 
 
 def load_schema(connection: psycopg.Connection, folder: Path = TABLES) -> None:
-    """Load the common file and every `schema.sql` of `folder`, in whatever order their references ask for.
+    """Load the common file and every `schema.sql` of `folder`, in the order that their references require.
 
-    One transaction: an error leaves nothing behind, and is `StatementFailed` with its place.
+    Runs in one transaction. Raises `StatementFailed` with the position of the error.
     """
     with connection.transaction():
-        waiting = [_Part(path, text, statement) for path, text in _texts(folder) for statement in text.statements]
+        waiting = [
+            _DeclaredStatement(path, text, statement) for path, text in _texts(folder) for statement in text.statements
+        ]
         while waiting:
             left = _pass(connection, waiting)
             if len(left) == len(waiting):
-                # No statement got any further: let the first say why.
+                # No statement succeeded: run the first again to raise its error.
                 _run(connection, left[0])
             waiting = left
 
@@ -59,9 +61,9 @@ def _texts(folder: Path) -> list[tuple[Path, SqlText]]:
     return [(path, SqlText.read(path)) for path in schema_files(folder)]
 
 
-def _pass(connection: psycopg.Connection, parts: Sequence[_Part]) -> list[_Part]:
-    """Run what runs; what remains."""
-    left: list[_Part] = []
+def _pass(connection: psycopg.Connection, parts: Sequence[_DeclaredStatement]) -> list[_DeclaredStatement]:
+    """Run the statements that succeed, and return the others."""
+    left: list[_DeclaredStatement] = []
     for part in parts:
         try:
             with connection.transaction():
@@ -73,7 +75,7 @@ def _pass(connection: psycopg.Connection, parts: Sequence[_Part]) -> list[_Part]
     return left
 
 
-def _run(connection: psycopg.Connection, part: _Part) -> None:
+def _run(connection: psycopg.Connection, part: _DeclaredStatement) -> None:
     try:
         connection.execute(part.statement.text.encode())
     except psycopg.Error as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_storage.catalog import Catalog, Finding, compare
-from agent_storage.migrations.history.tracking import Ledger
+from agent_storage.catalog import Catalog, Difference, compare
+from agent_storage.migrations.history.tracking import TrackingTables
 from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.results import Source
 from agent_storage.migrations.run.migrations import Migrations
@@ -17,21 +17,21 @@ from agent_storage.migrations.verify.sources import as_applied, of_database, of_
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What one source has to change to become like the other."""
+    """The differences between two sources."""
 
     expected: str
     actual: str
-    findings: list[Finding]
+    differences: list[Difference]
 
     @property
-    def drift(self) -> list[Finding]:
-        """The findings that matter; the others are for information."""
-        return [finding for finding in self.findings if finding.severity == "drift"]
+    def drift(self) -> list[Difference]:
+        """The differences that are drift; the others are for information."""
+        return [difference for difference in self.differences if difference.severity == "drift"]
 
     @property
     def sql(self) -> list[str]:
-        """The statements that make `actual` like `expected`, in order; what loses data stands behind two dashes."""
-        return list(dict.fromkeys(finding.sql for finding in self.drift if finding.sql))
+        """The statements that make `actual` like `expected`, in order. Those that discard data are commented out."""
+        return list(dict.fromkeys(difference.sql for difference in self.drift if difference.sql))
 
 
 def drift(migrator: Migrations, server: ShadowServer) -> Comparison:
@@ -52,23 +52,23 @@ def _read(migrator: Migrations, server: ShadowServer, source: Source, tables: Pa
     with migrator.session() as session:
         if source == "db":
             return of_database(session)
-        ledger = Ledger(session.connection)
-        applied = as_applied(ledger, migrator.timeline(session, ledger))
+        tracking = TrackingTables(session.connection)
+        applied = as_applied(tracking, migrator.timeline(session, tracking))
     return of_migrations(server, applied)
 
 
 def differences(expected: Catalog, actual: Catalog) -> list[str]:
-    """The findings that matter, a line each."""
-    return [line(finding) for finding in compare(expected, actual) if finding.severity == "drift"]
+    """Return the differences that are drift, a line each."""
+    return [line(difference) for difference in compare(expected, actual) if difference.severity == "drift"]
 
 
-def line(finding: Finding) -> str:
-    """A finding in a line: object, property, both values, folder."""
-    what = f"{finding.kind} {finding.object}" + (f", {finding.property}" if finding.property else "")
-    folder = (finding.table or "").rpartition(".")[2].strip('"')
+def line(difference: Difference) -> str:
+    """Return a difference as a line: object, property, both values, folder."""
+    what = f"{difference.kind} {difference.object}" + (f", {difference.property}" if difference.property else "")
+    folder = (difference.table or "").rpartition(".")[2].strip('"')
     found = next(TABLES.glob(f"*/{folder}/"), None) if folder else None
     where = f" [tables/{found.parent.name}/{folder}]" if found else ""
-    return f"{what}: expected {_shown(finding.expected)}, found {_shown(finding.actual)}{where}"
+    return f"{what}: expected {_shown(difference.expected)}, found {_shown(difference.actual)}{where}"
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,7 @@
-"""What `up` would do: the pending statements and, on demand, the locks they take and the tables they rewrite.
+"""Plan `up`: the pending statements and, on request, the locks they take and the tables they rewrite.
 
-Locks are not guessed from the text: each statement runs in a shadow database that stands where the real one stands,
-and `pg_locks` says what it took. How many rows that concerns is asked of the real database.
+Locks are not guessed from the text: each statement runs in a shadow database with the schema of the live one, and
+`pg_locks` shows the locks it took. The number of rows comes from the statistics of the live database.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import psycopg
 
 from agent_storage.migrations.files.file import MigrationFile
 from agent_storage.migrations.files.report import statement_failed
-from agent_storage.migrations.files.splitter import Statement, tokens
+from agent_storage.migrations.files.splitter import SqlStatement, tokens
 from agent_storage.migrations.run.replay import replay
 
-#: Lock modes from weak to strong, and what they keep others from doing.
+#: Lock modes from weak to strong, and their effect on other sessions.
 MODES = {
     "AccessShareLock": "",
     "RowShareLock": "",
@@ -51,7 +51,7 @@ SELECT format('%I.%I', n.nspname, c.relname), greatest(c.reltuples, 0)::bigint, 
 
 @dataclass(frozen=True, slots=True)
 class LockTaken:
-    """A lock on a table that was there before. `rows` and `bytes` are the real table's, as far as statistics know."""
+    """A lock on a table that existed before. `rows` and `bytes` are those of the live table, from its statistics."""
 
     table: str
     mode: str
@@ -81,13 +81,13 @@ class PlannedMigration:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that `up` would run, in order."""
+    """The migrations that `up` would run, in order."""
 
     migrations: list[PlannedMigration]
 
 
 def without_locks(files: Sequence[MigrationFile]) -> Plan:
-    """The plan from the files alone."""
+    """Return the plan without locks, from the files alone."""
     return Plan([_planned(file, [[] for _ in file.up.statements]) for file in files])
 
 
@@ -97,7 +97,7 @@ def with_locks(
     applied: Sequence[MigrationFile],
     pending: Sequence[MigrationFile],
 ) -> Plan:
-    """The plan with the locks traced in `shadow`, which is brought to where `live` stands first."""
+    """Return the plan with the locks traced in `shadow`, after applying the migrations of `live` there."""
     replay(shadow, applied)
     sizes = {name: (rows, size) for name, rows, size in live.execute(_SIZES)}
     return Plan([_planned(file, _traced(shadow, file, sizes)) for file in pending])
@@ -114,7 +114,7 @@ def _planned(file: MigrationFile, locks: Sequence[list[LockTaken]]) -> PlannedMi
 def _traced(
     shadow: psycopg.Connection, file: MigrationFile, sizes: dict[str, tuple[int, int]]
 ) -> list[list[LockTaken]]:
-    """Run a migration and note after each statement what it has newly locked."""
+    """Run a migration and return the new locks of each statement."""
     shadow.execute("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL")
     found: list[list[LockTaken]] = []
     statement = None
@@ -146,7 +146,7 @@ def _new_locks(
     held: dict[int, str],
     sizes: dict[str, tuple[int, int]],
 ) -> list[LockTaken]:
-    """The locks that are stronger than what the transaction held, on tables that others can see."""
+    """Return the locks on tables visible to others that are stronger than those the transaction held."""
     strongest: dict[int, str] = {}
     for oid, mode in shadow.execute(_LOCKS):
         if oid in before and _STRENGTH.get(mode, 0) > _STRENGTH.get(strongest.get(oid, ""), -1):
@@ -166,9 +166,9 @@ def _new_locks(
 
 
 def _known_locks(
-    statement: Statement, before: dict[int, tuple[str, int]], sizes: dict[str, tuple[int, int]]
+    statement: SqlStatement, before: dict[int, tuple[str, int]], sizes: dict[str, tuple[int, int]]
 ) -> list[LockTaken]:
-    """Without a transaction the locks are gone when the statement is; those of CONCURRENTLY are known."""
+    """Return the locks of a CONCURRENTLY statement: without a transaction they end with the statement."""
     if "CONCURRENTLY" not in statement.words:
         return []
     names = {token.text.strip('"') for token in tokens(statement.text) if token.kind in {"word", "quoted"}}

@@ -1,4 +1,4 @@
-"""Shadow databases: empty ones beside the real one, in which things are tried out and that are gone afterwards."""
+"""Shadow databases: temporary databases in which migrations are tested."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ROLES = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_'"
 
 
 class ShadowServer:
-    """A server on which shadow databases can be made."""
+    """A server on which shadow databases can be created."""
 
     def __init__(self, conninfo: str, *, like: str | None) -> None:
         self._conninfo = conninfo
@@ -41,7 +41,7 @@ class ShadowServer:
 
     @contextmanager
     def database(self, template: str | None = None) -> Generator[str]:
-        """An empty database, or a copy of `template` (a conninfo); gives its conninfo and drops it at the end."""
+        """Create an empty database or a copy of `template` (a conninfo), yield its conninfo, and drop it at the end."""
         name = f"{PREFIX}{os.getpid()}_{next(_number)}"
         with open_shadow(self._conninfo) as connection:
             if template is None:
@@ -59,7 +59,7 @@ class ShadowServer:
         create = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
         row = connection.execute(_LOCALE).fetchone() if self._like else None
         if row is not None:
-            # The live database's locale, so that collations compare; if template0 forbids it, its own.
+            # The locale of the live database, so that collations compare, unless template0 forbids it.
             locale = sql.SQL(" ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(*map(sql.Literal, row))
             with suppress(psycopg.errors.InvalidParameterValue, psycopg.errors.WrongObjectType):
                 connection.execute(create + locale)
@@ -68,13 +68,13 @@ class ShadowServer:
 
 
 def drop(name: str) -> sql.Composed:
-    """The statement that removes a shadow, whoever is still connected to it."""
+    """Return the statement that drops a shadow database, even with open connections."""
     return sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
 
 
 @contextmanager
 def open_shadow(conninfo: str) -> Generator[psycopg.Connection]:
-    """A connection to a shadow database."""
+    """Connect to a shadow database."""
     with open_session(conninfo, application_name=APPLICATION_NAME) as session, explained():
         yield session.connection
 
@@ -83,7 +83,7 @@ def open_shadow(conninfo: str) -> Generator[psycopg.Connection]:
 def shadow_server(
     conninfo: str, *, shadow_url: str | None = None, notify: Callable[[Event], None]
 ) -> Generator[ShadowServer]:
-    """Where shadows can be made: `shadow_url`, else the database's own server, else the embedded one."""
+    """Yield the server for shadow databases: `shadow_url`, else the database's server, else an embedded one."""
     if shadow_url is not None:
         yield ShadowServer(shadow_url, like=None)
         return
@@ -95,20 +95,20 @@ def shadow_server(
     if allowed:
         yield ShadowServer(conninfo, like=conninfo)
         return
-    notify(Event("note", "the role cannot create databases here; shadows go to an embedded server"))
+    notify(Event("note", "the role cannot create databases here; using an embedded server for shadow databases"))
     with _embedded(roles) as embedded:
         yield ShadowServer(embedded, like=None)
 
 
 @contextmanager
 def _embedded(roles: list[str]) -> Generator[str]:
-    """An embedded server for this command, which knows the roles that grants may name."""
+    """Start an embedded server for this command, with the roles that grants may name."""
     try:
         from agent_storage.embedded import EmbeddedServer
     except ImportError as error:
         raise _nowhere() from error
     with tempfile.TemporaryDirectory(prefix="storage-shadow-") as folder, ExitStack() as stack:
-        # Started by root, the server runs under another account, which has to get to its own folder inside.
+        # Started by root, the server runs under another account, which must reach its data folder inside.
         Path(folder).chmod(0o711)
         try:
             server = stack.enter_context(EmbeddedServer(Path(folder) / "data"))
@@ -124,14 +124,14 @@ def _embedded(roles: list[str]) -> Generator[str]:
 
 def _nowhere(*reasons: str) -> MigrationFailure:
     return CannotConnect(
-        "there is no server on which a shadow database can be made",
+        "there is no server on which a shadow database can be created",
         lines=reasons,
         hint="grant the role CREATEDB, give --shadow-url, or install agent-storage[embedded]",
     )
 
 
 def leftovers(connection: psycopg.Connection) -> list[str]:
-    """Shadows that a killed process has left: nobody is connected to them."""
+    """Return shadow databases that a killed process left: those without connections."""
     query = """
         SELECT datname FROM pg_catalog.pg_database d
          WHERE datname LIKE %s

@@ -16,19 +16,19 @@ from agent_storage.migrations.files.file import MigrationFile
 from agent_storage.migrations.files.lint import LintFinding
 from agent_storage.migrations.files.report import shown
 
-# The manager itself sets the timeouts, runs in a transaction, and applies a file only once.
+# The manager sets the time-outs, runs in a transaction, and applies a file only once.
 _NOT_HERE = ("require-lock-timeout", "require-statement-timeout", "prefer-robust-stmts")
 
 
 def find() -> Path | None:
-    """Where squawk is: beside this Python, or on the path."""
+    """Return the path of squawk: beside this Python, or on the PATH."""
     beside = shutil.which("squawk", path=str(Path(sys.executable).parent))
     found = beside or shutil.which("squawk")
     return Path(found) if found else None
 
 
 def lint(program: Path, files: Sequence[MigrationFile]) -> list[LintFinding]:
-    """squawk's findings; `-- squawk-ignore rule` above a statement silences one."""
+    """Return squawk's findings. `-- squawk-ignore rule` above a statement suppresses one."""
     found: list[LintFinding] = []
     for transactional in (True, False):
         paths = [str(file.path) for file in files if file.transactional is transactional]

@@ -1,4 +1,4 @@
-"""Proof that the way back works: up, down and up again in a shadow, the catalog compared at each step."""
+"""Test rollbacks: up, down and up again in a shadow database, comparing the catalog at each step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from agent_storage.migrations.verify.shadow import ShadowServer, open_shadow
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """One migration's trial; `faults` is empty if it went well. `stuck`: what comes after it could not be tried."""
+class Trial:
+    """The trial of one migration. `faults` is empty if it passed. `stuck`: later migrations could not be tried."""
 
     id: str
     reversible: bool
@@ -27,12 +27,12 @@ class Tried:
     stuck: bool = False
 
 
-def up_down_up(migrator: Migrations, server: ShadowServer) -> list[Tried]:
-    """Try every migration of the folder, in order, as far as they get.
+def up_down_up(migrator: Migrations, server: ShadowServer) -> list[Trial]:
+    """Try every migration of the folder, in order.
 
-    A migration that cannot even be applied raises `StatementFailed`; one that does not come back ends the trial.
+    Raises `StatementFailed` if a migration cannot be applied. One that cannot be rolled back ends the trial.
     """
-    tried: list[Tried] = []
+    tried: list[Trial] = []
     with server.database() as conninfo, open_shadow(conninfo) as connection:
         before = snapshot(connection)
         for file in in_order(migrator.files()):
@@ -46,11 +46,11 @@ def up_down_up(migrator: Migrations, server: ShadowServer) -> list[Tried]:
     return tried
 
 
-def _try_back(connection: psycopg.Connection, file: MigrationFile, before: Catalog, after: Catalog) -> Tried:
-    """The way back and up again of a migration that has just been applied."""
+def _try_back(connection: psycopg.Connection, file: MigrationFile, before: Catalog, after: Catalog) -> Trial:
+    """Roll back a migration that was just applied, and apply it again."""
     if file.down is None:
-        faults = [] if file.irreversible is not None else ["there is no way back"]
-        return Tried(file.id, reversible=False, faults=faults)
+        faults = [] if file.irreversible is not None else ["there is no rollback file"]
+        return Trial(file.id, reversible=False, faults=faults)
     faults: list[str] = []
     try:
         run(connection, file, "down")
@@ -58,5 +58,5 @@ def _try_back(connection: psycopg.Connection, file: MigrationFile, before: Catal
         run(connection, file, "up")
         faults += [f"after the second up: {line}" for line in differences(after, snapshot(connection))]
     except StatementFailed as error:
-        return Tried(file.id, reversible=True, faults=[*faults, error.message], stuck=True)
-    return Tried(file.id, reversible=True, faults=faults)
+        return Trial(file.id, reversible=True, faults=[*faults, error.message], stuck=True)
+    return Trial(file.id, reversible=True, faults=faults)

@@ -12,7 +12,7 @@ from agent_storage.statements.records import Input, Jsonb, JsonObject, Record
 
 
 class NewConversation(Input):
-    """What makes a conversation."""
+    """Fields to create a conversation."""
 
     title: str | None = None
     project_id: UUID | None = None
@@ -29,7 +29,7 @@ class Conversation(Record, NewConversation):
 
 
 class Usage(BaseModel, frozen=True):
-    """What a conversation used: messages, tokens, and their cost in the currency of the models' prices."""
+    """The usage of a conversation: messages, tokens, and their cost in the currency of the models' prices."""
 
     messages: int
     input_tokens: int

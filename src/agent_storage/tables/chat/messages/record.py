@@ -42,7 +42,7 @@ class ToolCallPart(_Part):
 
 
 class ToolResultPart(_Part):
-    """What a tool gave."""
+    """The result of a tool."""
 
     type: Literal["tool_result"] = "tool_result"
     tool_call_id: str
@@ -76,7 +76,7 @@ Content = str | list[Part]
 
 
 class NewMessage(Input):
-    """What makes a message; its position is given by the database."""
+    """Fields to create a message. The database assigns its position."""
 
     conversation_id: UUID
     role: Role

@@ -154,7 +154,7 @@ class Messages(Repository[R, N]):
         """A page as of every table, or, for a conversation's id, the messages before or after a position.
 
         The latter come in the order of their positions: `before` gives the `limit` last ones before it, `after` the
-        first ones behind it, neither the conversation's beginning.
+        first ones after it, neither the conversation's beginning.
         """
         if not isinstance(where, UUID):
             return await super().page(where, order_by, limit, cursor, total=total)

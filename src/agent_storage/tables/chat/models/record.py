@@ -11,7 +11,7 @@ from agent_storage.statements.records import Count, Input, Jsonb, JsonObject, Ke
 
 
 class NewModel(Input):
-    """What makes a model. Prices are per million tokens."""
+    """Fields to create a model. Prices are per million tokens."""
 
     provider_id: UUID
     name: Key

@@ -8,7 +8,7 @@ from agent_storage.statements.records import Encrypted, Input, Jsonb, JsonObject
 
 
 class NewProvider(Input):
-    """What makes a provider; `kind` says which API it speaks (openai, anthropic, …)."""
+    """Fields to create a provider. `kind` is its API (openai, anthropic, …)."""
 
     name: Key
     kind: Key

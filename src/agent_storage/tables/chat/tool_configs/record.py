@@ -10,7 +10,7 @@ from agent_storage.statements.records import Encrypted, Input, Jsonb, JsonObject
 
 
 class NewToolConfig(Input):
-    """What makes a tool: how to reach it, and the JSON Schema of what it takes. `env` is stored encrypted."""
+    """Fields to create a tool: its connection, and the JSON Schema of its arguments. `env` is stored encrypted."""
 
     name: Key
     transport: Literal["stdio", "http", "sse"] = "stdio"

@@ -11,7 +11,7 @@ from agent_storage.statements.records import Input, Json, Jsonb, Key, Record, Ti
 
 
 class _About(Input):
-    """What a checkpoint is of, without its state."""
+    """A checkpoint without its state."""
 
     agent_id: Key
     session_id: str | None = None
@@ -42,7 +42,7 @@ class CheckpointSummary(Record, _About):
 
 
 class Pruned(BaseModel, frozen=True):
-    """What pruning removed: checkpoints, and the bytes of their states."""
+    """The result of pruning: the number of checkpoints removed, and the bytes of their states."""
 
     checkpoints: int
     bytes: int

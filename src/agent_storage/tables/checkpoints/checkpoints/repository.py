@@ -117,7 +117,7 @@ class Checkpoints(Repository[R, N]):
         """Delete checkpoints older than `max_age`, and all but the newest `max_per_agent` of each agent.
 
         An agent's newest stays, however old, unless `keep_latest=False`. Works in batches, each committed on its own:
-        stopped halfway, the rest is left for the next time. What it freed is returned.
+        stopped halfway, the rest is left for the next time. Returns the freed amount.
         """
         if max_age is None and max_per_agent is None:
             raise InvalidValue("checkpoints: prune needs max_age, max_per_agent or both", table=self.table)

@@ -8,7 +8,7 @@ from agent_storage.statements.records import Document, Input, Jsonb, Key, Record
 
 
 class BoardData(Document):
-    """What is shown of a board."""
+    """The display options of a board."""
 
     description: str | None = None
     color: str | None = None
@@ -17,7 +17,7 @@ class BoardData(Document):
 
 
 class NewBoard(Input):
-    """What makes a board."""
+    """Fields to create a board."""
 
     name: Key
     slug: Key

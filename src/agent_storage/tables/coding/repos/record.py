@@ -25,7 +25,7 @@ class RepoData(Document):
 
 
 class NewRepo(Input):
-    """What makes a repository."""
+    """Fields to create a repository."""
 
     slug: Key
     data: Jsonb[RepoData] = RepoData()

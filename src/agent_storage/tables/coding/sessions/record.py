@@ -11,7 +11,7 @@ SessionStatus = Literal["idle", "running", "completed", "failed"]
 
 
 class GitState(Document):
-    """Where the code stood: the ref, the commit it began at, the commit it is at."""
+    """The state of the code: the ref, the first commit, the current commit."""
 
     ref: str | None = None
     base_sha: str | None = None
@@ -26,7 +26,7 @@ class Genealogy(Document):
 
 
 class SessionData(Document):
-    """What is known of a session beside its place."""
+    """The data of a session."""
 
     title: str | None = None
     description: str | None = None
@@ -40,7 +40,7 @@ class SessionData(Document):
 
 
 class NewSession(Input):
-    """What makes a session. It may be spawned by a parent or forked from another, at a task in `data.genealogy`."""
+    """Fields to create a session. It may be spawned by a parent or forked, at a task in `data.genealogy`."""
 
     agent: Key
     status: SessionStatus = "idle"

@@ -11,7 +11,7 @@ TaskStatus = Literal["created", "running", "completed", "failed"]
 
 
 class TaskData(Document):
-    """What is asked and what came of it."""
+    """A task and its result."""
 
     description: str | None = None
     full_prompt: str | None = None
@@ -23,7 +23,7 @@ class TaskData(Document):
 
 
 class NewTask(Input):
-    """What makes a task."""
+    """Fields to create a task."""
 
     session_id: UUID
     status: TaskStatus = "created"

@@ -10,7 +10,7 @@ from agent_storage.statements.records import BigCount, Input, Json, Jsonb, Key, 
 
 
 class NewProjectFile(Input):
-    """What makes a file's row; `checksum` says whether its content changed."""
+    """Fields to create a file. A changed `checksum` means changed content."""
 
     project_id: UUID
     path: Key
@@ -29,7 +29,7 @@ class ProjectFile(Record, NewProjectFile):
 
 
 class Synced(BaseModel, frozen=True):
-    """What a sync did: files added, changed, deleted and left as they were."""
+    """The result of a sync: files added, changed, deleted and unchanged."""
 
     added: int
     changed: int

@@ -8,7 +8,7 @@ from agent_storage.statements.records import Input, Jsonb, JsonObject, Key, Reco
 
 
 class NewProject(Input):
-    """What makes a project."""
+    """Fields to create a project."""
 
     name: Key
     path: Key

@@ -8,7 +8,7 @@ from agent_storage.statements.records import Input, Key, Record
 
 
 class NewTicketComment(Input):
-    """What makes a comment."""
+    """Fields to create a comment."""
 
     ticket_id: UUID
     author: Key

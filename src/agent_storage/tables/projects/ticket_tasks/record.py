@@ -14,7 +14,7 @@ Hours = Annotated[Decimal, Field(ge=0, max_digits=8, decimal_places=2)]
 
 
 class NewTicketTask(Input):
-    """What makes a task; without a position it becomes the ticket's last."""
+    """Fields to create a task. Without a position it becomes the last of the ticket."""
 
     ticket_id: UUID
     content: str

@@ -15,7 +15,7 @@ TicketStatus = Literal["open", "in_progress", "done", "closed"]
 
 
 class NewTicket(Input):
-    """What makes a ticket; a higher priority comes first."""
+    """Fields to create a ticket. A higher priority comes first."""
 
     project_id: UUID
     title: Key

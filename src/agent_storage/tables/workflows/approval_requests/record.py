@@ -12,7 +12,7 @@ ApprovalStatus = Literal["pending", "approved", "rejected", "expired"]
 
 
 class NewApprovalRequest(Input):
-    """What makes a request; one that is imported may bring its decision."""
+    """Fields to create a request. An imported request may include its decision."""
 
     session_id: UUID
     node_id: Key

@@ -12,7 +12,7 @@ PoolStatus = Literal["active", "exhausted", "suspended"]
 
 
 class NewBudgetPool(Input):
-    """What makes a pool. What is spent from it is charged to its parent too, and to all above."""
+    """Fields to create a pool. Amounts spent from it are charged to all its ancestors too."""
 
     parent_pool_id: UUID | None = None
     total_budget: Money
@@ -28,6 +28,6 @@ class BudgetPool(Record, NewBudgetPool):
 
 
 class Charge(BudgetPool):
-    """What came of a charge: the pool after it, or the nearest pool that stood against it and why."""
+    """The result of a charge: the pool after it, or the nearest pool that rejected it and the reason."""
 
     refusal: Literal["suspended", "short", "unused"] | None

@@ -6,7 +6,7 @@ from agent_storage.statements.records import BigCount, Input, Key, Record
 
 
 class NewEventStream(Input):
-    """What makes a stream; publishing makes one by itself."""
+    """Fields to create a stream. Publishing creates it implicitly."""
 
     stream_id: Key
     last_sequence: BigCount = 0

@@ -1,4 +1,4 @@
-"""Where a run stands, alone and with its nodes."""
+"""The state of a run, alone and with its nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ExecutionStatus = Literal[
 
 
 class NewExecutionState(Input):
-    """What makes the state of a run; each run has one."""
+    """Fields to create the state of a run. Each run has one."""
 
     session_id: UUID
     budget_pool_id: UUID | None = None
@@ -34,7 +34,7 @@ class NewExecutionState(Input):
 
 
 class ExecutionState(Record, NewExecutionState):
-    """Where a run stands."""
+    """The state of a run."""
 
 
 class ExecutionStateWithNodes(ExecutionState):

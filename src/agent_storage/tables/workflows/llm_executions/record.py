@@ -12,7 +12,7 @@ from agent_storage.statements.records import Count, Input, Json, Jsonb, JsonObje
 
 
 class NewLlmExecution(Input):
-    """What makes a call; `metadata` holds the model, its temperature and the like."""
+    """Fields to create a call. `metadata` contains the model, its temperature and other parameters."""
 
     session_id: UUID
     node_id: Key
@@ -32,7 +32,7 @@ class LlmExecution(Record, NewLlmExecution):
 
 
 class ModelUsage(BaseModel, frozen=True):
-    """What the calls of a run used: how many, how many failed, tokens and cost."""
+    """The usage of the calls of a run: their number, the number of failures, tokens and cost."""
 
     calls: int
     failures: int

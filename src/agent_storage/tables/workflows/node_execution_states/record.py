@@ -1,4 +1,4 @@
-"""Where a node of a run stands."""
+"""The state of a node of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NodeStatus = Literal[
 
 
 class NewNodeExecutionState(Input):
-    """What makes the state of a node."""
+    """Fields to create the state of a node."""
 
     session_id: UUID
     node_id: Key
@@ -29,4 +29,4 @@ class NewNodeExecutionState(Input):
 
 
 class NodeExecutionState(Record, NewNodeExecutionState):
-    """Where a node stands."""
+    """The state of a node."""

@@ -6,7 +6,7 @@ from agent_storage.statements.records import Input, Json, Jsonb, Key, Record
 
 
 class NewStreamEvent(Input):
-    """What makes an event; its sequence is given by the database."""
+    """Fields to create an event. The database assigns its sequence."""
 
     stream_id: Key
     node_id: str | None = None

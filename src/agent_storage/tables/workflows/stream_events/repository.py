@@ -131,7 +131,7 @@ class StreamEvents(Repository[R, N]):
 
     @asynccontextmanager
     async def follow(self, stream_id: str, after: int = 0) -> AsyncGenerator[AsyncIterator[R]]:
-        """Every event behind `after`, those that are there and then those to come, each once and in order, for ever.
+        """Every event after `after`, those that are there and then those to come, each once and in order, for ever.
 
             async with storage.stream_events.follow("run-1") as events:
                 async for event in events:

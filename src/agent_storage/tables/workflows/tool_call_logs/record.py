@@ -8,7 +8,7 @@ from agent_storage.statements.records import Count, Input, Json, Jsonb, JsonObje
 
 
 class NewToolCallLog(Input):
-    """What makes a log entry."""
+    """Fields to create a log entry."""
 
     execution_id: UUID
     tool_call_id: str

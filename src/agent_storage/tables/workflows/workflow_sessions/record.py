@@ -22,7 +22,7 @@ PausedStatus = Literal[
 
 
 class NewWorkflowSession(Input):
-    """What makes a run; `create_from` copies the snapshot from the workflow."""
+    """Fields to create a run; `create_from` copies the snapshot from the workflow."""
 
     workflow_id: UUID | None = None
     workflow_snapshot: Jsonb[Json]

@@ -6,7 +6,7 @@ from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Key
 
 
 class NewWorkflow(Input):
-    """What makes a workflow; the same name and version may be saved again."""
+    """Fields to create a workflow. Several may have the same name and version."""
 
     name: Key
     version: str = "1"

@@ -452,7 +452,7 @@ class TestCrashes:
 class TestFolders:
     def test_a_folder_with_other_things_is_not_taken(self, base: Path) -> None:
         (base / "thesis.txt").write_text("mine")
-        with pytest.raises(InvalidSettings, match="holds files that are not the embedded server's"):
+        with pytest.raises(InvalidSettings, match="contains files that are not the embedded server's"):
             quick(base).start()
         assert [path.name for path in base.iterdir()] == ["thesis.txt"]
 
@@ -596,7 +596,7 @@ class TestAccounts:
         planted.mkdir()
         shutil.chown(planted, "daemon")
         try:
-            with pytest.raises(InvalidSettings, match="somebody else may have made it"):
+            with pytest.raises(InvalidSettings, match="it may belong to another user"):
                 quick(data_dir).start()
         finally:
             planted.rmdir()
@@ -623,7 +623,7 @@ class TestMissingPrerequisites:
     @as_root
     def test_root_without_an_account_to_use_is_told_so(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pwd, "getpwnam", unknown)
-        with pytest.raises(InvalidSettings, match="no account postgres or nobody"):
+        with pytest.raises(InvalidSettings, match="no account `postgres` or `nobody`"):
             quick(base / "data").start()
 
     def test_windows_is_told_to_use_a_url(self, monkeypatch: pytest.MonkeyPatch) -> None:
