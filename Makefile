@@ -43,10 +43,12 @@ coverage: $(VENV)/.dev  ## The same, with the lines that no test runs
 check: $(VENV)/.dev  ## Lint, prose, types, generated code, schema, statements, up-down-up
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check --quiet $(SOURCES)
+	@$(BIN)/python tools/prose.py
 	@$(BIN)/python tools/generate.py --check
 	@$(BIN)/python tools/reference.py --check
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/mypy --strict --no-error-summary tests/typing
 	@$(BIN)/python tools/scratch.py storage check
 	@$(BIN)/python tools/scratch.py storage migrate check --only test
 

@@ -258,7 +258,10 @@ class Database:
     async def begin(
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> AsyncGenerator[Transaction]:
-        """Begin a transaction on a connection of the pool. Raises `OutcomeUnknown` when the connection breaks at COMMIT."""
+        """Begin a transaction on a connection of the pool.
+
+        Raises `OutcomeUnknown` when the connection breaks at COMMIT.
+        """
         self._check_not_in_transaction("transaction()")
         async with self.connection() as connection:
             executor = self._executor(connection)

@@ -37,7 +37,7 @@ _ATOMIC = frozenset({"select", "insert", "update", "delete", "merge", "with", "v
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape that a return annotation promises: `found`, `many`, `optional`, `one`, `stream` or `nothing`, of `item`."""
+    """The shape of a result: `found`, `many`, `optional`, `one`, `stream` or `nothing`, of `item`."""
 
     kind: str
     item: Any

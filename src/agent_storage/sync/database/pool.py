@@ -257,7 +257,10 @@ class Database:
     def begin(
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> Generator[Transaction, None]:
-        """Begin a transaction on a connection of the pool. Raises `OutcomeUnknown` when the connection breaks at COMMIT."""
+        """Begin a transaction on a connection of the pool.
+
+        Raises `OutcomeUnknown` when the connection breaks at COMMIT.
+        """
         self._check_not_in_transaction("transaction()")
         with self.connection() as connection:
             executor = self._executor(connection)
