@@ -817,7 +817,7 @@ async def test_a_transaction_that_was_idle_for_too_long_is_a_lost_connection(
             with pytest.raises(ConnectionLost) as caught:
                 async with storage.transaction() as tx:
                     await charges_on(tx).create(NewCharge(account="a"))
-                    pid = tx._transaction.connection.info.backend_pid
+                    pid = tx.runner.connection.info.backend_pid
                     await until(
                         lambda pid=pid: not one(admin, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid)
                     )

@@ -934,7 +934,7 @@ async def opened(stack: AsyncExitStack, conninfo: str) -> list[Path]:
     pool = psycopg_pool.AsyncConnectionPool(url("own pool"), min_size=1, max_size=4, open=False)
     await pool.open()
     stack.push_async_callback(pool.close)
-    paths.append(Path("own pool", Storage(Database.over(pool)), 4, 4, own_pool=pool))
+    paths.append(Path("own pool", Storage("postgresql://")._on(Database.over(pool)), 4, 4, own_pool=pool))
     return paths
 
 
@@ -1253,7 +1253,7 @@ async def test_an_answer_that_came_before_the_connection_was_lost_is_given_to_it
 async def test_a_connection_of_a_pool_of_ones_own_is_not_lost_whenever_its_call_is_given_up(migrated: str) -> None:
     pool = psycopg_pool.AsyncConnectionPool(migrated, min_size=1, max_size=1, timeout=5, open=False)
     async with pool:
-        storage = Storage(Database.over(pool))
+        storage = Storage("postgresql://")._on(Database.over(pool))
 
         async def use() -> None:
             async with storage.database.connection():

@@ -1224,7 +1224,7 @@ DELETE FROM "workflows" WHERE id = ANY($1);
 -- (id, metadata, workflow_id) gives one WorkflowSession
 /* workflow_sessions.create_from */
 INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
-SELECT coalesce($1, uuid_v7()), w.id, w.definition, $2
+SELECT coalesce($1, uuid_v7()), w.id, w.definition, coalesce($2, '{}'::jsonb)
   FROM workflows w
  WHERE w.id = $3
 RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";

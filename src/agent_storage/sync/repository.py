@@ -511,8 +511,8 @@ class Repositories:
         def __getattr__(self, name):
             repository = self._repositories.get(name)
             if repository is None:
-                known = ", ".join(self._repositories)
-                raise AttributeError(f"{type(self).__name__} has no table {name!r}; tables are: {known}")
+                known = "" if name.startswith("_") else f"; tables are: {', '.join(self._repositories)}"
+                raise AttributeError(f"{type(self).__name__} has no table {name!r}{known}")
             made = repository(self.runner)
             setattr(self, name, made)
             return made

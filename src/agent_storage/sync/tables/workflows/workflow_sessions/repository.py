@@ -32,7 +32,7 @@ class WorkflowSessions(Repository[R, N]):
     @sql(
         """
         INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
-        SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, %(metadata)s
+        SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, coalesce(%(metadata)s, '{}'::jsonb)
           FROM workflows w
          WHERE w.id = %(workflow_id)s
         RETURNING {columns}
