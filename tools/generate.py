@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import builtins
 import re
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def generated() -> dict[Path, str]:
         registry = _registry(tables)
         _GENERATED[PACKAGE / "tables" / "__init__.py"] = registry
         _GENERATED[PACKAGE / "types.py"] = _types(tables)
+        _GENERATED[PACKAGE / "tables" / "changes.py"] = _changes(tables)
         _GENERATED.update(_sync(tables, registry))
     return _GENERATED
 
@@ -176,6 +178,75 @@ class Tables(Repositories):
 {attributes}
 '''
     return _formatted(text)
+
+
+def _changes(tables: dict[str, str]) -> str:
+    """The typed keywords of `update`, of each table; and of what takes fewer fields of its `New…`."""
+    imports: set[str] = set()
+    classes: list[str] = []
+    for table, folder in tables.items():
+        module = f"agent_storage.tables.{folder.replace('/', '.')}"
+        new = _new_record(folder)
+        tree = ast.parse((PACKAGE / "tables" / folder / "record.py").read_text(encoding="utf-8"))
+        known = {
+            alias.asname or alias.name: f"from {node.module} import {alias.name}"
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        fields: list[str] = []
+        for name, annotation in _fields(tree, new).items():
+            text, used = _qualified(annotation, set(known), table)
+            imports |= {known[one] for one in used if one in known}
+            imports |= {f"from {module} import record as {table}"} if f"{table}." in text else set()
+            fields.append(f"    {name}: {text}")
+        for title, without in {new.removeprefix("New") + "Changes": (), **_FEWER.get(table, {})}.items():
+            kept = [field for field in fields if field.split(":")[0].strip() not in without]
+            what = "update" if not without else "append" if table == "messages" else "set"
+            classes.append(
+                f'class {title}(TypedDict, total=False):\n    """Keywords of `{table}.{what}`."""\n\n' + "\n".join(kept)
+            )
+    head = f'{NOTE}"""The typed keywords of methods that change rows, for type checkers alone."""\n\n'
+    head += "from __future__ import annotations\n\nfrom typing import TypedDict\n"
+    return _formatted(head + "\n".join(sorted(imports)) + "\n\n\n" + "\n\n\n".join(classes) + "\n")
+
+
+#: What takes the fields of a `New…` without those that it has as parameters.
+_FEWER = {
+    "messages": {"MessageFields": ("conversation_id", "role", "content")},
+    "node_execution_states": {"NodeStateFields": ("session_id", "node_id")},
+}
+
+
+def _new_record(folder: str) -> str:
+    text = (PACKAGE / "tables" / folder / "repository.py").read_text(encoding="utf-8")
+    found = re.search(r'^N = TypeVar\("N", bound=(\w+)|\(Repository\[\w+, (\w+)\]\)', text, re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"tables/{folder}/repository.py names no New… record")
+    return found[1] or found[2]
+
+
+def _fields(tree: ast.Module, name: str) -> dict[str, ast.expr]:
+    """The fields of a class and of those that it extends in the same module."""
+    node = next((one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == name), None)
+    if node is None:
+        return {}
+    found: dict[str, ast.expr] = {}
+    for base in _bases(node):
+        found |= _fields(tree, base)
+    for one in node.body:
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and not one.target.id.startswith("_"):
+            found[one.target.id] = one.annotation
+    return found
+
+
+def _qualified(annotation: ast.expr, imported: set[str], table: str) -> tuple[str, set[str]]:
+    """The annotation with the names of its own module as `table.Name`, and the names in it."""
+    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+    text = ast.unparse(annotation)
+    for name in names - imported - set(dir(builtins)):
+        text = re.sub(rf"\b(?<!\.){name}\b", f"{table}.{name}", text)
+    return text, names
 
 
 def _types(tables: dict[str, str]) -> str:

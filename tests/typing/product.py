@@ -6,10 +6,11 @@ A declared statement's body is `...`; mypy wants a result of a function, and acc
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import assert_type
+from typing import TYPE_CHECKING, Unpack, assert_type
 from uuid import UUID
 
 from agent_storage import Document, Health, Input, Jsonb, Page, Record, Repository, Storage, Stream, sql, sync
+from agent_storage.tables.changes import ConversationChanges
 from agent_storage.tables.chat.conversations.repository import Conversations
 from agent_storage.types import BudgetPool, Conversation, Message, NewBudgetPool, NewConversation
 
@@ -59,8 +60,25 @@ class ShopConversation(Conversation, NewShopConversation):
     """A conversation with a column more."""
 
 
+class ShopConversationChanges(ConversationChanges, total=False):
+    """Keywords of `conversations.update`."""
+
+    customer_id: UUID | None
+
+
 class ShopConversations(Conversations[ShopConversation, NewShopConversation]):
     """The shipped repository for a wider record."""
+
+    if TYPE_CHECKING:
+        # More keywords than the shipped method takes: the one place that both checkers have to be told.
+        async def update(  # type: ignore[override]
+            self,
+            id: UUID,
+            /,
+            **changes: Unpack[ShopConversationChanges],  # pyright: ignore[reportIncompatibleMethodOverride]
+        ) -> ShopConversation:
+            """Change a conversation."""
+            ...
 
 
 class Shop(Storage):
@@ -83,6 +101,10 @@ async def use(url: str) -> None:
             assert_type(customer, Customer)
             chat = await tx.conversations.create(NewShopConversation(title="Trip", customer_id=customer.id))
             assert_type(chat, ShopConversation)
+            assert_type(
+                await tx.conversations.update(chat.id, title="Trip to Oslo", customer_id=None), ShopConversation
+            )
+            await tx.messages.update(chat.id, titel="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
             message = await tx.messages.append(chat.id, "user", "Which train?")
             assert_type(message, Message)
             async with tx.transaction() as inner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -13,6 +13,9 @@ from agent_storage.repository import Repository, sql
 from agent_storage.statements.filters import Order, Where
 from agent_storage.statements.lists import Found, Page
 from agent_storage.tables.chat.messages.record import Content, Message, MessageMatch, NewMessage, Role
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import MessageChanges, MessageFields
 
 R = TypeVar("R", bound=Message, default=Message, covariant=True)
 N = TypeVar("N", bound=NewMessage, default=NewMessage, covariant=True)
@@ -122,7 +125,7 @@ class Messages(Repository[R, N]):
         """
         ...
 
-    async def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Any) -> R:
+    async def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Unpack[MessageFields]) -> R:
         """A new last message; `fields` are those of `NewMessage`. One statement, one round trip.
 
         Positions are gapless however many append at once. Raises `NotFound` for a missing conversation.
@@ -164,3 +167,7 @@ class Messages(Repository[R, N]):
         page = await super().page(given, "-position" if backwards else "position", limit, cursor, total=total)
         items = page.items[::-1] if backwards else page.items
         return Page(items, page.next_cursor, page.total)
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[MessageChanges]) -> R: ...  # noqa: D102

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -9,6 +10,9 @@ from typing_extensions import TypeVar
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.chat.models.record import Model, ModelWithProvider, NewModel
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ModelChanges
 
 _WITH_PROVIDER = """
     SELECT {m.columns}, p.name AS provider_name, p.kind AS provider_kind, p.base_url
@@ -40,3 +44,7 @@ class Models(Repository[R, N]):
     async def enabled(self, limit: int = 100) -> Found[ModelWithProvider]:
         """Return the models that are enabled, as their providers are, by provider and name."""
         ...
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[ModelChanges]) -> R: ...  # noqa: D102

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
+from uuid import UUID
+
 from typing_extensions import TypeVar
 
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.chat.tool_configs.record import NewToolConfig, ToolConfig
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ToolConfigChanges
 
 R = TypeVar("R", bound=ToolConfig, default=ToolConfig, covariant=True)
 N = TypeVar("N", bound=NewToolConfig, default=NewToolConfig, covariant=True)
@@ -27,3 +33,7 @@ class ToolConfigs(Repository[R, N]):
     async def enabled(self, limit: int = 100) -> Found[R]:
         """Return the tools that are enabled, by name."""
         ...
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[ToolConfigChanges]) -> R: ...  # noqa: D102

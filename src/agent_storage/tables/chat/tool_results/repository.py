@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -10,6 +11,9 @@ from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Json, Jsonb, Timestamp
 from agent_storage.tables.chat.tool_results.record import FailedStatus, NewToolResult, ToolResult, ToolStats
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ToolResultChanges
 
 R = TypeVar("R", bound=ToolResult, default=ToolResult, covariant=True)
 N = TypeVar("N", bound=NewToolResult, default=NewToolResult, covariant=True)
@@ -95,3 +99,7 @@ class ToolResults(Repository[R, N]):
     async def fail(self, id: UUID, error: str, status: FailedStatus = "error") -> R:
         """Fail a pending or running call. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._fail(id, error, status), id, "fail")
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[ToolResultChanges]) -> R: ...  # noqa: D102

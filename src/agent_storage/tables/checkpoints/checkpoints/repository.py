@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -11,6 +12,9 @@ from agent_storage.errors import InvalidValue
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Page
 from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint, Pruned
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import CheckpointChanges
 
 #: How many checkpoints a prune looks up, and deletes, at a time: short transactions, whatever there is to do.
 _LOOKED_UP, _DELETED = 10_000, 500
@@ -132,6 +136,10 @@ class Checkpoints(Repository[R, N]):
             if len(ids) < _LOOKED_UP or checkpoints == found:
                 break
         return Pruned(checkpoints=checkpoints, bytes=size)
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[CheckpointChanges]) -> R: ...  # noqa: D102
 
 
 def _batches(ids: list[UUID]) -> list[list[UUID]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -10,6 +11,9 @@ from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Json, Jsonb
 from agent_storage.tables.coding.tasks.record import NewTask, Task, TaskStatus
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import TaskChanges
 
 R = TypeVar("R", bound=Task, default=Task, covariant=True)
 N = TypeVar("N", bound=NewTask, default=NewTask, covariant=True)
@@ -59,3 +63,7 @@ class Tasks(Repository[R, N]):
     async def fail(self, id: UUID, report: Json = None) -> R:
         """Fail a created or running task. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "failed", ["created", "running"], report), id, "fail")
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[TaskChanges]) -> R: ...  # noqa: D102

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -10,6 +11,9 @@ from typing_extensions import TypeVar
 from agent_storage.errors import InvalidValue
 from agent_storage.repository import Repository, sql
 from agent_storage.tables.projects.project_files.record import NewProjectFile, ProjectFile, Synced
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ProjectFileChanges
 
 R = TypeVar("R", bound=ProjectFile, default=ProjectFile, covariant=True)
 N = TypeVar("N", bound=NewProjectFile, default=NewProjectFile, covariant=True)
@@ -72,3 +76,7 @@ class ProjectFiles(Repository[R, N]):
         async with self.transaction() as rows:
             await rows._lock_project(project_id)
             return await rows._replace(project_id, files)
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[ProjectFileChanges]) -> R: ...  # noqa: D102

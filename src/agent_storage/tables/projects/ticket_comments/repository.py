@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -9,6 +10,9 @@ from typing_extensions import TypeVar
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.projects.ticket_comments.record import NewTicketComment, TicketComment
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import TicketCommentChanges
 
 R = TypeVar("R", bound=TicketComment, default=TicketComment, covariant=True)
 N = TypeVar("N", bound=NewTicketComment, default=NewTicketComment, covariant=True)
@@ -26,3 +30,7 @@ class TicketComments(Repository[R, N]):
     async def by_ticket(self, ticket_id: UUID, limit: int = 100) -> Found[R]:
         """Return the comments of a ticket, newest first."""
         ...
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[TicketCommentChanges]) -> R: ...  # noqa: D102

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -10,6 +11,9 @@ from agent_storage.errors import InvalidValue
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.projects.ticket_tasks.record import NewTicketTask, TicketTask
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import TicketTaskChanges
 
 R = TypeVar("R", bound=TicketTask, default=TicketTask, covariant=True)
 N = TypeVar("N", bound=NewTicketTask, default=NewTicketTask, covariant=True)
@@ -62,3 +66,7 @@ class TicketTasks(Repository[R, N]):
                 column="id",
             )
         return moved
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[TicketTaskChanges]) -> R: ...  # noqa: D102

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -9,6 +10,9 @@ from typing_extensions import TypeVar
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.projects.tickets.record import NewTicket, Ticket, TicketWithTasks
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import TicketChanges
 
 R = TypeVar("R", bound=Ticket, default=Ticket, covariant=True)
 N = TypeVar("N", bound=NewTicket, default=NewTicket, covariant=True)
@@ -50,3 +54,7 @@ class Tickets(Repository[R, N]):
     async def restore(self, id: UUID) -> R:
         """Undo `archive`. Idempotent. Raises `NotFound`."""
         ...
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[TicketChanges]) -> R: ...  # noqa: D102

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -12,6 +13,9 @@ from agent_storage.repository import Repository, sql
 from agent_storage.statements.filters import Where
 from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.approval_requests.record import ApprovalRequest, ApprovalStatus, NewApprovalRequest
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ApprovalRequestChanges
 
 #: How long `wait` pauses when the database cannot be asked, in seconds.
 _PAUSE = 0.5
@@ -111,3 +115,7 @@ class ApprovalRequests(Repository[R, N]):
         raise InvalidTransition(
             f"approval_requests {id} was {request.status}{by} at {request.resolved_at}", table=self.table
         )
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[ApprovalRequestChanges]) -> R: ...  # noqa: D102

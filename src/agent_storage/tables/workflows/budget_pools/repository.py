@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -12,6 +13,9 @@ from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb, JsonObject, Money
 from agent_storage.tables.workflows.budget_pools.record import BudgetPool, Charge, NewBudgetPool, PoolStatus
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import BudgetPoolChanges
 
 R = TypeVar("R", bound=BudgetPool, default=BudgetPool, covariant=True)
 N = TypeVar("N", bound=NewBudgetPool, default=NewBudgetPool, covariant=True)
@@ -137,6 +141,10 @@ class BudgetPools(Repository[R, N]):
     async def resume(self, id: UUID) -> R:
         """Undo `suspend`. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "active"), id, "be resumed")
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[BudgetPoolChanges]) -> R: ...  # noqa: D102
 
 
 def _pool(charge: Charge, amount: Decimal) -> BudgetPool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from agent_storage.errors import InvalidValue
@@ -13,6 +14,9 @@ from agent_storage.tables.workflows.execution_states.record import (
     NewExecutionState,
 )
 from agent_storage.tables.workflows.node_execution_states.record import NewNodeExecutionState
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ExecutionStateChanges
 
 
 class ExecutionStates(Repository[ExecutionState, NewExecutionState]):
@@ -77,3 +81,7 @@ class ExecutionStates(Repository[ExecutionState, NewExecutionState]):
                 column="node_id",
             )
         return await self._save(new, nodes)
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[ExecutionStateChanges]) -> ExecutionState: ...  # noqa: D102

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -9,6 +10,9 @@ from typing_extensions import TypeVar
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.llm_executions.record import LlmExecution, ModelUsage, NewLlmExecution
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import LlmExecutionChanges
 
 R = TypeVar("R", bound=LlmExecution, default=LlmExecution, covariant=True)
 N = TypeVar("N", bound=NewLlmExecution, default=NewLlmExecution, covariant=True)
@@ -56,3 +60,7 @@ class LlmExecutions(Repository[R, N]):
     async def usage(self, session_id: UUID) -> ModelUsage:
         """Return the tokens and the cost of the calls of a run."""
         ...
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[LlmExecutionChanges]) -> R: ...  # noqa: D102

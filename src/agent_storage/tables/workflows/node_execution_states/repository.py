@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -10,6 +10,9 @@ from typing_extensions import TypeVar
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.node_execution_states.record import NewNodeExecutionState, NodeExecutionState
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import NodeExecutionStateChanges, NodeStateFields
 
 R = TypeVar("R", bound=NodeExecutionState, default=NodeExecutionState, covariant=True)
 N = TypeVar("N", bound=NewNodeExecutionState, default=NewNodeExecutionState, covariant=True)
@@ -55,9 +58,13 @@ class NodeExecutionStates(Repository[R, N]):
         """Create the state of the node, or change the named fields."""
         ...
 
-    async def set(self, session_id: UUID, node_id: str, **fields: Any) -> R:
+    async def set(self, session_id: UUID, node_id: str, **fields: Unpack[NodeStateFields]) -> R:
         """Create the state of a node, or change the given fields and keep the others; one statement.
 
         `fields` are those of `NewNodeExecutionState`. Raises `MissingReference` for the session, `InvalidValue`.
         """
         return await self._set(self.new(session_id=session_id, node_id=node_id, **fields), list(fields))
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[NodeExecutionStateChanges]) -> R: ...  # noqa: D102

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Unpack
+from uuid import UUID
 
 from typing_extensions import TypeVar
 
@@ -13,6 +15,9 @@ from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import BigCount, Json
 from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import StreamEventChanges
 
 #: How many events `publish_many` sends at a time.
 _AT_ONCE = 10_000
@@ -154,3 +159,7 @@ class StreamEvents(Repository[R, N]):
                 yield event
             if not events:
                 await signal.wait()
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[StreamEventChanges]) -> R: ...  # noqa: D102

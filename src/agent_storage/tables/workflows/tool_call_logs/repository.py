@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -9,6 +10,9 @@ from typing_extensions import TypeVar
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.tool_call_logs.record import NewToolCallLog, ToolCallLog
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ToolCallLogChanges
 
 R = TypeVar("R", bound=ToolCallLog, default=ToolCallLog, covariant=True)
 N = TypeVar("N", bound=NewToolCallLog, default=NewToolCallLog, covariant=True)
@@ -41,3 +45,7 @@ class ToolCallLogs(Repository[R, N]):
     async def by_session(self, session_id: UUID, limit: int = 100) -> Found[R]:
         """Return the tool calls of a run, newest first. One round trip."""
         ...
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[ToolCallLogChanges]) -> R: ...  # noqa: D102

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, Unpack, get_args
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -16,6 +16,9 @@ from agent_storage.tables.workflows.workflow_sessions.record import (
     RunStatus,
     WorkflowSession,
 )
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import WorkflowSessionChanges
 
 _PAUSED = list(get_args(PausedStatus))
 
@@ -86,3 +89,7 @@ class WorkflowSessions(Repository[R, N]):
     async def fail(self, id: UUID) -> R:
         """Fail a session that has not ended. Raises `InvalidTransition`, `NotFound`."""
         return await self._accepted(await self._move(id, "failed", ["running", *_PAUSED]), id, "fail")
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[WorkflowSessionChanges]) -> R: ...  # noqa: D102

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
+from uuid import UUID
+
 from typing_extensions import TypeVar
 
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.workflows.workflows.record import NewWorkflow, Workflow
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import WorkflowChanges
 
 R = TypeVar("R", bound=Workflow, default=Workflow, covariant=True)
 N = TypeVar("N", bound=NewWorkflow, default=NewWorkflow, covariant=True)
@@ -24,3 +30,7 @@ class Workflows(Repository[R, N]):
     async def by_name(self, name: str, limit: int = 100) -> Found[R]:
         """Return the versions of a workflow, the highest (as text) first."""
         ...
+
+    if TYPE_CHECKING:
+
+        async def update(self, id: UUID, /, **changes: Unpack[WorkflowChanges]) -> R: ...  # noqa: D102

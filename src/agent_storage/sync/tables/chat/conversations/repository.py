@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -10,6 +11,9 @@ from typing_extensions import TypeVar
 from agent_storage.statements.lists import Page
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.chat.conversations.record import Conversation, NewConversation, Usage
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ConversationChanges
 
 R = TypeVar("R", bound=Conversation, default=Conversation, covariant=True)
 N = TypeVar("N", bound=NewConversation, default=NewConversation, covariant=True)
@@ -91,3 +95,7 @@ class Conversations(Repository[R, N]):
     def fork(self, id: UUID, at_position: int | None = None, title: str | None = None) -> R:
         """Copy the conversation up to and including a position (default: all of it). Raises `NotFound`."""
         ...
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[ConversationChanges]) -> R: ...  # noqa: D102

@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
+from uuid import UUID
+
 from typing_extensions import TypeVar
 
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.chat.providers.record import NewProvider, Provider
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ProviderChanges
 
 R = TypeVar("R", bound=Provider, default=Provider, covariant=True)
 N = TypeVar("N", bound=NewProvider, default=NewProvider, covariant=True)
@@ -22,3 +28,7 @@ class Providers(Repository[R, N]):
     def get_by(self, *, name: str) -> R | None:
         """Return the provider of this name, or None."""
         ...
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[ProviderChanges]) -> R: ...  # noqa: D102

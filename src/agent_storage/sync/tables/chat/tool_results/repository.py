@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -11,6 +12,9 @@ from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Json, Jsonb, Timestamp
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.chat.tool_results.record import FailedStatus, NewToolResult, ToolResult, ToolStats
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ToolResultChanges
 
 R = TypeVar("R", bound=ToolResult, default=ToolResult, covariant=True)
 N = TypeVar("N", bound=NewToolResult, default=NewToolResult, covariant=True)
@@ -96,3 +100,7 @@ class ToolResults(Repository[R, N]):
     def fail(self, id: UUID, error: str, status: FailedStatus = "error") -> R:
         """Fail a pending or running call. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._fail(id, error, status), id, "fail")
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[ToolResultChanges]) -> R: ...  # noqa: D102

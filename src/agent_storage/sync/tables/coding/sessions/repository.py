@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -12,6 +13,9 @@ from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.coding.sessions.record import NewSession, Session, SessionData, SessionStatus
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import SessionChanges
 
 R = TypeVar("R", bound=Session, default=Session, covariant=True)
 N = TypeVar("N", bound=NewSession, default=NewSession, covariant=True)
@@ -181,3 +185,7 @@ class Sessions(Repository[R, N]):
     def _no_origin(self, id: UUID, task: UUID | None) -> R:
         self.require(id)
         raise NotFound(f"tasks has no row {task} of session {id}", table="tasks")
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[SessionChanges]) -> R: ...  # noqa: D102

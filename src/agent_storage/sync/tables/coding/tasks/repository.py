@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -11,6 +12,9 @@ from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Json, Jsonb
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.coding.tasks.record import NewTask, Task, TaskStatus
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import TaskChanges
 
 R = TypeVar("R", bound=Task, default=Task, covariant=True)
 N = TypeVar("N", bound=NewTask, default=NewTask, covariant=True)
@@ -58,3 +62,7 @@ class Tasks(Repository[R, N]):
     def fail(self, id: UUID, report: Json = None) -> R:
         """Fail a created or running task. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._move(id, "failed", ["created", "running"], report), id, "fail")
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[TaskChanges]) -> R: ...  # noqa: D102

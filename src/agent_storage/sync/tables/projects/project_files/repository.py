@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -11,6 +12,9 @@ from typing_extensions import TypeVar
 from agent_storage.errors import InvalidValue
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.projects.project_files.record import NewProjectFile, ProjectFile, Synced
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ProjectFileChanges
 
 R = TypeVar("R", bound=ProjectFile, default=ProjectFile, covariant=True)
 N = TypeVar("N", bound=NewProjectFile, default=NewProjectFile, covariant=True)
@@ -73,3 +77,7 @@ class ProjectFiles(Repository[R, N]):
         with self.transaction() as rows:
             rows._lock_project(project_id)
             return rows._replace(project_id, files)
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[ProjectFileChanges]) -> R: ...  # noqa: D102

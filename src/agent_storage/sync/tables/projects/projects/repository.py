@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
+from uuid import UUID
+
 from typing_extensions import TypeVar
 
 from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.projects.projects.record import NewProject, Project, ProjectOverview
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ProjectChanges
 
 R = TypeVar("R", bound=Project, default=Project, covariant=True)
 N = TypeVar("N", bound=NewProject, default=NewProject, covariant=True)
@@ -44,3 +50,7 @@ class Projects(Repository[R, N]):
     def overview(self, limit: int = 20) -> Found[ProjectOverview]:
         """Return the newest projects, each with the number of its tickets by status and its last change."""
         ...
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[ProjectChanges]) -> R: ...  # noqa: D102

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -10,6 +11,9 @@ from typing_extensions import TypeVar
 from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.projects.tickets.record import NewTicket, Ticket, TicketWithTasks
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import TicketChanges
 
 R = TypeVar("R", bound=Ticket, default=Ticket, covariant=True)
 N = TypeVar("N", bound=NewTicket, default=NewTicket, covariant=True)
@@ -51,3 +55,7 @@ class Tickets(Repository[R, N]):
     def restore(self, id: UUID) -> R:
         """Undo `archive`. Idempotent. Raises `NotFound`."""
         ...
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[TicketChanges]) -> R: ...  # noqa: D102

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -13,6 +14,9 @@ from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Jsonb, JsonObject, Money
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.budget_pools.record import BudgetPool, Charge, NewBudgetPool, PoolStatus
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import BudgetPoolChanges
 
 R = TypeVar("R", bound=BudgetPool, default=BudgetPool, covariant=True)
 N = TypeVar("N", bound=NewBudgetPool, default=NewBudgetPool, covariant=True)
@@ -138,6 +142,10 @@ class BudgetPools(Repository[R, N]):
     def resume(self, id: UUID) -> R:
         """Undo `suspend`. Raises `InvalidTransition`, `NotFound`."""
         return self._accepted(self._move(id, "active"), id, "be resumed")
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[BudgetPoolChanges]) -> R: ...  # noqa: D102
 
 
 def _pool(charge: Charge, amount: Decimal) -> BudgetPool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -10,6 +11,9 @@ from typing_extensions import TypeVar
 from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.llm_executions.record import LlmExecution, ModelUsage, NewLlmExecution
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import LlmExecutionChanges
 
 R = TypeVar("R", bound=LlmExecution, default=LlmExecution, covariant=True)
 N = TypeVar("N", bound=NewLlmExecution, default=NewLlmExecution, covariant=True)
@@ -57,3 +61,7 @@ class LlmExecutions(Repository[R, N]):
     def usage(self, session_id: UUID) -> ModelUsage:
         """Return the tokens and the cost of the calls of a run."""
         ...
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[LlmExecutionChanges]) -> R: ...  # noqa: D102

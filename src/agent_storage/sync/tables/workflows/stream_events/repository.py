@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Unpack
+from uuid import UUID
 
 from typing_extensions import TypeVar
 
@@ -14,6 +16,9 @@ from agent_storage.statements.lists import Found
 from agent_storage.statements.records import BigCount, Json
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import StreamEventChanges
 
 #: How many events `publish_many` sends at a time.
 _AT_ONCE = 10_000
@@ -155,3 +160,7 @@ class StreamEvents(Repository[R, N]):
                 yield event
             if not events:
                 signal.wait()
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[StreamEventChanges]) -> R: ...  # noqa: D102

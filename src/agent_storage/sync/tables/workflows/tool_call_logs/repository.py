@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -10,6 +11,9 @@ from typing_extensions import TypeVar
 from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.tool_call_logs.record import NewToolCallLog, ToolCallLog
+
+if TYPE_CHECKING:
+    from agent_storage.tables.changes import ToolCallLogChanges
 
 R = TypeVar("R", bound=ToolCallLog, default=ToolCallLog, covariant=True)
 N = TypeVar("N", bound=NewToolCallLog, default=NewToolCallLog, covariant=True)
@@ -42,3 +46,7 @@ class ToolCallLogs(Repository[R, N]):
     def by_session(self, session_id: UUID, limit: int = 100) -> Found[R]:
         """Return the tool calls of a run, newest first. One round trip."""
         ...
+
+    if TYPE_CHECKING:
+
+        def update(self, id: UUID, /, **changes: Unpack[ToolCallLogChanges]) -> R: ...  # noqa: D102
