@@ -211,7 +211,7 @@ def _changes(tables: dict[str, str]) -> str:
     return _formatted(head + "\n".join(sorted(imports)) + "\n\n\n" + "\n\n\n".join(classes) + "\n")
 
 
-#: What takes the fields of a `New…` without those that it has as parameters.
+#: Methods that take the fields of a `New…` without those that are their parameters.
 _FEWER = {
     "messages": {"MessageFields": ("conversation_id", "role", "content")},
     "node_execution_states": {"NodeStateFields": ("session_id", "node_id")},
@@ -241,7 +241,7 @@ def _fields(tree: ast.Module, name: str) -> dict[str, ast.expr]:
 
 
 def _qualified(annotation: ast.expr, imported: set[str], table: str) -> tuple[str, set[str]]:
-    """The annotation with the names of its own module as `table.Name`, and the names in it."""
+    """The annotation with the names that its module defines as `table.Name`, and the names in it."""
     names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
     text = ast.unparse(annotation)
     for name in names - imported - set(dir(builtins)):
