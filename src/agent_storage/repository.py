@@ -429,7 +429,10 @@ class Repository(Generic[R, N]):
         ...
 
     async def delete_where(self, where: Where) -> int:
-        """Delete the rows that match. Return how many there were. Raises `InvalidValue` for an empty filter."""
+        """Delete the rows that match. Return how many there were.
+
+        Raises `InvalidValue` for an empty filter, which would empty the table.
+        """
         if not where:
             raise InvalidValue(f"{self.table}: delete_where needs a filter", table=self.table)
         conditions, values = self._where(where)

@@ -135,7 +135,7 @@ class CheckpointProviders(CheckpointProvider):
         return self._providers[name]
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the names, in the order of the configuration."""
+        """Return an iterator over the names, in the order of the configuration."""
         return iter(self._providers)
 
     def __len__(self) -> int:

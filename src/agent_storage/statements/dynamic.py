@@ -142,7 +142,7 @@ def select(
 
 @lru_cache(_FORMS)
 def page(table: str, record: Any, conditions: Conditions, order: Order, **given: Any) -> Statement[Page[Any]]:
-    """Return the statement that selects a page, with the total."""
+    """Return the statement of `select`, with a page as its result."""
     return Paged(select(table, record, conditions, order, **given), order)
 
 

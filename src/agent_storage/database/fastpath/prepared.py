@@ -249,7 +249,7 @@ class PreparedStatements:
         return len(names)
 
     def add(self, statement: Statement[Any], name: bytes, description: PGresult) -> Prepared:
-        """Keep what the server said about `statement`."""
+        """Keep the server's description of `statement`."""
         prepared = self._known[statement.query] = Prepared(statement, name, description, self._connection)
         if len(self._known) > LIMIT:
             _, oldest = self._known.popitem(last=False)
