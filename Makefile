@@ -44,6 +44,7 @@ check: $(VENV)/.dev  ## Lint, prose, types, generated code, schema, statements, 
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check --quiet $(SOURCES)
 	@$(BIN)/python tools/prose.py
+	@$(BIN)/python tools/docstrings.py
 	@$(BIN)/python tools/generate.py --check
 	@$(BIN)/python tools/reference.py --check
 	@$(BIN)/lint-imports --no-cache

@@ -122,7 +122,7 @@ class Unreadable(SchemaMismatch):
     """A row came back that this code cannot read: its columns or its values do not fit the record."""
 
     def say_kept(self) -> None:
-        """The statement that gave the row has been committed."""
+        """Record that the statement that returned the row has been committed."""
         self.outcome = "kept"
         self.args = (f"{self.args[0]}; what the statement wrote was kept",)
 
@@ -204,11 +204,11 @@ def translate(
     writes: bool = False,
     committing: bool = False,
 ) -> StorageError:
-    """The package's error for a psycopg error.
+    """Return the package's error for a psycopg error.
 
-    `statement` and `table` name what was run. `writes` says that it commits by itself, so that a connection which is
-    lost leaves the outcome unknown; `committing`, that it was COMMIT, where the server's own end of the session does
-    so too. Raise the result `from` the psycopg error.
+    `statement` and `table` name what was run. `writes` says that the statement commits by itself, so that a lost
+    connection leaves the outcome unknown. `committing` says that it was COMMIT, where a session that the server ends
+    does so too. Raise the result `from` the psycopg error.
     """
     state = error.sqlstate
     diag = error.diag

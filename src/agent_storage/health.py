@@ -30,7 +30,7 @@ class Health:
         return self.reachable and self.error is None and not self.pending
 
     def __bool__(self) -> bool:
-        """Whether the database answers and is migrated."""
+        """Return whether the database answers and is migrated."""
         return self.migrated
 
 

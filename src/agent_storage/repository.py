@@ -173,17 +173,17 @@ class Repository(Generic[R, N]):
 
     @classmethod
     def statements(cls) -> dict[str, Statement[Any]]:
-        """Every declared statement of this repository by method name, its own first."""
+        """Return every declared statement of this repository by method name, its own first."""
         return {name: item.statement() for name, item in vars(cls).items() if hasattr(item, "statement")}
 
     @classmethod
     def fields(cls) -> Fields:
-        """The fields that filters may name."""
+        """Return the fields that filters may name."""
         return Fields.of(cls.table, cls.record)
 
     @asynccontextmanager
     async def transaction(self, isolation: Isolation | None = None) -> AsyncGenerator[Self, None]:
-        """This repository on one transaction (a savepoint inside one), for logic of several statements."""
+        """Yield this repository on one transaction (a savepoint inside one), for logic of several statements."""
         async with self.runner.begin(isolation, name=self.table) as transaction:
             yield type(self)(transaction)
 
@@ -204,10 +204,10 @@ class Repository(Generic[R, N]):
         chunked=True,
     )
     async def create_many(self, new: Sequence[N]) -> list[R]:
-        """The new rows in the order given; all or none.
+        """Create rows, all or none. Return them in the order given.
 
-        One round trip. More than a thousand are sent in parts, one while the server works on the one before, in a
-        transaction that takes two round trips more; the server's time limit then holds for each part.
+        One round trip. More than a thousand are sent in chunks, one while the server runs the one before, in a
+        transaction that takes two round trips more. The server's time limit then holds for each chunk.
         """
         ...
 
@@ -229,9 +229,9 @@ class Repository(Generic[R, N]):
         ...
 
     async def upsert(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """The row with this natural key, made or brought up to date; its id and creation time stay.
+        """Create the row with this natural key, or update it. Return the row; its id and creation time stay.
 
-        One round trip; with secrets, which are encrypted for their row's id, a transaction that looks for it first.
+        One round trip. With secrets, which are encrypted for their row's id, a transaction that first selects the row.
         """
         if not self.natural_key:
             raise StorageError(f"{self.table} has no natural key: use create() or update()", table=self.table)
@@ -251,12 +251,12 @@ class Repository(Generic[R, N]):
 
     @sql("SELECT {columns} FROM {table} WHERE id = %(id)s", repeatable=True)
     async def get(self, id: UUID) -> R | None:
-        """The row, or None."""
+        """Return the row, or None."""
         ...
 
     @sql("SELECT {columns} FROM {table} WHERE id = %(id)s", repeatable=True)
     async def require(self, id: UUID) -> R:
-        """The row. Raises `NotFound`."""
+        """Return the row. Raises `NotFound`."""
         ...
 
     async def get_by(self, *args: Any, **key: Any) -> R | None:
@@ -274,7 +274,7 @@ class Repository(Generic[R, N]):
 
     @sql("SELECT EXISTS (SELECT FROM {table} WHERE id = %(id)s)", repeatable=True)
     async def exists(self, id: UUID) -> bool:
-        """Whether there is such a row."""
+        """Return whether there is such a row."""
         ...
 
     @sql("SELECT {columns} FROM {table} WHERE id BETWEEN %(low)s AND %(high)s ORDER BY id LIMIT 11", repeatable=True)
@@ -295,7 +295,7 @@ class Repository(Generic[R, N]):
         ...
 
     async def resolve(self, short_id: str | UUID) -> R:
-        """The row that a person means by a full id or a prefix of it (4 digits and more, any case, dashes or not).
+        """Return the row for a full id or a prefix of it (4 digits and more, any case, with or without dashes).
 
         Raises `NotFound`, `AmbiguousId` with up to ten candidates, or `InvalidValue`. One round trip.
         """
@@ -311,7 +311,7 @@ class Repository(Generic[R, N]):
         return found[0]
 
     async def short_id(self, id: UUID) -> str:
-        """The shortest prefix of at least 8 digits that no other row's id shares now."""
+        """Return the shortest prefix of at least 8 digits that no other row's id shares now."""
         return shortest_prefix(id, *await self._neighbours(id))
 
     async def find(
@@ -345,7 +345,7 @@ class Repository(Generic[R, N]):
         *,
         total: bool = False,
     ) -> Page[R]:
-        """One page by keyset: page 10,000 costs what page 1 does. Pass `next_cursor` back for the next one.
+        """Return one page by keyset: page 10,000 costs what page 1 does. Pass `next_cursor` back for the next one.
 
         Raises `InvalidValue` for a cursor that is damaged or was made for another table or order.
         """
@@ -367,32 +367,33 @@ class Repository(Generic[R, N]):
         return await self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
 
     def stream(self, where: Where | None = None, order_by: Order = "id") -> Stream[R]:
-        """Every row that matches, in bounded memory: `async with repository.stream() as rows: async for row in rows`.
+        """Stream every row that matches, in bounded memory.
 
-        It holds a connection until its block ends; inside a transaction it is a cursor on the transaction's own.
+        `async with repository.stream() as rows: async for row in rows: …`. It holds a connection until its block ends.
+        Inside a transaction it is a cursor on the transaction's connection.
         """
         conditions, values = self._where(where)
         order = self.fields().order(order_by)
         return self.runner.stream(composed.select(self.table, self.record, conditions, order, limited=False), values)
 
     async def count(self, where: Where | None = None) -> int:
-        """How many rows match."""
+        """Count the rows that match."""
         conditions, values = self._where(where)
         return await self.runner.run(composed.count(self.table, self.record, conditions), values)
 
     # ---- change ----------------------------------------------------------------------------------------------------
 
     async def update(self, id: UUID, /, **changes: Any) -> R:
-        """The row with the given fields changed, the others as they were; one statement.
+        """Change the given fields of the row, and return it. One statement.
 
-        Raises `NotFound`, or `InvalidValue` for a field that is not of the `New…` record or a value it refuses.
+        Raises `NotFound`, and `InvalidValue` for a field that the `New…` record lacks or a value that it refuses.
         """
         names, values = self._changes(changes, id)
         statement = composed.update(self.table, self.record, names)
         return await self.runner.run(statement, [*values, composed.check_id(id, self.table)])
 
     async def update_many(self, ids: Sequence[UUID], changes: Mapping[str, Any]) -> int:
-        """Change the same fields of several rows; how many there were. One statement."""
+        """Change the same fields of several rows. Return how many there were. One statement."""
         names, values = self._changes(changes, None)
         checked = [composed.check_id(item, self.table) for item in ids]
         return await self.runner.run(composed.update_many(self.table, names), [*values, checked])
@@ -419,16 +420,19 @@ class Repository(Generic[R, N]):
 
     @sql("DELETE FROM {table} WHERE id = %(id)s", certain=True)
     async def delete(self, id: UUID) -> bool:
-        """Whether there was such a row. Raises `StillReferenced` when others refer to it."""
+        """Delete the row. Return whether there was one. Raises `StillReferenced` when other rows refer to it."""
         ...
 
     @sql("DELETE FROM {table} WHERE id = ANY(%(ids)s)", certain=True)
     async def delete_many(self, ids: list[UUID]) -> int:
-        """How many of these rows there were; all or none go."""
+        """Delete these rows, all or none. Return how many there were."""
         ...
 
     async def delete_where(self, where: Where) -> int:
-        """Delete what matches; how many there were. An empty filter is refused, since it would empty the table."""
+        """Delete the rows that match. Return how many there were.
+
+        Raises `InvalidValue` for an empty filter, which would empty the table.
+        """
         if not where:
             raise InvalidValue(f"{self.table}: delete_where needs a filter", table=self.table)
         conditions, values = self._where(where)

@@ -46,19 +46,19 @@ __all__ = [
 
 @pytest.fixture(scope="session")
 def storage_migrations_folder() -> Path:
-    """The migrations under test; override it for another folder."""
+    """Return the folder of the migrations under test. Override it for another folder."""
     return VERSIONS
 
 
 @pytest.fixture(scope="session")
 def storage_tables_folder() -> Path | None:
-    """The declared schema (`*/schema.sql`) that the migrations have to make; None if there is none."""
+    """Return the folder of the declared schema (`*/schema.sql`) that the migrations have to make, or None."""
     return TABLES
 
 
 @pytest.fixture(scope="session")
 def storage_test_server() -> Iterator[str]:
-    """The connection string of a server on which databases may be made."""
+    """Yield the connection string of a server on which databases may be made."""
     url = os.environ.get("STORAGE_TEST_DATABASE_URL")
     if url:
         yield url
@@ -74,7 +74,10 @@ def storage_test_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def migrated_template(storage_test_server: str, storage_migrations_folder: Path) -> Iterator[str]:
-    """A database migrated to head, made once, to be copied; connect to it and no copy can be made."""
+    """Yield the connection string of a database migrated to head, made once, to be copied.
+
+    While a session is connected to it, no copy can be made.
+    """
     with ShadowServer(storage_test_server, like=None).database() as conninfo:
         Migrator(conninfo, storage_migrations_folder).up()
         yield conninfo
@@ -82,13 +85,13 @@ def migrated_template(storage_test_server: str, storage_migrations_folder: Path)
 
 @pytest.fixture
 def migrated_database(storage_test_server: str, migrated_template: str) -> Iterator[str]:
-    """The connection string of a migrated database for one test alone."""
+    """Yield the connection string of a migrated database for one test alone."""
     with ShadowServer(storage_test_server, like=None).database(migrated_template) as conninfo:
         yield conninfo
 
 
 def test_every_migration_comes_back(storage_test_server: str, storage_migrations_folder: Path) -> None:
-    """Each migration goes up, down and up again, and the catalog is the same after each step."""
+    """Check that each migration goes up, down and up again, with the same catalog after each step."""
     from agent_storage.migrations.verify.trial import up_down_up
 
     migrator = Migrator(storage_test_server, storage_migrations_folder)
@@ -101,7 +104,7 @@ def test_every_migration_comes_back(storage_test_server: str, storage_migrations
 def test_migrations_make_the_declared_schema(
     storage_test_server: str, storage_migrations_folder: Path, storage_tables_folder: Path | None
 ) -> None:
-    """Migrations, run from nothing, make what the `schema.sql` files declare."""
+    """Check that migrations, run from nothing, make what the `schema.sql` files declare."""
     from agent_storage.migrations.verify.drift import diff, line
 
     if storage_tables_folder is None:
@@ -114,7 +117,7 @@ def test_migrations_make_the_declared_schema(
 
 
 def test_migrations_are_one_timeline(storage_migrations_folder: Path) -> None:
-    """No file comes too late, none differs from `migrations.lock`, and none breaks a rule of `check --only lint`."""
+    """Check that no file comes too late, differs from `migrations.lock`, or breaks a rule of `check --only lint`."""
     found = lint.lint_folder(storage_migrations_folder, read_folder(storage_migrations_folder))
     errors = [str(finding) for finding in found if finding.severity == "error"]
     if errors:

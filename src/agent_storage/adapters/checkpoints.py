@@ -22,11 +22,11 @@ class CheckpointProvider(Protocol):
     """Where agents keep their states."""
 
     async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
-        """Store a checkpoint; its id. Raises `AlreadyExists` if its id is taken, `InvalidValue`."""
+        """Store a checkpoint. Return its id. Raises `AlreadyExists` if its id is taken, `InvalidValue`."""
         ...
 
     async def retrieve_checkpoint(self, id: str) -> Checkpoint | None:
-        """The checkpoint with its state, or None."""
+        """Return the checkpoint with its state, or None."""
         ...
 
     async def list_checkpoints(
@@ -37,7 +37,7 @@ class CheckpointProvider(Protocol):
         before: datetime | None = None,
         after: datetime | None = None,
     ) -> list[CheckpointSummary]:
-        """Checkpoints (of an agent, of a session) without their states, the one that was captured last first.
+        """List checkpoints (of an agent, of a session) without their states, the one that was captured last first.
 
         `before` and `after` are exclusive. Raises `InvalidValue` for a limit that is not from 1 to 1000, and for a
         moment without a time zone.
@@ -52,11 +52,14 @@ class PostgresCheckpoints(CheckpointProvider):
         self.storage = storage
 
     async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
-        """Store a checkpoint; its id. Raises `AlreadyExists`, `InvalidValue`, `MissingReference` without its parent."""
+        """Store a checkpoint. Return its id.
+
+        Raises `AlreadyExists`, `InvalidValue`, `MissingReference` without its parent.
+        """
         return str(await self.storage.checkpoints.store(checkpoint))
 
     async def retrieve_checkpoint(self, id: str) -> Checkpoint | None:
-        """The checkpoint with its state, or None, also when `id` is no UUID."""
+        """Return the checkpoint with its state, or None, also when `id` is no UUID."""
         return await self.storage.checkpoints.get(row_id(id))
 
     async def list_checkpoints(
@@ -67,7 +70,7 @@ class PostgresCheckpoints(CheckpointProvider):
         before: datetime | None = None,
         after: datetime | None = None,
     ) -> list[CheckpointSummary]:
-        """Checkpoints without their states, the one that was captured last first; one round trip."""
+        """List checkpoints without their states, the one that was captured last first; one round trip."""
         for name, moment in (("before", before), ("after", after)):
             if moment is not None and moment.tzinfo is None:  # a filter would take it for the session's time zone
                 raise InvalidValue(f"checkpoints: {name} must have a time zone, such as datetime.now(UTC)", column=name)
@@ -85,7 +88,7 @@ class CheckpointProviders(CheckpointProvider):
     """
 
     def __init__(self, configuration: Mapping[str, Any]) -> None:
-        """Raises `InvalidSettings` that names the provider, before anything is connected."""
+        """Raise `InvalidSettings` that names the provider, before anything is connected."""
         configured = {name: settings for name, settings in configuration.items() if name != DEFAULT}
         if not configured:
             raise InvalidSettings("no checkpoint provider is configured; give one, such as {'main': {'url': …}}")
@@ -105,7 +108,7 @@ class CheckpointProviders(CheckpointProvider):
         return given
 
     async def open(self) -> Self:
-        """Connect them all. When one cannot be reached, the others are closed again. Raises `Unavailable`."""
+        """Connect all providers. When one cannot be reached, the others are closed again. Raises `Unavailable`."""
         async with AsyncExitStack() as stack:
             for storage in self._storages.values():
                 await stack.enter_async_context(storage)
@@ -113,7 +116,7 @@ class CheckpointProviders(CheckpointProvider):
         return self
 
     async def close(self) -> None:
-        """Close them all, also when closing one fails. May be called twice."""
+        """Close all providers, also when closing one fails. May be called twice."""
         await self._open.aclose()
 
     async def __aenter__(self) -> Self:
@@ -125,14 +128,14 @@ class CheckpointProviders(CheckpointProvider):
         await self.close()
 
     def __getitem__(self, name: str) -> PostgresCheckpoints:
-        """The provider of this name. Raises `InvalidSettings` that lists the known ones."""
+        """Return the provider of this name. Raises `InvalidSettings` that lists the known ones."""
         if name not in self._providers:
             known = ", ".join(self._providers)
             raise InvalidSettings(f"no checkpoint provider {name!r} is configured; known are: {known}")
         return self._providers[name]
 
     def __iter__(self) -> Iterator[str]:
-        """The names, in the order of the configuration."""
+        """Return an iterator over the names, in the order of the configuration."""
         return iter(self._providers)
 
     def __len__(self) -> int:
@@ -144,11 +147,11 @@ class CheckpointProviders(CheckpointProvider):
         return self._providers[self.default_name]
 
     async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
-        """Store a checkpoint with the default provider; its id."""
+        """Store a checkpoint with the default provider. Return its id."""
         return await self.default.store_checkpoint(checkpoint)
 
     async def retrieve_checkpoint(self, id: str) -> Checkpoint | None:
-        """The checkpoint of the default provider, or None."""
+        """Return the checkpoint of the default provider, or None."""
         return await self.default.retrieve_checkpoint(id)
 
     async def list_checkpoints(
@@ -159,7 +162,7 @@ class CheckpointProviders(CheckpointProvider):
         before: datetime | None = None,
         after: datetime | None = None,
     ) -> list[CheckpointSummary]:
-        """The checkpoints of the default provider without their states."""
+        """List the checkpoints of the default provider without their states."""
         return await self.default.list_checkpoints(agent_id, session_id, limit, before, after)
 
 

@@ -32,7 +32,10 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def row_id(text: str) -> UUID:
-    """The UUID of the row that a text names; equal texts give equal UUIDs. Raises `InvalidValue` for an empty one."""
+    """Return the UUID of the row that a text names.
+
+    Equal texts give equal UUIDs. Raises `InvalidValue` for an empty text.
+    """
     if not isinstance(text, str) or not text:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidValue("an id must be a text that is not empty", column="id")
     if _UUID.fullmatch(text):
@@ -43,7 +46,10 @@ def row_id(text: str) -> UUID:
 
 
 def to_row(values: Mapping[str, Any], kept_in: str, references: Iterable[str]) -> dict[str, Any]:
-    """`values` with UUIDs for the texts of `references`; what those do not say is added to the JSON of `kept_in`."""
+    """Return `values` with UUIDs for the texts of `references`.
+
+    A text that its UUID does not reproduce is added to the JSON of `kept_in`.
+    """
     row = dict(values)
     kept: JsonObject = {}
     for name in references:
@@ -60,7 +66,7 @@ def to_row(values: Mapping[str, Any], kept_in: str, references: Iterable[str]) -
 
 
 def from_row(row: Record, kept_in: str, references: Iterable[str]) -> dict[str, Any]:
-    """The fields of a row as the caller gave them: texts for UUIDs, and without what was added."""
+    """Return the fields of a row as the caller gave them: texts for UUIDs, and without what was added."""
     values = {name: getattr(row, name) for name in type(row).model_fields}
     document, kept = _split(values[kept_in])
     values[kept_in] = document
@@ -71,12 +77,16 @@ def from_row(row: Record, kept_in: str, references: Iterable[str]) -> dict[str, 
 
 
 def replaced(stored: JsonObject, given: JsonObject) -> JsonObject:
-    """The JSON that takes the place of `stored`: what the caller gives, and the texts that the row remembers."""
+    """Return the JSON that replaces `stored`: the JSON of the caller, and the texts that the row remembers."""
     return _with_kept(given, _split(stored)[1])
 
 
 def in_order(rows: Sequence[R], kept_in: str, *, newest_first: bool = False) -> list[R]:
-    """Rows by when they were made. Those of one transaction have one `created_at`, and a UUIDv5 does not say it."""
+    """Return rows in the order of their creation.
+
+    Rows of one transaction have the same `created_at`, and a UUIDv5 holds no time. They are ordered by the UUIDv7
+    that is stored with them.
+    """
 
     def moment(row: R) -> tuple[Any, str]:
         made = _split(getattr(row, kept_in))[1].get(_MADE)

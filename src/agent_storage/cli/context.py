@@ -92,7 +92,7 @@ def taught(*examples: str, codes: Iterable[int] = (0, 1, 2, 3, 8, 130)) -> str:
 
 @contextmanager
 def errors() -> Generator[None]:
-    """Errors of the package become `error: …` on stderr and exit code 1; 2 for settings, 8 for an absent database."""
+    """Print errors of the package as `error: …` on stderr and exit with 1; 2 for settings, 8 for an absent database."""
     from agent_storage.errors import InvalidSettings, StorageError, Unavailable
 
     try:
@@ -114,7 +114,7 @@ def end_quietly() -> NoReturn:
 
 @contextmanager
 def opened(db: str | None) -> Generator[Storage]:
-    """The storage a command works on."""
+    """Yield the storage that a command uses."""
     from agent_storage.sync import Storage
 
     with errors(), Storage(db) as storage:
@@ -133,7 +133,7 @@ def to_json(value: Any) -> str:
 
 
 def require_schema(storage: Storage) -> None:
-    """Raises MigrationError, with a hint, when a migration is pending."""
+    """Raise MigrationError, with a hint, when a migration is pending."""
     from agent_storage.migrations.migrator import Migrator
 
     Migrator(storage.database.conninfo).require_current()

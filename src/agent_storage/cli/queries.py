@@ -38,7 +38,7 @@ class SessionForest(Sessions):
         SELECT {s.columns} FROM below JOIN sessions s USING (id) ORDER BY id
     """)
     def with_descendants(self, ids: list[UUID]) -> list[Session]:
-        """These sessions and all that came from them, spawned or forked, oldest first."""
+        """Return these sessions and all that came from them, spawned or forked, oldest first."""
         ...
 
 
@@ -56,7 +56,7 @@ class PoolForest(BudgetPools):
         SELECT {p.columns} FROM below JOIN budget_pools p USING (id) ORDER BY id
     """)
     def with_descendants(self, ids: list[UUID]) -> list[BudgetPool]:
-        """These pools and all below them, oldest first."""
+        """Return these pools and all below them, oldest first."""
         ...
 
 
@@ -81,5 +81,5 @@ class WorkflowSummaries(Workflows):
          LIMIT %(limit)s
     """)
     def summaries(self, name: str | None, status: RunStatus | None, limit: int) -> list[WorkflowSummary]:
-        """Workflows, newest first."""
+        """List workflows, newest first."""
         ...

@@ -45,7 +45,7 @@ class _Console(Console):
 
 
 def make_console() -> Console:
-    """The console of stdout, which colours nothing by itself."""
+    """Return a console on stdout that does not highlight values."""
     if reconfigure := getattr(
         sys.stdout, "reconfigure", None
     ):  # a character that the encoding lacks becomes a question mark
@@ -67,19 +67,19 @@ def line(text: str, style: str = "") -> None:
 
 
 def cell(value: object, style: str = "") -> Text:
-    """A value on one line; None is nothing."""
+    """Return a value on one line; None is an empty text."""
     text = "" if value is None else plain(str(value))
     return Text(" ".join(text.split()), style=style)
 
 
 def state(status: str) -> Text:
-    """A status in its colour, in as few words as possible."""
+    """Return a status in its colour, in as few words as possible."""
     words = status.replace("waiting_for_", "waits: ").replace("_", " ")
     return Text(words, style=_STATES.get(status, "yellow"))
 
 
 def when(moment: datetime | None) -> str:
-    """A moment in the local time zone, to the minute; one of another year without its time."""
+    """Return a moment in the local time zone, to the minute; one of another year without its time."""
     if moment is None:
         return ""
     local = moment.astimezone()
@@ -87,7 +87,7 @@ def when(moment: datetime | None) -> str:
 
 
 def short_ids(ids: Iterable[UUID | None]) -> dict[UUID, str]:
-    """The shortest prefix of each id, of at least 8 digits, that none of the others shares."""
+    """Return the shortest prefix of each id, of at least 8 digits, that none of the others shares."""
     from agent_storage.statements.ids import shortest_prefix
 
     known = sorted({item for item in ids if item is not None})
@@ -96,7 +96,10 @@ def short_ids(ids: Iterable[UUID | None]) -> dict[UUID, str]:
 
 
 def listing(columns: Mapping[str, str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table. A column is `wide` (cut where the terminal ends), `fold` (folded there), `right` (numbers) or `""`."""
+    """Print a table.
+
+    A column is `wide` (cut where the terminal ends), `fold` (folded there), `right` (numbers) or `""`.
+    """
     table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left", title_style="bold")
     for name, kind in columns.items():
         flexible = kind in ("wide", "fold")
@@ -126,7 +129,7 @@ def facts(pairs: Mapping[str, object]) -> None:
 
 
 def branches(roots: Sequence[T], below: Mapping[Any, Sequence[T]], key: str = "id") -> Iterator[tuple[str, T]]:
-    """Every node of some trees with the lines that lead to it, parents first. `below` holds children by id."""
+    """Yield every node of some trees with the lines that lead to it, parents first. `below` holds children by id."""
     stack: list[tuple[str, str, T]] = [("", "", root) for root in reversed(roots)]
     while stack:
         lead, own, node = stack.pop()
@@ -138,7 +141,7 @@ def branches(roots: Sequence[T], below: Mapping[Any, Sequence[T]], key: str = "i
 
 
 def transcript(console: Console, messages: Iterable[Message]) -> None:
-    """Messages as a person reads them."""
+    """Print messages with their positions and roles."""
     for message in messages:
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=13, no_wrap=True)

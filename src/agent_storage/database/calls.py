@@ -12,7 +12,10 @@ _undoing: set[asyncio.Future[None]] = set()
 
 
 async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that is not cut short, however often the task is cancelled; that is raised at last."""
+    """Return the result of a coroutine that runs to its end, however often the task is cancelled.
+
+    Raises the `CancelledError` afterwards.
+    """
     task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -27,7 +30,7 @@ async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def unless_cancelled(coroutine: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
-    """The result of a coroutine that is never cancelled; when its caller is, `undo` is called with the result.
+    """Return the result of a coroutine that is never cancelled. When its caller is, call `undo` with the result.
 
     Cancelled twice while it waits, psycopg_pool's getconn() may lose a connection, and asyncio.Condition its lock.
     """
@@ -47,7 +50,7 @@ async def unless_cancelled(coroutine: Coroutine[Any, Any, T], undo: Callable[[T]
 
 
 def returned(value: T, *_: object) -> T:
-    """The same on the sync face, where what was called has returned."""
+    """Return `value`: on the sync face the call has returned already."""
     return value
 
 

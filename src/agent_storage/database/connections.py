@@ -23,8 +23,10 @@ RECONNECT_TIMEOUT = 5.0
 
 
 def locate(settings: Settings, progress: Callable[[str], None] | None = None) -> str:
-    """The libpq connection string of the database. Without a URL this starts or joins the embedded server, which ends
-    with the process; `progress` is told when that takes a while.
+    """Return the libpq connection string of the database.
+
+    Without a URL this starts or joins the embedded server, which ends with the process. `progress` is called when that
+    takes a while.
     """
     if not settings.embedded:
         return settings.conninfo()
@@ -45,7 +47,7 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def pool_arguments(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments for the pool itself."""
+    """Return keyword arguments for the pool itself."""
     return {
         "min_size": min(settings.pool_min, settings.pool_max),
         "max_size": settings.pool_max,
@@ -65,10 +67,11 @@ class _Context:
 
 
 def is_dead(pgconn: PGconn) -> bool:
-    """Whether an idle connection was closed by the other side. No round trip: an idle socket has nothing to read.
+    """Return whether an idle connection was closed by the other side. No round trip.
 
-    A readable one has received a notification, or the server's final message, which the end of the stream may follow
-    later. So anything but a notification counts as the end. At worst a healthy connection is replaced.
+    An idle socket has nothing to read. A readable one has received a notification, or the server's final message, which
+    the end of the stream may follow later. So anything but a notification counts as the end. At worst a healthy
+    connection is replaced.
     """
     if pgconn.status != ConnStatus.OK:
         return True
@@ -84,7 +87,7 @@ def is_dead(pgconn: PGconn) -> bool:
 
 
 def unreachable(error: Exception, conninfo: str) -> StorageError:
-    """One sentence for a database that cannot be reached, with the server's reason and no password."""
+    """Return one sentence for a database that cannot be reached, with the server's reason and no password."""
     from psycopg.conninfo import conninfo_to_dict
 
     parts = conninfo_to_dict(conninfo)

@@ -37,7 +37,7 @@ class ProcessHome:
         return self.forked
 
     def check(self) -> None:
-        """Raises `StorageError` anywhere else."""
+        """Raise `StorageError` anywhere else."""
         if self._forks != _forks:
             raise StorageError("the storage was opened before fork(): open another one in the child process")
 
@@ -55,7 +55,7 @@ class LoopHome(ProcessHome):
         return self.forked or self._loop.is_closed()
 
     def check(self) -> None:
-        """Raises `StorageError` anywhere else."""
+        """Raise `StorageError` anywhere else."""
         super().check()
         if asyncio.get_running_loop() is not self._loop:
             raise StorageError("the storage was opened in another event loop: open another one in this loop")

@@ -167,7 +167,7 @@ class Signal:
         self._listener.unsubscribe(*self._key, self._event.set)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until it is worth looking again, at most `timeout` seconds; whether it was woken."""
+        """Sleep until it is worth looking again, at most `timeout` seconds. Return whether it was woken."""
         woken = self._event.wait(timeout)
         self._event.clear()
         if self._listener.failure is not None:
@@ -198,7 +198,7 @@ class AsyncSignal:
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until it is worth looking again, at most `timeout` seconds; whether it was woken."""
+        """Sleep until it is worth looking again, at most `timeout` seconds. Return whether it was woken."""
         try:
             await asyncio.wait_for(self._event.wait(), timeout)
             woken = True

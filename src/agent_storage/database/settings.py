@@ -71,7 +71,7 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, url: str | None = None, *, environment: Mapping[str, str] | None = None, **settings: Any) -> Settings:
-        """Settings from keywords, else from `STORAGE_…` variables, else the defaults.
+        """Return settings from keywords, else from `STORAGE_…` variables, else the defaults.
 
         Raises `InvalidSettings` with one sentence that names the setting; a password is never part of it.
         """
@@ -106,9 +106,9 @@ class Settings(BaseModel):
         return self.url is None
 
     def conninfo(self, url: str | None = None) -> str:
-        """The libpq connection string for `url` (default: this object's), with the defaults it does not set itself.
+        """Return the libpq connection string for `url` (default: this object's), completed with the defaults.
 
-        Text always travels as UTF-8, whatever the database or the environment prefers.
+        Text is sent as UTF-8, whatever the encoding of the database or the environment is.
         """
         base = url if url is not None else self.url.get_secret_value() if self.url else ""
         given = conninfo_to_dict(base)

@@ -56,7 +56,7 @@ class Transaction:
         self._nested: Transaction | None = None
 
     def check(self) -> None:
-        """Raises `StorageError` when its block has ended, and in another process or event loop.
+        """Raise `StorageError` when its block has ended, and in another process or event loop.
 
         The executor calls it under the connection's lock.
         """
@@ -83,30 +83,34 @@ class Transaction:
         self.callbacks.append(callback)
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        """The statement's result."""
+        """Return the statement's result."""
         return await self.executor.run(statement, values, self.check)
 
     async def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
-        """The result of a chunked statement, all or nothing."""
+        """Return the result of a chunked statement, all or nothing."""
         chunks = statement.encode_chunks(arguments, self.codec)
         if chunks is None:
             return await self.run(statement, statement.encode(arguments, self.codec))
         return await self.executor.run_chunks(statement, chunks, self.check)
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
-        """Refused: what others commit is waited for outside a transaction."""
+        """Raise `StorageError`: changes of other sessions are awaited outside a transaction."""
         raise StorageError("waiting for others needs the storage itself (or a pool), not one connection or transaction")
 
     async def run_all(self, asked: Sequence[Asked]) -> list[Any]:
-        """The results of several statements in one round trip; one that cannot be made is the error that says so."""
+        """Return the results of several statements in one round trip.
+
+        A `StorageError` takes the place of a result that cannot be made.
+        """
         return await self.executor.run_all(asked, self.check)
 
     def stream(
         self, statement: Statement[Any], values: Sequence[Any]
     ) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
-        """The statement's rows through a server-side cursor, 500 to a round trip; it has to be a SELECT.
+        """Stream the statement's rows through a server-side cursor, 500 to a round trip.
 
-        Other statements can run between two rows. Leaving the block early spoils nothing.
+        The statement must be a SELECT. Other statements can run between two rows. Leaving the block early does not
+        abort the transaction.
         """
         return self.executor.cursor(statement, values, self.check)
 
@@ -114,7 +118,7 @@ class Transaction:
     async def begin(
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> AsyncGenerator[Transaction]:
-        """A savepoint: an exception undoes the block alone, and its callbacks with it."""
+        """Begin a savepoint. An exception rolls back the block alone, and drops its callbacks."""
         if isolation or read_only:
             raise StorageError("a nested transaction is a savepoint and keeps the isolation of the outer one")
         async with self.savepoint(self.name) as inner:
@@ -122,7 +126,7 @@ class Transaction:
         self.callbacks += inner.callbacks if inner.committed else ()
 
     def savepoint(self, name: str) -> AbstractAsyncContextManager[Transaction]:
-        """A savepoint; nothing else runs here while it is open."""
+        """Begin a savepoint. Nothing else runs here while it is open."""
         inner = Transaction(self.executor, name)
         inner.label = f"the savepoint in {name}"
         mark = b"agent_storage_%d" % next(_savepoints)
@@ -182,7 +186,7 @@ _LEVELS = {"read committed": "READ COMMITTED", "repeatable read": "REPEATABLE RE
 async def outermost(
     transaction: Transaction, isolation: Isolation | None, *, read_only: bool
 ) -> AsyncGenerator[Transaction]:
-    """BEGIN, the block, COMMIT. The current task is inside meanwhile."""
+    """Run BEGIN, the block and COMMIT. The current task is inside the transaction meanwhile."""
     level = f" ISOLATION LEVEL {_LEVELS[isolation]}" if isolation else ""
     begin = f"BEGIN{level}{' READ ONLY' if read_only else ''}".encode()
     before = current.get()
@@ -205,11 +209,11 @@ class Attached(Transaction):
         super().__init__(executor_of(connection, codec or Codec(), Generation()), "on a connection of the caller's")
 
     def check(self) -> None:
-        """Raises `StorageError` in another process or event loop."""
+        """Raise `StorageError` in another process or event loop."""
         self._home.check()
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        """The statement's result."""
+        """Return the statement's result."""
         await self._begin_unless_autocommit()
         try:
             return await super().run(statement, values)
@@ -219,7 +223,7 @@ class Attached(Transaction):
             return await super().run(statement, values)
 
     async def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
-        """The result of a chunked statement, all or nothing."""
+        """Return the result of a chunked statement, all or nothing."""
         await self._begin_unless_autocommit()
         return await super().run_chunked(statement, arguments)
 
@@ -236,7 +240,7 @@ class Attached(Transaction):
     async def begin(
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> AsyncGenerator[Transaction]:
-        """A transaction, or a savepoint inside the one that is open."""
+        """Begin a transaction, or a savepoint inside the one that is open."""
         self.check()
         name = name or "unnamed"
         if self._status() == TransactionStatus.IDLE:

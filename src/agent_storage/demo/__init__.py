@@ -28,7 +28,7 @@ def seed_demo(
     *,
     until: datetime = ANCHOR,
 ) -> dict[str, int]:
-    """Fill every table with about 2,000 rows times `scale`, in one transaction; how many rows each table got.
+    """Fill every table with about 2,000 rows times `scale`, in one transaction. Return the number of rows by table.
 
     The rows lie in the two weeks before `until`. The same arguments give the same rows, ids included, and a larger
     scale begins with the rows of a smaller one. `progress` is told how many parts of how many are written. Raises

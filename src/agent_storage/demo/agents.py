@@ -28,7 +28,7 @@ class _Place:
 
 
 def add(unit: Unit) -> None:
-    """All that the team's agents do."""
+    """Add all that the team's agents do."""
     repos = [_repo(unit, service) for service in unit.services]
     board = unit.id(unit.until - SPAN)
     places: list[_Place] = []

@@ -32,7 +32,7 @@ class Budgets:
         return self.unit.id(self.begun)
 
     def pool(self, flow: str) -> UUID:
-        """The pool for a run of that workflow."""
+        """Return the pool for a run of that workflow."""
         return self.leaves[flow, self.unit.pick(_KINDS)]
 
     def spend(self, pool: UUID, amount: Decimal) -> None:
@@ -43,7 +43,7 @@ class Budgets:
             above = self.parents.get(above)
 
     def add(self) -> None:
-        """The pools, once it is known what was spent from them."""
+        """Add the pools, once it is known what was spent from them."""
         self._pool(self.root, None, f"{self.unit.team}: all agents", Decimal(80))
         for flow, pool in self.flows.items():
             self._pool(pool, self.root, flow, Decimal(25))

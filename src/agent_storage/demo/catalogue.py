@@ -56,7 +56,7 @@ _TOOLS = (
 
 
 def make(seed: int, until: datetime) -> tuple[Unit, Known]:
-    """The shared rows, and what the teams have to know of them."""
+    """Return the shared rows, and those of them that the teams refer to."""
     known = Known()
     unit = Unit(seed, -1, until, known)
     at = until - SPAN - timedelta(days=1)

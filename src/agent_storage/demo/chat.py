@@ -17,7 +17,7 @@ _CONVERSATIONS = 60
 
 
 def add(unit: Unit) -> None:
-    """The team's conversations."""
+    """Add the team's conversations."""
     for number in range(_CONVERSATIONS):
         _Talk(unit, unit.pick(words.TOPICS), archived=number % 12 == 11).add()
 

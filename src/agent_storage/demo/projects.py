@@ -13,7 +13,7 @@ from agent_storage.types import NewProject, NewProjectFile, NewTicket, NewTicket
 
 
 def add(unit: Unit) -> None:
-    """A project for each of the team's services."""
+    """Add a project for each of the team's services."""
     for service in unit.services:
         at = unit.later(unit.until - SPAN - timedelta(hours=12), 60, 36_000)
         project = unit.add(

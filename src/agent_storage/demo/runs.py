@@ -32,7 +32,7 @@ _TOOLS = {"tool": "shell.run", "llm": "code.search"}
 
 
 def add(unit: Unit) -> None:
-    """The team's workflows, their runs, and the budgets that these were charged to."""
+    """Add the team's workflows, their runs, and the budgets that these were charged to."""
     budgets = Budgets(unit)
     for flow in words.FLOWS:
         at = unit.later(unit.until - SPAN - timedelta(hours=9), 0, 30_000)

@@ -19,7 +19,7 @@ SPAN = timedelta(days=14)
 
 
 def label(name: str, seed: int) -> str:
-    """A unique name that says where it comes from."""
+    """Return a unique name that says where it comes from."""
     return f"{name} (demo {seed})"
 
 
@@ -55,26 +55,26 @@ class Unit:
         self.services = self.random.sample(words.SERVICES, 2)
 
     def id(self, at: datetime) -> UUID:
-        """A UUIDv7 of that moment."""
+        """Return a UUIDv7 of that moment."""
         milliseconds = int(at.timestamp() * 1000)
         high, low = self.random.getrandbits(12), self.random.getrandbits(62)
         return UUID(int=(milliseconds << 80) | (0x7 << 76) | (high << 64) | (0b10 << 62) | low)
 
     def moment(self, least: timedelta = timedelta(hours=2)) -> datetime:
-        """Some moment of the past days, at least that long before the end of the data."""
+        """Return a random moment of the past days, at least that long before the end of the data."""
         seconds = self.random.uniform(least.total_seconds(), SPAN.total_seconds())
         return self.until - timedelta(milliseconds=int(seconds * 1000))
 
     def later(self, at: datetime, least: float, most: float) -> datetime:
-        """Some seconds after `at`."""
+        """Return a moment some seconds after `at`."""
         return at + timedelta(milliseconds=int(self.random.uniform(least, most) * 1000))
 
     def pick(self, items: Sequence[T]) -> T:
-        """One of them."""
+        """Return one of the items."""
         return self.random.choice(items)
 
     def phrase(self, text: str) -> str:
-        """A text of `words` with its slots filled: {service}, {person}, {n}."""
+        """Return a text of `words` with its slots filled: {service}, {person}, {n}."""
         return text.format(
             service=self.pick(self.services), person=self.pick(self.people), n=self.random.randint(2, 90)
         )
@@ -89,7 +89,7 @@ class Unit:
         extra: dict[str, Any] | None = None,
         **fields: Any,
     ) -> UUID:
-        """A row that was made at that moment; its id."""
+        """Add a row that was made at that moment. Return its id."""
         row_id = id or self.id(at)
         times = {"created_at": at, "updated_at": at}
         self.rows.setdefault(table, []).append(Row(make(id=row_id, **fields), times | (extra or {})))

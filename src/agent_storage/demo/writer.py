@@ -52,6 +52,6 @@ def _copy(runner: Transaction, table: str, rows: list[Row]) -> None:
 
 
 def analyze(tx: Storage) -> None:
-    """Tell the planner what is there now."""
+    """Run ANALYZE, so that the planner has the statistics of the new rows."""
     text = sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(map(sql.Identifier, ORDER)))
     cast(Transaction, tx.providers.runner).connection.execute(text)

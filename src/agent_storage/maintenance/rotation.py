@@ -15,7 +15,7 @@ _BATCH = 500
 
 
 def rotate(connection: psycopg.Connection[Any], keyring: Keyring) -> dict[str, int]:
-    """Rewrap what an older key wraps, in batches of one transaction each; how many secrets, by table and column.
+    """Rewrap the secrets of older keys, each batch in one transaction. Return their number by table and column.
 
     Raises `SecretUnavailable` for a secret whose key is not in the ring; the batches before it stay rewrapped.
     """

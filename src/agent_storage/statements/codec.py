@@ -29,7 +29,7 @@ class Codec:
 
 
 def encode(column: Column, value: Any, codec: Codec, *, table: str, id_: UUID | None = None) -> Any:
-    """The parameter to send for a valid `value` of `column`; `id_` is the row's, which encryption binds."""
+    """Return the parameter to send for a valid `value` of `column`; `id_` is the row's, which encryption binds."""
     if column.storage is None or (value is None and (column.nullable or not column.json)):
         return value  # a document that must be there may be JSON's null
     if column.encrypted:
@@ -44,7 +44,10 @@ def encode(column: Column, value: Any, codec: Codec, *, table: str, id_: UUID | 
 
 
 def encode_row(new: Input, names: Sequence[str], codec: Codec, *, table: str) -> dict[str, Any]:
-    """The parameters for the fields `names` of `new`; a row with secrets gets its id here, they are bound to it."""
+    """Return the parameters for the fields `names` of `new`.
+
+    A row with secrets gets its id here, because they are bound to it.
+    """
     values = new.__dict__
     row = {name: values[name] for name in names}
     id_ = new.id
@@ -71,7 +74,7 @@ def _encrypted(record: Any) -> list[str]:
 
 
 def check(column: Column, value: Any, *, table: str | None) -> Any:
-    """`value` as `column` wants it. Raises `InvalidValue` that names table and column."""
+    """Return `value` as `column` wants it. Raises `InvalidValue` that names table and column."""
     if type(value) is column.annotation:
         return value
     try:
@@ -111,7 +114,7 @@ class RowMaker:
         self._checked: tuple[str, ...] | None = None
 
     def make(self, names: Sequence[str], rows: Iterable[Sequence[Any]], codec: Codec) -> list[Any]:
-        """A value for each of `rows`, whose columns are `names`.
+        """Return a value for each of `rows`, whose columns are `names`.
 
         A value that breaks a rule of its field (a choice, a length, a range, a document's model) is kept as it is.
         Raises `Unreadable` when the columns are not the record's fields (a missing one is never filled from its

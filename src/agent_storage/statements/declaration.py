@@ -77,7 +77,7 @@ class Template:
         return Shape.of(self.hints.get("return")).kind == "stream"
 
     def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The call's arguments by name, defaults filled in. Raises `TypeError` as a call in Python does."""
+        """Return the call's arguments by name, with the defaults. Raises `TypeError` as a call in Python does."""
         if not kwargs and self._all_positional and len(args) == len(self._positional):
             return dict(zip(self._positional, args, strict=True))
         given = dict(zip(self._positional, args, strict=False))
@@ -87,7 +87,7 @@ class Template:
         return complete
 
     def compile(self, owner: Owner) -> Statement[Any]:
-        """The statement for `owner`. Raises `TypeError`, naming both sides, where text and signature disagree."""
+        """Return the statement for `owner`. Raises `TypeError` with both names where text and signature differ."""
         return _Compiler(self, owner).statement()
 
 
@@ -227,7 +227,10 @@ class _Compiler:
 
 
 def quoted(identifier: str) -> str:
-    """A quoted identifier. All come from class bodies, and are checked to be plain names when the class is made."""
+    """Return a quoted identifier.
+
+    All of them come from class bodies, and are checked to be plain names when the class is created.
+    """
     return f'"{identifier}"'
 
 
@@ -241,7 +244,7 @@ def _or_default(name: str, value: str) -> str:
 
 
 def substitute(annotation: Any, variables: Mapping[Any, Any]) -> Any:
-    """`annotation` with type variables replaced, at any depth."""
+    """Return `annotation` with type variables replaced, at any depth."""
     if isinstance(annotation, TypeVar):
         return variables.get(annotation, annotation)
     if isinstance(annotation, type):

@@ -40,7 +40,7 @@ class Listed(Statement[Found[Any]]):
         values: Sequence[Any],
         codec: Codec,
     ) -> Found[Any]:
-        """The rows."""
+        """Return the rows."""
         found = self.rows.make(names or (), rows, codec)
         return within(values[-2] - 1, found) if self.limited else Found(found)
 
@@ -56,7 +56,7 @@ class Counted(Listed):
         values: Sequence[Any],
         codec: Codec,
     ) -> Found[Any]:
-        """The rows, with their total. No match still gives one row, of nulls, that carries the total."""
+        """Return the rows, with their total. No match still gives one row, of nulls, that carries the total."""
         if names is None:
             raise StorageError(f"{self.name} gave no rows")
         at = list(names).index("id", 1)
@@ -93,7 +93,7 @@ class Changed(Statement[Any]):
     """A change of one row, whose id is the last of the values."""
 
     def absence(self, values: Sequence[Any]) -> str:
-        """Which row is missing."""
+        """Return the message that names the missing row."""
         return f"{self.table} has no row {values[-1]} (statement {self.name})"
 
     def given_id(self, values: Sequence[Any]) -> UUID | None:
@@ -113,9 +113,10 @@ def select(
     limited: bool = True,
     made: Any = None,
 ) -> Listed:
-    """Rows in order: those that match and, with `after`, follow the cursor (its items say which keys are null).
+    """Return the statement that selects rows in order: those that match and, with `after`, follow the cursor.
 
-    They are made into `made` (default: `record`), whose fields alone are selected.
+    The cursor's items say which keys are null. The rows are made into `made` (default: `record`), whose fields alone
+    are selected.
     """
     made = made or record
     fields = Fields.of(table, record)
@@ -141,13 +142,13 @@ def select(
 
 @lru_cache(_FORMS)
 def page(table: str, record: Any, conditions: Conditions, order: Order, **given: Any) -> Statement[Page[Any]]:
-    """The same as a page."""
+    """Return the statement of `select`, with a page as its result."""
     return Paged(select(table, record, conditions, order, **given), order)
 
 
 @lru_cache(_FORMS)
 def by_key(table: str, record: Any, key: tuple[str, ...]) -> Statement[Any]:
-    """The row with a natural key."""
+    """Return the statement that selects the row with a natural key."""
     where = " AND ".join(f"{quoted(name)} = ${number}" for number, name in enumerate(key, start=1))
     text = f"SELECT {_list(record)} FROM {quoted(table)} WHERE {where}"
     return Statement(f"{table}.get_by", text, Shape("optional", record), table=table, repeatable=True)
@@ -155,7 +156,7 @@ def by_key(table: str, record: Any, key: tuple[str, ...]) -> Statement[Any]:
 
 @lru_cache(_FORMS)
 def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
-    """How many rows match."""
+    """Return the statement that counts the rows that match."""
     where, _ = predicate(conditions, columns(record))
     return Statement(
         f"{table}.count",
@@ -169,7 +170,7 @@ def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
 
 @lru_cache(_FORMS)
 def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
-    """Delete what matches."""
+    """Return the statement that deletes the rows that match."""
     where, _ = predicate(conditions, columns(record))
     return Statement(
         f"{table}.delete_where",
@@ -182,21 +183,21 @@ def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
 
 @lru_cache(_FORMS)
 def update(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
-    """Set `names` of the row whose id is the last parameter."""
+    """Return the statement that sets `names` of the row whose id is the last parameter."""
     text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
     return Changed(f"{table}.update", text, Shape("one", record), table=table)
 
 
 @lru_cache(_FORMS)
 def update_many(table: str, names: tuple[str, ...]) -> Statement[int]:
-    """Set `names` of the rows whose ids are the last parameter."""
+    """Return the statement that sets `names` of the rows whose ids are the last parameter."""
     text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ANY(${len(names) + 1}::uuid[])"
     return Statement(f"{table}.update_many", text, Shape("one", int), table=table, certain=True)
 
 
 @lru_cache(_FORMS)
 def patch(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
-    """Merge documents into `names` of the row whose id is the last parameter."""
+    """Return the statement that merges documents into `names` of the row whose id is the last parameter."""
     merged = ", ".join(
         f"{quoted(name)} = jsonb_merge(coalesce({quoted(name)}, '{{}}'), ${number}::jsonb)"
         for number, name in enumerate(names, start=1)
@@ -206,13 +207,13 @@ def patch(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
 
 
 def check_id(value: Any, table: str) -> UUID:
-    """`value` as an id. Raises `InvalidValue`."""
+    """Return `value` as an id. Raises `InvalidValue`."""
     return check(_ID, value, table=table)
 
 
 @lru_cache(_FORMS)
 def document(name: str) -> Column:
-    """A column for what `patch` merges: any JSON object, whatever model the whole document has."""
+    """Return a column for what `patch` merges: any JSON object, whatever model the whole document has."""
     return Column(name, JsonObject, nullable=False, storage="jsonb")
 
 

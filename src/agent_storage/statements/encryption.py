@@ -40,7 +40,7 @@ class Place:
     column: str
 
     def bytes(self) -> bytes:
-        """An unambiguous encoding: names are identifiers and hold no NUL."""
+        """Return an unambiguous encoding: names are identifiers and hold no NUL."""
         return b"\0".join((self.table.encode(), self.id.bytes.hex().encode(), self.column.encode()))
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Keyring:
 
     @classmethod
     def from_setting(cls, setting: SecretStr | Callable[[], str] | None) -> Keyring:
-        """A keyring from base64 keys separated by commas, the newest first.
+        """Return a keyring from base64 keys separated by commas, the newest first.
 
         Raises `SecretUnavailable` for a key that is not 32 bytes of base64.
         """
@@ -70,13 +70,13 @@ class Keyring:
         return f"Keyring({', '.join(self._keys) or 'empty'})"
 
     def encrypt(self, secret: str, place: Place) -> str:
-        """The text to store for `secret`. Raises `SecretUnavailable` without a key."""
+        """Return the text to store for `secret`. Raises `SecretUnavailable` without a key."""
         data_key = os.urandom(32)
         body = _seal(data_key, secret.encode("utf-8", "surrogatepass"), place.bytes())
         return self._envelope(data_key, body, place)
 
     def decrypt(self, stored: str, place: Place) -> str:
-        """The secret in `stored`.
+        """Return the secret in `stored`.
 
         Raises `SecretUnavailable` when its key is not in the ring, or when it was made for another row or column.
         """
@@ -84,11 +84,11 @@ class Keyring:
         return _open(data_key, body, place.bytes(), place).decode("utf-8", "surrogatepass")
 
     def key_id(self, stored: str) -> str:
-        """The id of the key that wraps `stored`."""
+        """Return the id of the key that wraps `stored`."""
         return stored.split(":", 2)[1] if stored.count(":") == 3 else ""
 
     def rewrap(self, stored: str, place: Place) -> str:
-        """`stored` with its data key wrapped by the current key; the ciphertext stays."""
+        """Return `stored` with its data key wrapped by the current key; the ciphertext stays."""
         return self._envelope(*self._unwrap(stored, place), place)
 
     def _envelope(self, data_key: bytes, body: bytes, place: Place) -> str:

@@ -45,18 +45,18 @@ class Fields:
 
     @classmethod
     def of(cls, table: str, record: Any) -> Fields:
-        """The fields of a record class."""
+        """Return the fields of a record class."""
         return cls(table, columns(record))
 
     def column(self, name: str) -> Column:
-        """The column `name`. Raises `InvalidValue` that lists the known ones."""
+        """Return the column `name`. Raises `InvalidValue` that lists the known ones."""
         if name not in self.columns:
             known = ", ".join(self.columns)
             raise InvalidValue(f"{self.table} has no field {name[:60]!r}; fields are: {known}", table=self.table)
         return self.columns[name]
 
     def conditions(self, where: Where, codec: Codec) -> list[tuple[Condition, list[Any]]]:
-        """`where` as conditions and their parameters, in an order that does not depend on the caller's."""
+        """Return `where` as conditions and their parameters, in an order that does not depend on the caller's."""
         parsed = [self._condition(key, value, codec) for key, value in where.items()]
         return sorted(parsed, key=lambda item: (item[0].column, item[0].path, item[0].operator))
 
@@ -114,7 +114,7 @@ class Fields:
         return InvalidValue(f"{self.table}: the filter {str(key)[:80]!r}: {why}", table=self.table, column=column)
 
     def order(self, order_by: Order) -> tuple[tuple[str, bool], ...]:
-        """The order as (field, descending) pairs, made total by the id."""
+        """Return the order as (field, descending) pairs, made total by the id."""
         names = [order_by] if isinstance(order_by, str) else list(order_by)
         pairs = [(str(name).removeprefix("-"), str(name).startswith("-")) for name in names]
         for name, _ in pairs:
@@ -131,16 +131,16 @@ _TEXT = Column("pattern", str, nullable=False, storage=None)
 
 @lru_cache(maxsize=1024)
 def comparable(column: Column) -> Column:
-    """`column` for comparisons: its bare type, so that no length rule of new values refuses a search.
+    """Return `column` for comparisons: its bare type, so that no length rule of new values refuses a search.
 
-    A moment keeps its rule: without a time zone it would be compared in the session's.
+    A moment keeps its rule. Without a time zone it would be compared in the session's.
     """
     kind = bare(column.annotation)
     return Column(column.name, Timestamp if kind is datetime else kind, nullable=False, storage=column.storage)
 
 
 def is_text(column: Column) -> bool:
-    """Whether the column is text in PostgreSQL."""
+    """Return whether the column is text in PostgreSQL."""
     kind = column.python_type
     return column.storage is None and (kind is str or all(isinstance(part, str) for part in get_args(kind) or (0,)))
 
@@ -152,7 +152,10 @@ def _sequence(value: object, operator: str, table: str) -> list[Any]:
 
 
 def predicate(conditions: Sequence[Condition], columns_: Mapping[str, Column], first: int = 1) -> tuple[str, int]:
-    """The SQL of `conditions` (without WHERE; empty for none), numbered from `first`, and the next free number."""
+    """Return the SQL of `conditions`, numbered from `first`, and the next free number.
+
+    The SQL has no WHERE, and is empty without conditions.
+    """
     parts: list[str] = []
     number = first
     for condition in conditions:

@@ -17,7 +17,7 @@ _HEX = re.compile(r"[0-9a-f]+")
 
 
 def uuid7() -> UUID:
-    """A new UUIDv7: 48 bits of Unix milliseconds, 12 bits of their fraction, 62 random bits.
+    """Return a new UUIDv7: 48 bits of Unix milliseconds, 12 bits of their fraction, 62 random bits.
 
     The same layout as PostgreSQL 18's `uuidv7()` (RFC 9562, method 3 of section 6.2), so ids of both sort by time.
     """
@@ -28,9 +28,9 @@ def uuid7() -> UUID:
 
 
 def prefix_range(short_id: str) -> tuple[UUID, UUID]:
-    """The lowest and highest UUID that begin with `short_id`: 4 to 32 hexadecimal digits, dashes and case ignored.
+    """Return the lowest and highest UUID that begin with `short_id`.
 
-    Raises `InvalidValue` for anything else.
+    `short_id` has 4 to 32 hexadecimal digits; dashes and case are ignored. Raises `InvalidValue` for anything else.
     """
     digits = short_id.strip().replace("-", "").lower()
     if not _HEX.fullmatch(digits) or not SHORTEST_PREFIX <= len(digits) <= 32:
@@ -41,7 +41,7 @@ def prefix_range(short_id: str) -> tuple[UUID, UUID]:
 
 
 def shortest_prefix(id_: UUID, *neighbours: UUID | None) -> str:
-    """The shortest prefix of `id_`, of at least 8 digits, that none of its neighbours in key order shares."""
+    """Return the shortest prefix of `id_`, of at least 8 digits, that none of its neighbours in key order shares."""
     digits = id_.hex
     longest = max((_common(digits, other.hex) for other in neighbours if other is not None), default=0)
     return digits[: max(SHORTEST_ID, longest + 1)]

@@ -17,7 +17,7 @@ from agent_storage.statements.text import escape, unescape
 
 
 def order_sql(order: Sequence[tuple[str, bool]]) -> str:
-    """The ORDER BY list. Nulls stay where PostgreSQL puts them: last ascending, first descending."""
+    """Return the ORDER BY list. Nulls stay where PostgreSQL puts them: last ascending, first descending."""
     return ", ".join(f"{quoted(name)}{' DESC' if descending else ''}" for name, descending in order)
 
 
@@ -63,7 +63,10 @@ def write_cursor(order: Sequence[tuple[str, bool]], row: Any, table: str) -> str
 
 
 def read_cursor(cursor: str, order: Sequence[tuple[str, bool]], fields: Fields) -> list[Any]:
-    """The values of a cursor, checked. Raises `InvalidValue` for one that is damaged or of another order or table."""
+    """Return the checked values of a cursor.
+
+    Raises `InvalidValue` for one that is damaged or of another order or table.
+    """
     try:
         raw = base64.b64decode(str(cursor).encode() + b"=" * (-len(str(cursor)) % 4), altchars=b"-_", validate=True)
         table, signature, values = orjson.loads(raw)

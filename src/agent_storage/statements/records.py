@@ -103,7 +103,10 @@ class _RaisesInvalidValue(ModelMetaclass):
 def invalid(
     error: ValidationError, subject: str, *, column: str | None = None, table: str | None = None
 ) -> InvalidValue:
-    """The `InvalidValue` for pydantic's error, without the value that was given; `subject` is a class or a table."""
+    """Return the `InvalidValue` for pydantic's error, without the value that was given.
+
+    `subject` is a class or a table.
+    """
     first, *others = error.errors(include_url=False, include_input=False, include_context=False)
     place = [str(part) for part in first["loc"]]
     field = ".".join([column, *place] if column else place)
@@ -212,7 +215,7 @@ def _parts(annotation: Any) -> Iterator[Any]:
 
 
 def bare(annotation: Any) -> Any:
-    """`annotation` without `Annotated` and `| None`."""
+    """Return `annotation` without `Annotated` and `| None`."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return bare(get_args(annotation)[0])
@@ -235,7 +238,7 @@ def plain(annotation: Any) -> Any:
 
 
 def nullable(annotation: Any) -> bool:
-    """Whether `annotation` admits None."""
+    """Return whether `annotation` admits None."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return nullable(get_args(annotation)[0])
@@ -245,7 +248,7 @@ def nullable(annotation: Any) -> bool:
 
 
 def storage(annotation: Any) -> str | None:
-    """The storage marker in `annotation`: `jsonb`, `encrypted` or None. Only the outermost counts."""
+    """Return the storage marker in `annotation`: `jsonb`, `encrypted` or None. Only the outermost counts."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *metadata = get_args(annotation)
@@ -257,7 +260,7 @@ def storage(annotation: Any) -> str | None:
 
 
 def columns(record: type[BaseModel]) -> dict[str, Column]:
-    """The columns of a record class by name, `id` first and the timestamps last."""
+    """Return the columns of a record class by name, `id` first and the timestamps last."""
     return _columns(record)
 
 

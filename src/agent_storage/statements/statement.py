@@ -44,7 +44,7 @@ class Shape:
 
     @classmethod
     def of(cls, annotation: Any) -> Shape:
-        """The shape of a return annotation."""
+        """Return the shape of a return annotation."""
         origin = get_origin(annotation)
         if annotation is None or annotation is type(None):
             return cls("nothing", None)
@@ -111,7 +111,7 @@ class Statement(Generic[T]):
         return [parameter for _, encoder in self._encoders for parameter in encoder.parameters]
 
     def encode(self, arguments: Mapping[str, Any], codec: Codec) -> list[Any]:
-        """The values to send, in order. Raises `InvalidValue` before anything is sent."""
+        """Return the values to send, in order. Raises `InvalidValue` before anything is sent."""
         if len(self._encoders) == 1:
             name, encoder = self._encoders[0]
             return encoder.encode(arguments[name], codec)
@@ -121,7 +121,7 @@ class Statement(Generic[T]):
         return values
 
     def encode_chunks(self, arguments: Mapping[str, Any], codec: Codec) -> Iterator[list[Any]] | None:
-        """The values of each chunk, encoded when they are asked for; None where there are not too many rows for one."""
+        """Return the values of each chunk, encoded on demand, or None when one statement takes all rows."""
         ((name, encoder),) = self._encoders
         rows: Sequence[Any] = arguments[name]
         if len(rows) <= UNDIVIDED:
@@ -195,7 +195,7 @@ class Encoder(Protocol):
     parameters: list[Parameter]
 
     def encode(self, value: Any, codec: Codec) -> list[Any]:
-        """The values of `parameters`, in order. Raises `InvalidValue`."""
+        """Return the values of `parameters`, in order. Raises `InvalidValue`."""
         ...
 
 
@@ -209,7 +209,7 @@ class ValueEncoder:
         self._as_it_is = column.annotation if column.storage is None else None
 
     def encode(self, value: Any, codec: Codec) -> list[Any]:
-        """The checked value."""
+        """Return the checked value."""
         if type(value) is self._as_it_is:
             return [value]
         return [encode(self.column, check(self.column, value, table=self.table), codec, table=self.table)]
@@ -223,7 +223,7 @@ class LimitEncoder:
         self.parameters = [Parameter("limit", Column("limit", int, nullable=False, storage=None))]
 
     def encode(self, value: Any, codec: Codec) -> list[Any]:
-        """The limit and one."""
+        """Return the limit plus one."""
         return [check_limit(value, self.table, least=0, most=2**31 - 2) + 1]
 
 
@@ -237,7 +237,7 @@ class RowEncoder:
         self.parameters = [Parameter(f"{name}.{field}", columns(new)[field]) for field in fields]
 
     def encode(self, value: Any, codec: Codec) -> list[Any]:
-        """The values of the named fields."""
+        """Return the values of the named fields."""
         if not isinstance(value, self.new):
             raise InvalidValue(
                 f"{self.table}: give a {self.new.__name__}, not {type(value).__name__}", table=self.table
@@ -255,14 +255,14 @@ class RowsEncoder:
         self.parameters = [Parameter(name, Column(name, list[Any], nullable=False, storage="jsonb"))]
 
     def encode(self, value: Any, codec: Codec) -> list[Any]:
-        """The array."""
+        """Return the array."""
         return [encode_rows(value, self.new, self.fields, codec, table=self.table)]
 
 
 def encode_rows(
     news: Iterable[Input], new: type[Input], fields: Sequence[str], codec: Codec, *, table: str
 ) -> JsonText:
-    """Rows as one JSON array of objects, each value as the server reads it exactly."""
+    """Return rows as one JSON array of objects, each value as the server reads it exactly."""
     rows: list[dict[str, Any]] = []
     others = _not_json(cast(Any, new), tuple(fields))
     for item in news:

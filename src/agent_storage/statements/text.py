@@ -42,17 +42,17 @@ _TYPED = (UUID, datetime, Decimal)
 
 
 def escape(text: str) -> str:
-    """`text` with NUL, lone surrogates and SUBSTITUTE escaped; the same object when there is none."""
+    """Return `text` with NUL, lone surrogates and SUBSTITUTE escaped; the same object when there is none."""
     return _UNSTORABLE.sub(lambda match: f"{SUBSTITUTE}{ord(match[0]):04X}", text)
 
 
 def unescape(text: str) -> str:
-    """The inverse of `escape`."""
+    """Undo `escape`."""
     return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text) if SUBSTITUTE in text else text
 
 
 def encode_text(text: str) -> bytes:
-    """`escape`, and UTF-8. Looking for single bytes is many times as fast as the pattern."""
+    """Return `text` escaped, as UTF-8. Looking for single bytes is many times as fast as the pattern."""
     try:
         raw = text.encode()
     except UnicodeEncodeError:  # a lone surrogate
@@ -65,11 +65,11 @@ class JsonText(bytes):
 
 
 def encode_json(value: object, *, limit: int, typed: bool = False) -> JsonText:
-    """The document to send for `value`.
+    """Return the document to send for `value`.
 
-    Raises `InvalidValue`, with the place in `path`, for what would not come back equal: NaN and Infinity, integers
-    beyond 64 bits, keys that are no strings, nesting beyond `MAX_NESTING`, other types than JSON's (`typed` documents
-    may hold UUID, datetime and Decimal), and a document of more than `limit` bytes.
+    Raises `InvalidValue`, with the place in `path`, for a value that would not come back equal: NaN and Infinity,
+    integers beyond 64 bits, keys that are no strings, nesting beyond `MAX_NESTING`, other types than JSON's (`typed`
+    documents may hold UUID, datetime and Decimal), and a document of more than `limit` bytes.
     """
     if not _storable(value, typed=typed):
         _refuse(value, "$", typed=typed)
@@ -90,14 +90,17 @@ def encode_json(value: object, *, limit: int, typed: bool = False) -> JsonText:
 
 
 def decode_json(data: Buffer) -> Any:
-    """The inverse of `encode_json`."""
+    """Undo `encode_json`."""
     raw = bytes(data)
     value = orjson.loads(raw)
     return unescape_all(value) if unusual(raw) else value
 
 
 def unusual(raw: bytes) -> bool:
-    """Whether JSON text holds NUL or SUBSTITUTE. Most has no backslash, for which one looks much faster."""
+    """Return whether JSON text holds NUL or SUBSTITUTE.
+
+    Most text has no backslash, and a search for it is much faster.
+    """
     return _BACKSLASH in raw and _ESCAPED_IN_JSON.search(raw) is not None
 
 
@@ -172,7 +175,7 @@ def _raise(path: str, fault: str) -> None:
 
 
 def escape_all(node: Any) -> Any:
-    """`escape` for every text in lists and dicts, keys too; anything else as it is."""
+    """Return `value` with every text in lists and dicts escaped, keys too; anything else as it is."""
     if isinstance(node, str):
         return escape(node)
     if isinstance(node, dict):
@@ -183,7 +186,7 @@ def escape_all(node: Any) -> Any:
 
 
 def unescape_all(node: Any) -> Any:
-    """The inverse of `escape_all`."""
+    """Undo `escape_all`."""
     if isinstance(node, str):
         return unescape(node)
     if isinstance(node, dict):
@@ -214,7 +217,7 @@ class TextLoader(Loader):
     format = Format.TEXT
 
     def load(self, data: Buffer) -> str:
-        """The text."""
+        """Return the text."""
         return unescape(str(data, "utf-8"))
 
 
@@ -237,7 +240,7 @@ class JsonLoader(Loader):
     format = Format.TEXT
 
     def load(self, data: Buffer) -> Any:
-        """The document."""
+        """Return the document."""
         return decode_json(data)
 
 
@@ -253,7 +256,7 @@ class _JsonbBinaryLoader(Loader):
 
 
 def register(context: AdaptContext) -> None:
-    """Teach a connection (or an adapters map) to send and read text and JSON as this module describes."""
+    """Set up a connection (or an adapters map) to send and read text and JSON as this module describes."""
     adapters = context.adapters
     adapters.register_dumper(str, _TextDumper)
     adapters.register_dumper(JsonText, _JsonDumper)
@@ -267,7 +270,7 @@ def register(context: AdaptContext) -> None:
 
 
 def adapters() -> AdaptersMap:
-    """psycopg's adapters with this module's on top, as a `context` for new connections."""
+    """Return psycopg's adapters with this module's on top, as a `context` for new connections."""
     result = AdaptersMap(psycopg.adapters)
     register(result)
     return result

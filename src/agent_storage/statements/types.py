@@ -180,7 +180,7 @@ TYPES = (
 
 @cache
 def accepted(python: Any) -> frozenset[str]:
-    """The names of the types that a Python type may meet; none for one that is not in the table."""
+    """Return the names of the types that a Python type may meet; none for one that is not in the table."""
     return frozenset(one.name for one in TYPES if python in one.python)
 
 
@@ -222,17 +222,17 @@ _read_table()
 
 
 def encoding(oid: int) -> Encoding:
-    """How values for a parameter of the type `oid` travel."""
+    """Return how values for a parameter of the type `oid` are encoded."""
     return _ENCODINGS.get(oid, _AS_TEXT)
 
 
 def loads_binary(oids: Iterable[int]) -> bool:
-    """Whether columns of these types are loaded from the binary format; of others only the text is known."""
+    """Return whether columns of these types are loaded from the binary format. Of others only the text is known."""
     return _LOADED.issuperset(oids)
 
 
 def to_text(value: Any) -> str:
-    """The value as PostgreSQL's input function for its type reads it, not yet escaped.
+    """Return the value as PostgreSQL's input function for its type reads it, not yet escaped.
 
     Raises `TypeError` for a Python type that has no such form.
     """
@@ -278,7 +278,7 @@ _IN_JSON = frozenset({str, bool, type(None), UUID, JsonText})
 
 
 def to_json(value: Any) -> Any:
-    """The value as a JSON row carries it: as it is where JSON holds it exactly, else its text form."""
+    """Return the value for a JSON row: unchanged where JSON holds it exactly, else its text form."""
     kind = cast(Any, type(value))
     if kind in _IN_JSON:
         return value

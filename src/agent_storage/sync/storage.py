@@ -98,7 +98,7 @@ class Storage(Tables):
 
     @contextmanager
     def connection(self) -> Generator[psycopg.Connection[Any], None]:
-        """Give a psycopg connection for your own SQL: in a transaction its connection, else one of the pool.
+        """Yield a psycopg connection for your own SQL: in a transaction its connection, else one of the pool.
 
         A connection of the pool autocommits, and goes back to the pool when the block ends.
         """
@@ -112,7 +112,7 @@ class Storage(Tables):
     def transaction(
         self, isolation: Isolation | None = None, *, read_only: bool = False, name: str | None = None
     ) -> Generator[Self, None]:
-        """The same repositories on one connection: leaving the block commits, an exception rolls back.
+        """Yield the same repositories on one connection: leaving the block commits, an exception rolls back.
 
         Inside a transaction it is a savepoint. `name` (default: the calling function's) is shown in logs and errors.
         Raises `OutcomeUnknown` when the connection breaks at COMMIT, `Retryable` for a serialization failure or a
@@ -154,10 +154,10 @@ class Storage(Tables):
 
     @contextmanager
     def batch(self) -> Generator[Self, None]:
-        """Calls that travel together when the block ends, all or nothing: an agent's turn in one round trip or two.
+        """Collect calls and send them together when the block ends, all or nothing, in one round trip or two.
 
-        One when no answer can be refused, else COMMIT takes another. In a transaction the batch is a part of it. An
-        exception in the block sends nothing. Raises the first call's error.
+        One round trip is enough when no result may raise an error; else COMMIT takes another. In a transaction the
+        batch is a part of it. An exception in the block sends nothing. Raises the first call's error.
         """
         if isinstance(self.runner, Batch):
             raise StorageError("a batch has no batches: add the calls to this one")

@@ -42,7 +42,7 @@ class Bound:
 
 @contextmanager
 def called(id: str) -> Generator[UUID]:
-    """The UUID of a row; an error that leaves the block calls the row as its caller does."""
+    """Yield the UUID of a row; an error that leaves the block names the row by the caller's id."""
     key = row_id(id)
     try:
         yield key
@@ -58,10 +58,10 @@ def _shown(id: str) -> str:
 
 
 def where(**filters: Any) -> JsonObject:
-    """The filters that are given."""
+    """Return the filters that are given."""
     return {name: value for name, value in filters.items() if value is not None}
 
 
 def where_id(id: str | None) -> Any:
-    """The filter for an id that may not be given."""
+    """Return the filter for an id, or None when none is given."""
     return None if id is None else row_id(id)

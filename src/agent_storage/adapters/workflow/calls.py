@@ -16,14 +16,14 @@ class Calls(Bound):
         return LlmExecution.read(await self._tables.llm_executions.create(execution.to_new(NewLlmExecution)))
 
     async def get_llm_executions(self, session_id: str, limit: int = 1000, offset: int = 0) -> list[LlmExecution]:
-        """The calls of a run, oldest first."""
+        """List the calls of a run, oldest first."""
         asked = {"session_id": row_id(session_id)}
         return LlmExecution.read_all(await self._tables.llm_executions.find(asked, "created_at", limit, offset))
 
     async def get_node_llm_executions(
         self, session_id: str, node_id: str, limit: int = 1000, offset: int = 0
     ) -> list[LlmExecution]:
-        """The calls of a node of a run, oldest first."""
+        """List the calls of a node of a run, oldest first."""
         asked = {"session_id": row_id(session_id), "node_id": node_id}
         return LlmExecution.read_all(await self._tables.llm_executions.find(asked, "created_at", limit, offset))
 
@@ -32,12 +32,12 @@ class Calls(Bound):
         return ToolCall.read(await self._tables.tool_call_logs.create(call.to_new(NewToolCallLog)))
 
     async def get_tool_calls(self, execution_id: str, limit: int = 1000, offset: int = 0) -> list[ToolCall]:
-        """The tool calls of one call of a model, oldest first."""
+        """List the tool calls of one call of a model, oldest first."""
         asked = {"execution_id": row_id(execution_id)}
         return ToolCall.read_all(await self._tables.tool_call_logs.find(asked, "created_at", limit, offset))
 
     async def get_session_tool_calls(self, session_id: str, limit: int = 1000) -> list[ToolCall]:
-        """The tool calls of a run, oldest first; one query for all of its model calls.
+        """List the tool calls of a run, oldest first; one query for all of its model calls.
 
         When there are more than `limit`, they are the newest by id.
         """

@@ -18,13 +18,13 @@ class Decisions(Bound):
         return BudgetPool.read(await self._tables.budget_pools.create(pool.to_new(NewBudgetPool)))
 
     async def get_budget_pool(self, id: str) -> BudgetPool | None:
-        """The pool, or None."""
+        """Return the pool, or None."""
         return await self._get(self._tables.budget_pools, BudgetPool, id)
 
     async def update_budget_pool(self, id: str, /, **changes: Any) -> BudgetPool:
-        """The pool with `total_budget`, `used_budget`, `status` or `metadata` changed; no other pool is touched.
+        """Change `total_budget`, `used_budget`, `status` or `metadata` of a pool, and return it.
 
-        For concurrent spends use `storage.budget_pools.spend`, which also charges the pools
+        No other pool is touched. For concurrent spends use `storage.budget_pools.spend`, which also charges the pools
         above. Raises `NotFound`, `InvalidValue` when more would be used than there is.
         """
         BudgetPool.check_changes(changes, "total_budget", "used_budget", "status", "metadata")
@@ -41,7 +41,7 @@ class Decisions(Bound):
         return ApprovalRequest.read(await self._tables.approval_requests.create(new))
 
     async def get_approval_request(self, id: str) -> ApprovalRequest | None:
-        """The request, or None."""
+        """Return the request, or None."""
         return await self._get(self._tables.approval_requests, ApprovalRequest, id)
 
     async def list_approval_requests(
@@ -52,7 +52,7 @@ class Decisions(Bound):
         limit: int = 100,
         offset: int = 0,
     ) -> list[ApprovalRequest]:
-        """Requests (of a run, in a status, of a type), oldest first. Raises `InvalidValue` for an unknown one."""
+        """List requests (of a run, in a status, of a type), oldest first. Raises `InvalidValue` for an unknown one."""
         asked = where(session_id=where_id(session_id), status=status, type=type)
         rows = await self._tables.approval_requests.find(asked, "created_at", limit, offset)
         return ApprovalRequest.read_all(rows)
@@ -64,7 +64,10 @@ class Decisions(Bound):
         return await self.list_approval_requests(session_id, "pending", type, limit, offset)
 
     async def update_approval_request(self, id: str, /, **changes: Any) -> ApprovalRequest:
-        """The request with `context` or `expires_at` changed; only approve and reject decide. Raises `NotFound`."""
+        """Change `context` or `expires_at` of a request, and return it.
+
+        Only approve and reject decide. Raises `NotFound`.
+        """
         ApprovalRequest.check_changes(changes, "context", "expires_at")
         return await self._update(self._tables.approval_requests, ApprovalRequest, id, changes)
 

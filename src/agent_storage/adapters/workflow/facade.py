@@ -22,7 +22,7 @@ class WorkflowStorage(Runs, Calls, Decisions):
     """
 
     def __init__(self, storage_or_url: Storage | str | None = None) -> None:
-        """Raises `InvalidSettings` for a URL that cannot be used."""
+        """Raise `InvalidSettings` for a URL that cannot be used."""
         self._storage = storage_or_url if isinstance(storage_or_url, Storage) else Storage(storage_or_url)
         self._opened = False
         super().__init__(self._storage)
@@ -50,9 +50,9 @@ class WorkflowStorage(Runs, Calls, Decisions):
 
     @asynccontextmanager
     async def begin_transaction(self) -> AsyncGenerator[WorkflowStorage, None]:
-        """A `WorkflowStorage` on one transaction: leaving the block commits, an exception rolls all of it back.
+        """Yield a `WorkflowStorage` on one transaction: leaving the block commits, an exception rolls all of it back.
 
-        Within one it is a savepoint. Use what the block gives: the outer one raises `PoolUsedInTransaction` inside it.
+        Within a transaction it is a savepoint. The outer object raises `PoolUsedInTransaction` inside the block.
         """
         async with self._tables.transaction() as transaction:
             yield _InTransaction(self._storage, transaction)

@@ -49,24 +49,24 @@ class Item(Document):
     updated_at: datetime | None = None
 
     def to_new(self, new: type[N], **more: Any) -> N:
-        """The record that makes the row. Raises `InvalidValue`."""
+        """Return the record that makes the row. Raises `InvalidValue`."""
         fields = {name: getattr(self, name) for name in type(self).model_fields if name in new.model_fields}
         return new(**to_row(fields, self.kept_in, self.references), **more)
 
     @classmethod
     def read(cls, row: Record) -> Self:
-        """The item of a row."""
+        """Return the item of a row."""
         values = from_row(row, cls.kept_in, cls.references)
         return cls(**{name: value for name, value in values.items() if name in cls.model_fields})
 
     @classmethod
     def read_all(cls, rows: Sequence[R], *, newest_first: bool = False) -> list[Self]:
-        """The items of rows, by when they were made."""
+        """Return the items of rows, in the order of their creation."""
         return [cls.read(row) for row in in_order(rows, cls.kept_in, newest_first=newest_first)]
 
     @classmethod
     def check_changes(cls, changes: JsonObject, *allowed: str) -> None:
-        """Raises `InvalidValue` when something else than `allowed` is to be changed."""
+        """Raise `InvalidValue` when something else than `allowed` is to be changed."""
         for name in changes:
             if name not in allowed:
                 known = ", ".join(allowed)
@@ -127,7 +127,7 @@ class ExecutionState(Item):
     nodes: dict[str, NodeState] = {}
 
     def new_nodes(self, session_id: Any) -> list[NewNodeExecutionState]:
-        """The records of the nodes. Raises `InvalidValue`."""
+        """Return the records of the nodes. Raises `InvalidValue`."""
         return [
             node.to_new(NewNodeExecutionState, session_id=session_id, node_id=node_id)
             for node_id, node in self.nodes.items()
@@ -135,7 +135,7 @@ class ExecutionState(Item):
 
     @classmethod
     def read(cls, row: Record) -> Self:
-        """The state of a row and its nodes."""
+        """Return the state of a row and its nodes."""
         values = from_row(row, cls.kept_in, cls.references)
         nodes = row.nodes if isinstance(row, ExecutionStateWithNodes) else []
         values["nodes"] = {node.node_id: NodeState.read(node) for node in nodes}
@@ -225,5 +225,5 @@ class StreamEvent(Document):
 
     @classmethod
     def read(cls, row: BaseModel) -> Self:
-        """The event of a row."""
+        """Return the event of a row."""
         return cls(**{name: getattr(row, name) for name in cls.model_fields})

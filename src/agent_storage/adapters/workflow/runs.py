@@ -26,17 +26,17 @@ class Runs(Bound):
         return Workflow.read(await self._tables.workflows.create(workflow.to_new(NewWorkflow)))
 
     async def get_workflow(self, id: str) -> Workflow | None:
-        """The workflow, or None."""
+        """Return the workflow, or None."""
         return await self._get(self._tables.workflows, Workflow, id)
 
     async def list_workflows(self, name: str | None = None, limit: int = 100, offset: int = 0) -> list[Workflow]:
-        """Workflows (of a name), oldest first. Raises `InvalidValue` for a limit beyond 1000."""
+        """List workflows (of a name), oldest first. Raises `InvalidValue` for a limit beyond 1000."""
         return Workflow.read_all(await self._tables.workflows.find(where(name=name), "created_at", limit, offset))
 
     async def update_workflow(self, id: str, /, **changes: Any) -> Workflow:
-        """The workflow with `name`, `version`, `definition` or `metadata` changed; its runs keep their snapshots.
+        """Change `name`, `version`, `definition` or `metadata` of a workflow, and return it.
 
-        Raises `NotFound`, `InvalidValue`.
+        Its runs keep their snapshots. Raises `NotFound`, `InvalidValue`.
         """
         Workflow.check_changes(changes, "name", "version", "definition", "metadata")
         return await self._update(self._tables.workflows, Workflow, id, changes)
@@ -64,19 +64,19 @@ class Runs(Bound):
             return await transaction.workflow_sessions.update(made.id, status=new.status)
 
     async def get_session(self, id: str) -> Session | None:
-        """The run, or None."""
+        """Return the run, or None."""
         return await self._get(self._tables.workflow_sessions, Session, id)
 
     async def list_sessions(
         self, workflow_id: str | None = None, status: RunStatus | None = None, limit: int = 100, offset: int = 0
     ) -> list[Session]:
-        """Runs (of a workflow, in a status), newest first. Raises `InvalidValue` for an unknown status."""
+        """List runs (of a workflow, in a status), newest first. Raises `InvalidValue` for an unknown status."""
         asked = where(workflow_id=where_id(workflow_id), status=status)
         rows = await self._tables.workflow_sessions.find(asked, "-created_at", limit, offset)
         return Session.read_all(rows, newest_first=True)
 
     async def update_session(self, id: str, /, **changes: Any) -> Session:
-        """The run with `status` or `metadata` changed, and nothing else. Raises `NotFound`, `InvalidValue`."""
+        """Change only `status` or `metadata` of a run, and return it. Raises `NotFound`, `InvalidValue`."""
         Session.check_changes(changes, "status", "metadata")
         return await self._update(self._tables.workflow_sessions, Session, id, changes)
 
@@ -85,20 +85,21 @@ class Runs(Bound):
         await self._delete(self._tables.workflow_sessions, id)
 
     async def save_execution_state(self, state: ExecutionState) -> ExecutionState:
-        """Make or replace the state of a run and the nodes that it names, others stay; all of it as it is then.
+        """Create or replace the state of a run and the nodes that it names. Other nodes stay.
 
-        One statement: all or nothing. Raises `MissingReference` without the session or the budget pool.
+        Return the state with all of its nodes. One statement: all or nothing. Raises `MissingReference` without the
+        session or the budget pool.
         """
         new = state.to_new(NewExecutionState)
         return ExecutionState.read(await self._tables.execution_states.save(new, state.new_nodes(new.session_id)))
 
     async def get_execution_state(self, session_id: str) -> ExecutionState | None:
-        """The state of a run with all of its nodes, or None."""
+        """Return the state of a run with all of its nodes, or None."""
         row = await self._tables.execution_states.get_by(session_id=row_id(session_id))
         return None if row is None else ExecutionState.read(row)
 
     async def update_node_state(self, session_id: str, node_id: str, /, **changes: Any) -> NodeState:
-        """The state of a node, made when there is none, or changed in the fields given, the others as they were.
+        """Create the state of a node, or change the fields given of the one that exists. Return the state.
 
         `changes` are fields of `NodeState`. Raises `MissingReference` without the session, `InvalidValue`.
         """

@@ -48,7 +48,10 @@ _EVERY = 2.0
 
 
 def migration_conninfo(db: str | None) -> str:
-    """The connection string for migrations: `--db`, else the settings' migrate_url or url, else the embedded server."""
+    """Return the connection string for migrations.
+
+    It is `--db`, else the settings' migrate_url or url, else that of the embedded server.
+    """
     from agent_storage.database.connections import locate
     from agent_storage.database.settings import Settings
 
@@ -103,11 +106,11 @@ class Terminal:
         self.note(event.message)
 
     def note(self, line: str) -> None:
-        """A line on stderr."""
+        """Print a line on stderr."""
         typer.echo(line, err=True)
 
     def result(self, value: Any, lines: Iterable[str]) -> None:
-        """The command's answer: the value as JSON, or the lines."""
+        """Print the command's answer: the value as JSON, or the lines."""
         if self.as_json:
             typer.echo(to_json(value))
             return
@@ -139,7 +142,7 @@ class Terminal:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as aligned columns."""
+    """Return rows as aligned columns."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -198,7 +201,7 @@ def end(code: int) -> None:
 
 @contextmanager
 def shadowing(migrator: Migrator, url: str | None) -> Generator[ShadowServer]:
-    """The server on which the command may make shadow databases."""
+    """Yield the server on which the command may make shadow databases."""
     from agent_storage.migrations.verify.shadow import shadow_server
 
     with shadow_server(migrator.conninfo, shadow_url=url, notify=migrator.notify) as server:

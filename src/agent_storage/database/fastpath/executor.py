@@ -64,7 +64,7 @@ class Executor:
         self._stream: object | None = None
 
     def _ready(self, check: Check) -> None:
-        """Raises unless the connection can take a statement of this caller."""
+        """Raise unless the connection can take a statement of this caller."""
         check()
         if self._stream is not None:
             raise StorageError("a stream is open on this connection: leave its block first")
@@ -74,7 +74,7 @@ class Executor:
             raise StorageError("the connection is in pipeline mode: leave its pipeline(), or use storage.batch()")
 
     async def run(self, statement: Statement[T], values: Sequence[Any], check: Check = _anybody) -> T:
-        """The statement's result; one round trip, and one more when this connection has not prepared it yet."""
+        """Return the statement's result. One round trip, and one more when this connection has not prepared it yet."""
         async with self._lock:
             self._ready(check)
             prepared = self._statements.get(statement) or (await self._prepare([statement]))[0]
@@ -115,11 +115,11 @@ class Executor:
     async def run_all(
         self, asked: Sequence[tuple[Statement[Any], Sequence[Any]]], check: Check = _anybody
     ) -> list[Any]:
-        """The results of several statements in one round trip, and one more for those that are not prepared yet.
+        """Return the results of several statements. One round trip, and one more for those that are not prepared yet.
 
-        Outside a transaction they are one, all or nothing; when an answer can be refused, COMMIT takes one more round
-        trip. Where that is so the first error is raised, elsewhere a result that cannot be made is the `StorageError`
-        that says so. When the answers were lost, the error names the first statement that may have written.
+        Outside a transaction they are atomic. When a result may raise an error, COMMIT takes one more round trip, and
+        the first error is raised. Otherwise a `StorageError` takes the place of a result that cannot be made. When the
+        replies were lost, the error names the first statement that may have written.
         """
         async with self._lock:
             self._ready(check)
@@ -208,9 +208,10 @@ class Executor:
 
     @asynccontextmanager
     async def stream(self, statement: Statement[Any], values: Sequence[Any]) -> AsyncGenerator[AsyncIterator[Any]]:
-        """The statement's rows as libpq gets them, a few at a time; leaving the block early cancels the statement.
+        """Stream the statement's rows as libpq gets them, a few at a time.
 
-        Anything else on this connection is refused while the block is open.
+        Leaving the block early cancels the statement. Any other statement on this connection is refused while the
+        block is open.
         """
         async with self._lock:
             self._ready(_anybody)
@@ -254,8 +255,10 @@ class Executor:
     async def cursor(
         self, statement: Statement[Any], values: Sequence[Any], check: Check = _anybody
     ) -> AsyncGenerator[AsyncIterator[Any]]:
-        """The statement's rows inside a transaction, through a server-side cursor: between two rows other statements
-        can run, and leaving the block early spoils nothing."""
+        """Stream the statement's rows inside a transaction, through a server-side cursor.
+
+        Other statements can run between two rows. Leaving the block early does not abort the transaction.
+        """
         name = b"agent_storage_cursor_%d" % next(self._cursors)
         async with self._lock:
             self._ready(check)

@@ -286,7 +286,7 @@ class Multiplexer:
             self._mending.cancel()
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        """The statement's result. Raises `NotShared`; `PoolTimeout` when it was never sent."""
+        """Return the statement's result. Raises `NotShared`, and `PoolTimeout` when it was never sent."""
         if not statement.atomic or self._is_slow(statement):
             raise NotShared
         call = _Call(statement, values, self._loop.create_future())

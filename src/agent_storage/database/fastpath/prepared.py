@@ -80,11 +80,11 @@ class Loading:
         self._loaded = False
 
     def fits(self, answer: PGresult) -> bool:
-        """Whether `answer` has the columns that were described."""
+        """Return whether `answer` has the columns that were described."""
         return [answer.ftype(place) for place in range(answer.nfields)] == self.types
 
     def rows(self, answer: PGresult) -> Iterator[Row]:
-        """Every row of `answer`, the values in the order of `names`; a few are loaded at a time."""
+        """Yield every row of `answer`, the values in the order of `names`; a few are loaded at a time."""
         for start in range(0, answer.ntuples, _SLICE):
             yield from self._load(answer, start, min(start + _SLICE, answer.ntuples))
 
@@ -120,7 +120,7 @@ class Prepared:
         self._loading = Loading(description, connection)
 
     def encode(self, statement: Statement[Any], values: Sequence[Any]) -> Parameters:
-        """The parameters and their formats. Raises `InvalidValue` for a value that has no form in PostgreSQL."""
+        """Return the parameters and their formats. Raises `InvalidValue` for a value that has no form in PostgreSQL."""
         try:
             encoded = [
                 None if value is None else encode(value) for encode, value in zip(self._encode, values, strict=True)
@@ -130,7 +130,7 @@ class Prepared:
         return encoded, self._formats
 
     def send(self, pgconn: PGconn, parameters: Parameters) -> None:
-        """Send it; the answer is to be read."""
+        """Send the statement. The caller reads the reply."""
         given, formats = parameters
         if self.name:
             pgconn.send_query_prepared(self.name, given, formats, self._loading.format)
@@ -138,13 +138,13 @@ class Prepared:
             pgconn.send_query_params(self._query, given, self._types, formats, self._loading.format)
 
     def declare(self, pgconn: PGconn, cursor: bytes, parameters: Parameters) -> None:
-        """Send what opens a cursor of that name for it."""
+        """Send the DECLARE of a cursor of that name for the statement."""
         given, formats = parameters
         text = b"DECLARE %s NO SCROLL CURSOR FOR %s" % (cursor, self._query)
         pgconn.send_query_params(text, given, self._types, formats)
 
     def fetch(self, pgconn: PGconn, cursor: bytes, count: int) -> None:
-        """Send what fetches the next rows of a cursor."""
+        """Send the FETCH of the next rows of a cursor."""
         pgconn.send_query_params(
             b"FETCH FORWARD %d FROM %s" % (count, cursor), None, result_format=self._loading.format
         )
@@ -152,9 +152,9 @@ class Prepared:
     def result(
         self, statement: Statement[T], answer: PGresult, values: Sequence[Any], codec: Codec, *, kept: bool
     ) -> T:
-        """The statement's result. Raises `NotFound` where a row was promised.
+        """Return the statement's result. Raises `NotFound` when a required row is missing.
 
-        Raises `Unreadable` for a row that cannot be made; `kept` says that what was written stays all the same.
+        Raises `Unreadable` for a row that cannot be made; with `kept` the error says that the write was committed.
         """
         if answer.status == ExecStatus.COMMAND_OK:
             return statement.result(None, (), answer.command_tuples or 0, values, codec)
@@ -170,7 +170,7 @@ class Prepared:
             raise _unreadable(statement, kept=kept) from error
 
     def made(self, statement: Statement[Any], answer: PGresult, codec: Codec) -> list[Any]:
-        """A value for each row of a chunk. Raises `Unreadable`."""
+        """Return a value for each row of a chunk. Raises `Unreadable`."""
         loading = self._loading_of(answer)
         try:
             return statement.rows.make(loading.names, loading.rows(answer), codec)
@@ -234,7 +234,7 @@ class PreparedStatements:
         return found
 
     def ask(self, statement: Statement[Any]) -> bytes:
-        """Send, in pipeline mode, what prepares and describes `statement`; its name. Two answers follow."""
+        """Send, in pipeline mode, Parse and Describe for `statement`. Return its name. Two replies follow."""
         pgconn = self._connection.pgconn
         name = b"agent_storage_%d" % next(self._numbers) if self._keep else b""
         pgconn.send_prepare(name, statement.query)
@@ -242,14 +242,14 @@ class PreparedStatements:
         return name
 
     def close(self) -> int:
-        """Send, in pipeline mode, what frees the statements that are not needed any more; how many answers follow."""
+        """Close, in pipeline mode, the statements that are no longer needed. Return how many replies follow."""
         names, self._superfluous = self._superfluous, []
         for name in names:
             self._connection.pgconn.send_close_prepared(name)
         return len(names)
 
     def add(self, statement: Statement[Any], name: bytes, description: PGresult) -> Prepared:
-        """Keep what the server said about `statement`."""
+        """Keep the server's description of `statement`."""
         prepared = self._known[statement.query] = Prepared(statement, name, description, self._connection)
         if len(self._known) > LIMIT:
             _, oldest = self._known.popitem(last=False)
@@ -283,11 +283,11 @@ _GONE = ("26000", "0A000")
 
 
 def is_stale(error: psycopg.Error) -> bool:
-    """Whether `error` comes from the server's looking at a prepared statement before it runs it.
+    """Return whether `error` was raised while the server validated a prepared statement, before it ran.
 
-    It names the place in PostgreSQL's sources. A changed type shows as an error of class 42 (undefined function) with a
-    position in the statement's text, which errors at run time do not have. An error with a context comes from a
-    function that the statement called.
+    The error names the function in PostgreSQL's source. A changed type is reported as an error of class 42 (undefined
+    function) with a position in the statement's text, which errors at run time do not have. An error with a context
+    comes from a function that the statement called.
     """
     diag, state = error.diag, error.sqlstate or ""
     if diag.context or not state:
@@ -298,10 +298,10 @@ def is_stale(error: psycopg.Error) -> bool:
 
 
 def fault_in(answers: Sequence[PGresult], statements: int = 1) -> tuple[int, psycopg.Error] | None:
-    """The first error among the `answers` to a number of statements, with its place.
+    """Return the first error among the `answers` to a number of statements, with its place, or None.
 
-    A server that ends the session after it has answered all of them may have committed or not: then the error has no
-    SQLSTATE, like that of a connection which is lost without a word.
+    A server that ends the session after it has answered all of them may have committed or not. Then the error has no
+    SQLSTATE, like that of a connection that is lost without a message.
     """
     for place, answer in enumerate(answers):
         if answer.status not in FINE:
@@ -315,7 +315,7 @@ def fault_in(answers: Sequence[PGresult], statements: int = 1) -> tuple[int, psy
 
 
 def checked(answers: Sequence[PGresult]) -> PGresult:
-    """The last answer. Raises psycopg's error for the first that is one."""
+    """Return the last answer. Raises psycopg's error for the first that is one."""
     if len(answers) == 1 and answers[0].status in FINE:
         return answers[0]
     if fault := fault_in(answers):

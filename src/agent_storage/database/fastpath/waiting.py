@@ -31,9 +31,9 @@ class Poll:
         self._spin = spin
 
     def soon(self) -> bool:
-        """Whether something can be read now, or within `spin` seconds: many an answer comes before a sleeper wakes up.
+        """Return whether the socket can be read now, or within `spin` seconds.
 
-        Meanwhile other processes run where they need the core.
+        Many replies arrive before a blocked thread would be woken. Other processes that need the core run meanwhile.
         """
         ready = self._poll.poll
         end = time.perf_counter() + self._spin

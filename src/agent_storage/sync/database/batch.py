@@ -50,7 +50,7 @@ class Batch:
         self._sent = False
 
     def add(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Later[Any]:
-        """Keep a call. Raises what its arguments are refused with, and `StorageError` for more than one statement."""
+        """Keep a call. Raises the error of a refused argument, and `StorageError` for more than one statement."""
         if self._sent:
             raise StorageError("the batch has been sent; begin another one")
         owner = getattr(method, "__self__", None)
@@ -88,7 +88,7 @@ class Batch:
         return later
 
     def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
-        """The same; undivided, since a batch is sent at once."""
+        """Keep a chunked statement as `run` does, in one part, since a batch is sent at once."""
         return self.run(statement, statement.encode(arguments, self.codec))
 
     def _refuse(self, *_: Any, **__: Any) -> Any:

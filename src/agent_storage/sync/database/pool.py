@@ -60,7 +60,7 @@ class Database:
 
     @classmethod
     def over(cls, pool: psycopg_pool.ConnectionPool[Any], settings: Settings | None = None) -> Database:
-        """A database on a pool that the caller made, opens and closes."""
+        """Return a database on a pool that the caller made, opens and closes."""
         database = cls(settings or Settings.load())
         database._pool = pool
         database.conninfo = pool.conninfo if isinstance(pool.conninfo, str) else ""
@@ -176,7 +176,7 @@ class Database:
             )
 
     def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
-        """The statement's result, in one autocommit round trip.
+        """Return the statement's result, in one autocommit round trip.
 
         A statement whose prepared form was stale runs again, and so does a repeatable one whose connection was lost.
         Raises `PoolUsedInTransaction` inside a `transaction()` block.
@@ -206,7 +206,7 @@ class Database:
             last = True
 
     def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
-        """The result of a chunked statement, all or nothing."""
+        """Return the result of a chunked statement, all or nothing."""
         self._check_not_in_transaction(statement.name)
         if statement.encode_chunks(arguments, self.codec) is None:
             return self._run(statement, statement.encode(arguments, self.codec))
@@ -215,15 +215,18 @@ class Database:
         )
 
     def run_all(self, asked: Sequence[Asked]) -> list[Any]:
-        """The results of several statements, all or nothing; one that cannot be made may be the error that says so."""
+        """Return the results of several statements, all or nothing.
+
+        A `StorageError` may take the place of a result that cannot be made.
+        """
         self._check_not_in_transaction("batch()")
         return self._attempt(lambda executor: executor.run_all(asked))
 
     @contextmanager
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Generator[Iterator[Any], None]:
-        """The statement's rows in bounded memory, on a connection that is held until the block ends.
+        """Stream the statement's rows in bounded memory, on a connection that is held until the block ends.
 
-        It has no statement time-out: a slow reader is no fault of the query. Leaving the block early cancels it.
+        It has no statement time-out, since the reader may be slow. Leaving the block early cancels the statement.
         """
         self._check_not_in_transaction(statement.name)
         last = False

@@ -65,7 +65,7 @@ class Executor:
         self._stream: object | None = None
 
     def _ready(self, check: Check) -> None:
-        """Raises unless the connection can take a statement of this caller."""
+        """Raise unless the connection can take a statement of this caller."""
         check()
         if self._stream is not None:
             raise StorageError("a stream is open on this connection: leave its block first")
@@ -75,7 +75,7 @@ class Executor:
             raise StorageError("the connection is in pipeline mode: leave its pipeline(), or use storage.batch()")
 
     def run(self, statement: Statement[T], values: Sequence[Any], check: Check = _anybody) -> T:
-        """The statement's result; one round trip, and one more when this connection has not prepared it yet."""
+        """Return the statement's result. One round trip, and one more when this connection has not prepared it yet."""
         with self._lock:
             self._ready(check)
             prepared = self._statements.get(statement) or (self._prepare([statement]))[0]
@@ -114,11 +114,11 @@ class Executor:
             self._told(b"COMMIT", name)
 
     def run_all(self, asked: Sequence[tuple[Statement[Any], Sequence[Any]]], check: Check = _anybody) -> list[Any]:
-        """The results of several statements in one round trip, and one more for those that are not prepared yet.
+        """Return the results of several statements. One round trip, and one more for those that are not prepared yet.
 
-        Outside a transaction they are one, all or nothing; when an answer can be refused, COMMIT takes one more round
-        trip. Where that is so the first error is raised, elsewhere a result that cannot be made is the `StorageError`
-        that says so. When the answers were lost, the error names the first statement that may have written.
+        Outside a transaction they are atomic. When a result may raise an error, COMMIT takes one more round trip, and
+        the first error is raised. Otherwise a `StorageError` takes the place of a result that cannot be made. When the
+        replies were lost, the error names the first statement that may have written.
         """
         with self._lock:
             self._ready(check)
@@ -207,9 +207,10 @@ class Executor:
 
     @contextmanager
     def stream(self, statement: Statement[Any], values: Sequence[Any]) -> Generator[Iterator[Any], None]:
-        """The statement's rows as libpq gets them, a few at a time; leaving the block early cancels the statement.
+        """Stream the statement's rows as libpq gets them, a few at a time.
 
-        Anything else on this connection is refused while the block is open.
+        Leaving the block early cancels the statement. Any other statement on this connection is refused while the
+        block is open.
         """
         with self._lock:
             self._ready(_anybody)
@@ -253,8 +254,10 @@ class Executor:
     def cursor(
         self, statement: Statement[Any], values: Sequence[Any], check: Check = _anybody
     ) -> Generator[Iterator[Any], None]:
-        """The statement's rows inside a transaction, through a server-side cursor: between two rows other statements
-        can run, and leaving the block early spoils nothing."""
+        """Stream the statement's rows inside a transaction, through a server-side cursor.
+
+        Other statements can run between two rows. Leaving the block early does not abort the transaction.
+        """
         name = b"agent_storage_cursor_%d" % next(self._cursors)
         with self._lock:
             self._ready(check)

@@ -43,7 +43,7 @@ class Messages(Repository[R, N]):
         missing="conversations has no row %(new.conversation_id)s: create the conversation first",
     )
     def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """The message at its conversation's next position, in one round trip. Raises `NotFound`."""
+        """Create the message at its conversation's next position, in one round trip. Raises `NotFound`."""
         ...
 
     @sql("""
@@ -67,7 +67,7 @@ class Messages(Repository[R, N]):
         RETURNING {columns}
     """)
     def create_many(self, new: Sequence[N]) -> list[R]:
-        """The messages at their conversations' next positions, in the order given; all or none, one round trip.
+        """Create the messages at their conversations' next positions, in the order given; all or none, one round trip.
 
         Raises `MissingReference`, which is a `NotFound`.
         """
@@ -126,15 +126,20 @@ class Messages(Repository[R, N]):
         """
         ...
 
+<<<<<<< HEAD
     def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Unpack[MessageFields]) -> R:
         """A new last message; `fields` are those of `NewMessage`. One statement, one round trip.
+=======
+    def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Any) -> R:
+        """Append a message; `fields` are those of `NewMessage`. One statement, one round trip.
+>>>>>>> ha
 
-        Positions are gapless however many append at once. Raises `NotFound` for a missing conversation.
+        Positions are gapless, however many calls append at once. Raises `NotFound` for a missing conversation.
         """
         return self.create(self.new(conversation_id=conversation_id, role=role, content=content, **fields))
 
     def append_many(self, conversation_id: UUID, messages: Sequence[N]) -> list[R]:
-        """New last messages in the order given, all or none, one round trip. Raises `NotFound`."""
+        """Append messages in the order given, all or none, one round trip. Raises `NotFound`."""
         messages = list(messages)
         if other := [message for message in messages if message.conversation_id != conversation_id]:
             raise InvalidValue(
@@ -155,10 +160,10 @@ class Messages(Repository[R, N]):
         before: int | None = None,
         after: int | None = None,
     ) -> Page[R]:
-        """A page as of every table, or, for a conversation's id, the messages before or after a position.
+        """Return a page as of every table, or, for a conversation's id, the messages before or after a position.
 
-        The latter come in the order of their positions: `before` gives the `limit` last ones before it, `after` the
-        first ones after it, neither the conversation's beginning.
+        The latter are in the order of their positions. `before` gives the last `limit` messages before it, `after` the
+        first ones after it, neither the first ones of the conversation.
         """
         if not isinstance(where, UUID):
             return super().page(where, order_by, limit, cursor, total=total)

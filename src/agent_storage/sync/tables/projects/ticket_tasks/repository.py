@@ -55,7 +55,7 @@ class TicketTasks(Repository[R, N]):
         ...
 
     def reorder(self, ticket_id: UUID, ids: list[UUID]) -> list[R]:
-        """Give a ticket's tasks the order of `ids`, which must name each of them once. One statement.
+        """Put a ticket's tasks in the order of `ids`, which must name each of them once. One statement.
 
         Raises `InvalidValue` when they do not; then nothing has moved.
         """

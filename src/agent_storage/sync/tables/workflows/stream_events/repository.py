@@ -48,7 +48,7 @@ class StreamEvents(Repository[R, N]):
         certain=True,
     )
     def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """The event at the end of its stream, which is made when it is the first. One statement."""
+        """Create the event at the end of its stream, and the stream with its first event. One statement."""
         ...
 
     @sql("""
@@ -72,7 +72,7 @@ class StreamEvents(Repository[R, N]):
         RETURNING {columns}
     """)
     def create_many(self, new: Sequence[N]) -> list[R]:
-        """The events at the end of their streams, in the order given; all or none, one round trip."""
+        """Create the events at the end of their streams, in the order given; all or none, one round trip."""
         ...
 
     @sql(
@@ -92,7 +92,7 @@ class StreamEvents(Repository[R, N]):
         certain=True,
     )
     def _publish(self, stream_id: str, number: BigCount, new: Sequence[N]) -> int:
-        """Add events at the end of a stream; its last sequence. Other publishers wait until the commit."""
+        """Add events at the end of a stream. Return its last sequence. Other publishers wait until the commit."""
         ...
 
     @sql(
@@ -110,15 +110,15 @@ class StreamEvents(Repository[R, N]):
         ...
 
     def publish(self, stream_id: str, node_id: str | None = None, data: Json = None) -> R:
-        """A new event at the end of a stream; followers hear of it at commit. One round trip."""
+        """Publish an event at the end of a stream. Followers receive it at commit. One round trip."""
         given = {} if data is None else {"data": data}
         return self.create(self.new(stream_id=stream_id, node_id=node_id, **given))
 
     def publish_many(self, stream_id: str, events: Sequence[N]) -> range:
-        """New events at the end of a stream, in the order given, all or none; their sequences.
+        """Publish events at the end of a stream, in the order given, all or none. Return their sequences.
 
-        For thousands at a time: the events are not sent back. One round trip; more than 10,000 are a transaction of
-        several. Raises `InvalidValue` for an event of another stream.
+        For thousands at a time, since the events are not sent back. One round trip; more than 10,000 are a transaction
+        of several. Raises `InvalidValue` for an event of another stream.
         """
         events = list(events)
         if any(event.stream_id != stream_id for event in events):
@@ -137,13 +137,13 @@ class StreamEvents(Repository[R, N]):
 
     @contextmanager
     def follow(self, stream_id: str, after: int = 0) -> Generator[Iterator[R], None]:
-        """Every event after `after`, those that are there and then those to come, each once and in order, for ever.
+        """Yield every event after `after`: those that exist, then those to come, each once and in order, without end.
 
             with storage.stream_events.follow("run-1") as events:
                 for event in events:
                     ...
 
-        Notified, never polling; a broken connection is made again and nothing is missed.
+        Waits for notifications and never polls. A broken connection is made again and no event is missed.
         """
         with self.runner.listen("event_streams", stream_id) as signal:
             yield self._followed(signal, stream_id, after)
