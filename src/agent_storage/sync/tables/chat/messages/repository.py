@@ -126,13 +126,8 @@ class Messages(Repository[R, N]):
         """
         ...
 
-<<<<<<< HEAD
     def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Unpack[MessageFields]) -> R:
-        """A new last message; `fields` are those of `NewMessage`. One statement, one round trip.
-=======
-    def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Any) -> R:
         """Append a message; `fields` are those of `NewMessage`. One statement, one round trip.
->>>>>>> ha
 
         Positions are gapless, however many calls append at once. Raises `NotFound` for a missing conversation.
         """
