@@ -39,7 +39,7 @@ def functions(parent: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function
         elif isinstance(node, ast.ClassDef):
             if not node.name.startswith("_"):
                 yield from functions(node, f"{prefix}{node.name}.")
-        elif not isinstance(node, ast.expr):
+        elif not isinstance(node, ast.expr) and ast.unparse(getattr(node, "test", node)) != "TYPE_CHECKING":
             yield from functions(node, prefix)
 
 

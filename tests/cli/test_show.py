@@ -56,7 +56,7 @@ def test_seed_and_tables_count_the_same(migrated: str) -> None:
     assert list(counted) == list(REPOSITORIES)
     text = shown(migrated, "tables")
     assert f"{seeded['rows']:,} rows" in text
-    assert (inspect.getdoc(REPOSITORIES["providers"]) or "").partition("\n")[0] in text
+    assert (inspect.getdoc(REPOSITORIES["providers"]) or "").partition("\n")[0].rstrip(".") in text
     again = storage("seed", "demo", "--seed", "7", "--db", migrated)
     assert (again.returncode, again.stderr) == (1, "error: seed 7 is already there; choose another --seed\n")
 
