@@ -89,8 +89,9 @@ generate: $(VENV)/.dev  ## Write the sync face, the tables' registry, docs/schem
 	@$(BIN)/python tools/generate.py
 	@$(BIN)/python tools/reference.py
 
-count: $(VENV)/bin/python  ## Count the hand-written lines of each table
+count: $(VENV)/.run  ## Count the hand-written lines of each table, and the frames of some calls
 	@$(BIN)/python tools/count.py
+	@$(BIN)/python tools/figures.py
 
 clean:  ## Remove the virtual environment and caches; the stored data stays
 	rm -rf $(VENV) $(BENCH) $(NODE)/node_modules $(NODE)/generated $(NODE)/.ready .pytest_cache .ruff_cache .hypothesis .coverage htmlcov dist build

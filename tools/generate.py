@@ -77,6 +77,8 @@ def generated() -> dict[Path, str]:
         _GENERATED[PACKAGE / "tables" / "__init__.py"] = registry
         _GENERATED[PACKAGE / "types.py"] = _types(tables)
         _GENERATED[PACKAGE / "tables" / "changes.py"] = _changes(tables)
+        for folder in {*tables.values(), *map(_domain, tables.values())}:
+            _GENERATED[PACKAGE / "tables" / folder / "__init__.py"] = ""
         _GENERATED.update(_sync(tables, registry))
     return _GENERATED
 

@@ -51,7 +51,10 @@ def demo(
 def _report(counts: dict[str, int], seconds: float) -> None:
     from agent_storage.tables import REPOSITORIES
 
-    listing({"TABLE": "", "ROWS": "right", "": "wide"}, [(name, f"{counts[name]:,}", "") for name in REPOSITORIES])
+    listing(
+        {"TABLE": "", "ROWS": "right", "": "wide"},
+        [(name, f"{counts[name]:,}", "") for name in REPOSITORIES if name in counts],
+    )
     line(f"{sum(counts.values()):,} rows in {len(counts)} tables, {seconds:.1f} s")
     line("next: storage tables · storage session tree · storage approval list")
 

@@ -22,8 +22,8 @@ from agent_storage.statements.records import Column, bare, columns
 from agent_storage.sync.tables import REPOSITORIES
 from agent_storage.types import NewBoard
 
-from .conftest import fresh_database
-from .rows import Factory
+from ..conftest import fresh_database
+from ..rows import Factory
 
 ORDERED = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "lte": operator.le, "gt": operator.gt, "gte": operator.ge,

@@ -26,7 +26,7 @@ from agent_storage.types import (
     NewWorkflow,
 )
 
-from .recording import Recorded
+from ..recording import Recorded
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from agent_storage import sync
 from agent_storage.migrations.migrator import Migrator
 
-from .conftest import fresh_database
-from .recording import Recorded, nodes
+from ..conftest import fresh_database
+from ..recording import Recorded, nodes
 
 #: 100,000 rows in every table that grows, linked 100 to 1; ids are the row's number, so every test knows them.
 ID = "(lpad(to_hex({}), 16, '0') || '7000800000000000')::uuid"
