@@ -164,12 +164,12 @@ class Column:
     storage: str | None
     """`jsonb`, `encrypted`, or None: the Python type says it."""
 
-    @property
+    @cached_property
     def json(self) -> bool:
         """Whether the column is a jsonb document."""
         return self.storage == JSONB.name
 
-    @property
+    @cached_property
     def encrypted(self) -> bool:
         """Whether the column holds ciphertext."""
         return self.storage == ENCRYPTED.name
