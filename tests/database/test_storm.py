@@ -926,7 +926,7 @@ async def opened(stack: AsyncExitStack, conninfo: str) -> list[Path]:
         ("sync unprepared", SyncWrites, 2, {"prepare": False}),
     ):
         face: Any = Storage if repository is Writes else sync.Storage
-        storage = face.open(url(name), pool_max=pool_max, **settings)
+        storage = face(url(name), pool_max=pool_max, **settings)
         await done(storage.connect())
         stack.push_async_callback(_close, storage, name)
         number = pool_max + settings.get("multiplex", 0)
