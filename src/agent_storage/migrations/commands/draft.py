@@ -18,7 +18,6 @@ from agent_storage.migrations.errors import InvalidRequest
 from agent_storage.migrations.files.author import existing_ids
 from agent_storage.migrations.files.lint import loses_data
 from agent_storage.migrations.files.splitter import split
-from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.run.replay import replay
 from agent_storage.migrations.verify.declared import load_schema
@@ -88,7 +87,7 @@ def draft(migrator: Migrations, server: ShadowServer, tables: Path) -> Migration
     with server.database() as migrated, server.database() as declared:
         with open_shadow(migrated) as old, open_shadow(declared) as new:
             # The first migration of a folder is drafted against an empty database.
-            replay(old, in_order(migrator.files() if existing_ids(migrator.folder) else []))
+            replay(old, migrator.files() if existing_ids(migrator.folder) else [])
             load_schema(new, tables)
         return between(migrated, declared)
 

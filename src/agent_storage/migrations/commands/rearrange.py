@@ -12,7 +12,6 @@ from agent_storage.migrations.files import lockfile
 from agent_storage.migrations.files.author import next_time
 from agent_storage.migrations.files.file import ROLLBACK_SUFFIX, MigrationFile, SqlText, find_id, read_folder
 from agent_storage.migrations.files.splitter import SqlStatement, tokens
-from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.verify.drift import differences
 from agent_storage.migrations.verify.shadow import ShadowServer
@@ -80,7 +79,7 @@ def squash(migrator: Migrations, server: ShadowServer, to: str) -> Squashed:
 
     Databases that have applied all of them record the new one as applied. Empty databases run it.
     """
-    files = in_order(migrator.files())
+    files = migrator.files()
     last = find_id(to, [file.id for file in files])
     parts = files[: [file.id for file in files].index(last) + 1]
     if len(parts) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ class SqlText:
     def scan(self) -> Scan:
         """The result of scanning the text once."""
         return scan(self.text)
+
+    @cached_property
+    def md5(self) -> str:
+        """MD5 of the text, comparable with PostgreSQL's md5()."""
+        return hashlib.md5(self.text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
     @property
     def statements(self) -> list[SqlStatement]:

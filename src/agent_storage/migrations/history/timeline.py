@@ -9,7 +9,6 @@ from datetime import UTC
 from agent_storage.migrations.errors import HistoryProblem
 from agent_storage.migrations.files.file import MigrationFile
 from agent_storage.migrations.history.tracking import TrackedMigration
-from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.results import MigrationStatus, Problem
 
 
@@ -81,7 +80,7 @@ class Timeline:
                 "undo the edit and write a new migration; to accept the edit: `storage migrate repair`",
             )
             for file in self.files
-            if file.id in applied and applied[file.id].checksum not in {None, file.checksum}
+            if file.id in applied and _differs(file, applied[file.id])
         ]
 
     def _gone(self, *, allow_ahead: bool) -> list[Problem]:
@@ -141,8 +140,13 @@ class Timeline:
 
 
 def read_timeline(files: Sequence[MigrationFile], entries: Sequence[TrackedMigration]) -> Timeline:
-    """Return the timeline, with the files in the order of their dependencies."""
-    return Timeline(in_order(files), list(entries))
+    """Return the timeline of files, which are in the order in which they run."""
+    return Timeline(list(files), list(entries))
+
+
+def _differs(file: MigrationFile, entry: TrackedMigration) -> bool:
+    """Return whether the file's tokens differ from those that were applied. An identical text is not tokenised."""
+    return entry.checksum is not None and entry.text_md5 != file.up.md5 and entry.checksum != file.checksum
 
 
 def refuse(problems: Sequence[Problem]) -> None:

@@ -52,7 +52,7 @@ _COMMENT = "COMMENT ON TABLE {table} IS 'Written by storage migrate: what was ap
 _STATE = """
 SELECT coalesce(y.migration_id, l.migration_id) AS id, y.applied_at_utc IS NOT NULL AS applied,
        y.applied_at_utc AS applied_at, l.checksum, l.state, l.direction, l.done_statements, l.total_statements,
-       l.duration_ms, l.error, l.applied_by, l.origin
+       l.duration_ms, l.error, l.applied_by, l.origin, md5(l.up_sql) AS text_md5
   FROM {yoyo} y
   FULL JOIN {table} l ON l.migration_id = y.migration_id AND l.applied_at = y.applied_at_utc
  WHERE y.migration_id IS NOT NULL OR l.state <> 'applied'
@@ -61,7 +61,7 @@ SELECT coalesce(y.migration_id, l.migration_id) AS id, y.applied_at_utc IS NOT N
 _STATE_OF_STOCK_YOYO = """
 SELECT migration_id AS id, TRUE AS applied, applied_at_utc AS applied_at, NULL AS checksum, NULL AS state,
        NULL AS direction, 0 AS done_statements, 0 AS total_statements, NULL AS duration_ms, NULL AS error,
-       NULL AS applied_by, NULL AS origin
+       NULL AS applied_by, NULL AS origin, NULL AS text_md5
   FROM {yoyo}
  ORDER BY applied_at_utc, migration_id
 """
@@ -97,6 +97,8 @@ class TrackedMigration:
     error: str | None
     applied_by: str | None
     origin: str | None
+    #: MD5 of the applied text, computed by the server.
+    text_md5: str | None = None
 
     @property
     def unfinished(self) -> bool:

@@ -16,6 +16,7 @@ from agent_storage.migrations.files.file import VERSIONS, MigrationFile, read_fo
 from agent_storage.migrations.history.selection import last_applied, to_apply, to_roll_back
 from agent_storage.migrations.history.timeline import Timeline, read_timeline, refuse
 from agent_storage.migrations.history.tracking import TrackingTables
+from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.results import Direction, Done, Event, HistoryEntry, Problem, RunResult, Status
 from agent_storage.migrations.run.failure import describe
 from agent_storage.migrations.run.lock import Holder, holders, migration_lock, pauses
@@ -58,8 +59,8 @@ class Migrations:
     # Reading
 
     def files(self) -> list[MigrationFile]:
-        """Return the migrations of the folder."""
-        return read_folder(self.folder)
+        """Return the migrations of the folder, in the order in which they run."""
+        return in_order(read_folder(self.folder))
 
     def timeline(
         self,
@@ -120,10 +121,10 @@ class Migrations:
                     return RunResult([], [])
                 tracking, timeline = locked
                 refuse(timeline.problems(allow_out_of_order=allow_out_of_order))
-                done = self._run(session, tracking, to_apply(timeline, count, to), "up")
-            left = self.timeline(session, tracking, files).pending
+                chosen = to_apply(timeline, count, to)
+                done = self._run(session, tracking, chosen, "up")
         lockfile.refresh(self.folder, files)
-        return RunResult(done, [file.id for file in left])
+        return RunResult(done, [file.id for file in timeline.pending if file not in chosen])
 
     def down(self, count: int = 1, to: str | None = None, all: bool = False) -> RunResult:
         """Roll back the last `count` applied migrations, those after `to`, or all, the last applied first."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from agent_storage.catalog import Catalog, Difference, compare
 from agent_storage.migrations.history.tracking import TrackingTables
-from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.results import Source
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.verify.declared import TABLES
@@ -48,7 +47,7 @@ def _read(migrator: Migrations, server: ShadowServer, source: Source, tables: Pa
     if source == "schema":
         return of_schema(server, tables)
     if source == "migrations":
-        return of_migrations(server, in_order(migrator.files()))
+        return of_migrations(server, migrator.files())
     with migrator.session() as session:
         if source == "db":
             return of_database(session)

@@ -9,7 +9,6 @@ import psycopg
 from agent_storage.catalog import Catalog, snapshot
 from agent_storage.migrations.errors import StatementFailed
 from agent_storage.migrations.files.file import MigrationFile
-from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.results import Event
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.run.replay import run
@@ -35,7 +34,7 @@ def up_down_up(migrator: Migrations, server: ShadowServer) -> list[Trial]:
     tried: list[Trial] = []
     with server.database() as conninfo, open_shadow(conninfo) as connection:
         before = snapshot(connection)
-        for file in in_order(migrator.files()):
+        for file in migrator.files():
             migrator.notify(Event("start", f"trying {file.id}", file.id))
             run(connection, file, "up")
             after = snapshot(connection)
