@@ -40,7 +40,7 @@ REPLACEMENTS = {
     "agent_storage.database.forks.LoopHome": "agent_storage.database.forks.ProcessHome",
     "agent_storage.database.listener.AsyncSignal": "agent_storage.database.listener.Signal",
     "agent_storage.database.calls.uncut": "agent_storage.database.calls.returned",
-    "agent_storage.database.calls.unless_cancelled": "agent_storage.database.calls.returned",
+    "agent_storage.database.calls.check_out": "agent_storage.database.calls.check_out_sync",
     "agent_storage.database.calls.run_at_once": "agent_storage.database.calls.call",
     "agent_storage.database.fastpath.waiting.AsyncWaiter": "agent_storage.database.fastpath.waiting.Waiter",
     "agent_storage.database.multiplexed.MultiplexedDatabase": "agent_storage.database.pool.Database",

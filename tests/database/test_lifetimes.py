@@ -21,6 +21,7 @@ from uuid import UUID
 import psycopg
 import psycopg_pool
 import pytest
+from psycopg_pool.pool_async import ShrinkPool
 
 import agent_storage
 from agent_storage import PoolUsedInTransaction, Retryable, Storage, StorageError, sync
@@ -775,6 +776,17 @@ async def test_connections_and_pools_of_the_callers_own_keep_to_their_event_loop
 async def _nested_of(repository: Any) -> None:
     async with repository.transaction() as inner:
         await inner.create(new("other loop"))
+
+
+async def test_a_task_of_the_pool_that_comes_again_and_again_is_wrapped_once(conninfo: str) -> None:
+    async with agent_storage.Storage(conninfo) as storage:
+        pool: Any = storage.database._pool
+        task = ShrinkPool(pool)  # schedules itself each time that it ran
+        wrapped = set()
+        for _ in range(3):
+            pool.run_task(task)
+            wrapped.add(task.run)
+        assert len(wrapped) == 1
 
 
 #: A program that forgets close() in every way of its face, and says how far it came.

@@ -60,6 +60,14 @@ def test_an_unknown_choice_is_read_as_text_and_does_not_fail_the_list(
     assert found[1].model_dump()["status"] == "hibernating"
 
 
+def test_one_unknown_choice_among_many_rows_keeps_all_of_them(sync_storage: sync.Storage, execute: Execute) -> None:
+    made = sync_storage.sessions.create_many([NewSession(agent=str(number)) for number in range(350)])
+    execute("UPDATE sessions SET status = 'hibernating' WHERE id = %s", [made[220].id])
+    found = sync_storage.sessions.find(limit=1000)  # more than are loaded at a time
+    assert [row.id for row in found] == [row.id for row in made]
+    assert [place for place, row in enumerate(found) if row.status != "idle"] == [220]
+
+
 def test_an_unknown_choice_is_refused_when_it_is_written(sync_storage: sync.Storage) -> None:
     with pytest.raises(InvalidValue, match="NewSession"):
         NewSession(agent="a", status="hibernating")  # pyright: ignore[reportArgumentType]

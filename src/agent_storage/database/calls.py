@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+import psycopg
+import psycopg_pool
+
 T = TypeVar("T")
 
 _undoing: set[asyncio.Future[None]] = set()
@@ -29,16 +32,19 @@ async def uncut(coroutine: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def unless_cancelled(coroutine: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
-    """Return the result of a coroutine that is never cancelled. When its caller is, call `undo` with the result.
+async def check_out(pool: psycopg_pool.AsyncConnectionPool[Any]) -> psycopg.AsyncConnection[Any]:
+    """Return a connection of the pool. When a waiting caller is cancelled, the connection it would get goes back.
 
-    Cancelled twice while it waits, psycopg_pool's getconn() may lose a connection, and asyncio.Condition its lock.
+    Cancelled twice while it waits, psycopg_pool's getconn() may lose a connection, and asyncio.Condition its lock. So
+    getconn() is not cancelled while it waits.
     """
-    task = asyncio.ensure_future(coroutine)
+    if pool.get_stats()["pool_available"]:
+        return await pool.getconn()
+    task = asyncio.ensure_future(pool.getconn())
 
     def abandoned(_: object) -> None:
         if not task.cancelled() and task.exception() is None:
-            undoing = asyncio.ensure_future(undo(task.result()))
+            undoing = asyncio.ensure_future(pool.putconn(task.result()))
             _undoing.add(undoing)  # the event loop alone would not keep it
             undoing.add_done_callback(_undoing.discard)
 
@@ -49,7 +55,12 @@ async def unless_cancelled(coroutine: Coroutine[Any, Any, T], undo: Callable[[T]
         raise
 
 
-def returned(value: T, *_: object) -> T:
+def check_out_sync(pool: psycopg_pool.ConnectionPool[Any]) -> psycopg.Connection[Any]:
+    """Return a connection of the pool."""
+    return pool.getconn()
+
+
+def returned(value: T) -> T:
     """Return `value`: on the sync face the call has returned already."""
     return value
 

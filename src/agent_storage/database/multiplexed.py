@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -25,19 +26,19 @@ class _Pool(psycopg_pool.AsyncConnectionPool[Any]):
     """psycopg_pool's workers swallow their cancellation, and would never end: it is repeated once."""
 
     def run_task(self, task: Any) -> None:
-        """Let a worker run `task`."""
-        run = task.run
-
-        async def insistent() -> None:
-            try:
-                await run()
-            finally:
-                worker = asyncio.current_task()
-                if worker is not None and worker.cancelling():
-                    asyncio.get_running_loop().call_soon(worker.cancel)
-
-        task.run = insistent
+        """Let a worker run `task`. Some tasks come again and again: each is wrapped once."""
+        if "run" not in vars(task):
+            task.run = partial(_insistent, task.run)
         super().run_task(task)
+
+
+async def _insistent(run: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await run()
+    finally:
+        worker = asyncio.current_task()
+        if worker is not None and worker.cancelling():
+            asyncio.get_running_loop().call_soon(worker.cancel)
 
 
 class MultiplexedDatabase(Database):

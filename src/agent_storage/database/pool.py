@@ -14,7 +14,7 @@ import psycopg_pool
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from agent_storage.database import connections as pools
-from agent_storage.database.calls import uncut, unless_cancelled
+from agent_storage.database.calls import check_out, uncut
 from agent_storage.database.fastpath.executor import Executor
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.forks import LoopHome
@@ -132,9 +132,7 @@ class Database:
 
     async def _check_out(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> psycopg.AsyncConnection[Any]:
         try:
-            if pool.get_stats()["pool_available"]:
-                return await pool.getconn()
-            return await unless_cancelled(pool.getconn(), pool.putconn)
+            return await check_out(pool)
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             raise PoolTimeout(
                 f"no connection became free within {pool.timeout:g} s: the database is unreachable, or all "

@@ -114,7 +114,7 @@ class RowMaker:
         self._checked: tuple[str, ...] | None = None
 
     def make(self, names: Sequence[str], rows: Iterable[Sequence[Any]], codec: Codec) -> list[Any]:
-        """Return a value for each of `rows`, whose columns are `names`.
+        """Return a value for each of `rows`, whose columns are `names`. A second iteration must give them again.
 
         A value that breaks a rule of its field (a choice, a length, a range, a document's model) is kept as it is.
         Raises `Unreadable` when the columns are not the record's fields (a missing one is never filled from its
@@ -124,7 +124,6 @@ class RowMaker:
             names = tuple(names)
             if names != self._checked:
                 self._check(names)
-        rows = rows if isinstance(rows, list) else list(rows)
         try:
             validate = self._validate
             if self.model is None:
@@ -175,7 +174,9 @@ class RowMaker:
     def _encrypted(self) -> list[Column]:
         return [columns(self.model)[name] for name in _encrypted(self.model)] if self.model else []
 
-    def _decrypted(self, names: Sequence[str], rows: list[Sequence[Any]], codec: Codec) -> Iterator[Mapping[str, Any]]:
+    def _decrypted(
+        self, names: Sequence[str], rows: Iterable[Sequence[Any]], codec: Codec
+    ) -> Iterator[Mapping[str, Any]]:
         return (self._decrypt(dict(zip(names, row, strict=True)), codec) for row in rows)
 
     def _decrypt(self, row: dict[str, Any], codec: Codec) -> Mapping[str, Any]:

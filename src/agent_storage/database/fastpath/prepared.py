@@ -9,7 +9,7 @@ and its text is sent each time. So values are encoded and loaded alike on every 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
@@ -83,12 +83,12 @@ class Loading:
         """Return whether `answer` has the columns that were described."""
         return [answer.ftype(place) for place in range(answer.nfields)] == self.types
 
-    def rows(self, answer: PGresult) -> Iterator[Row]:
-        """Yield every row of `answer`, the values in the order of `names`; a few are loaded at a time."""
-        for start in range(0, answer.ntuples, _SLICE):
-            yield from self._load(answer, start, min(start + _SLICE, answer.ntuples))
+    def rows(self, answer: PGresult) -> Iterable[Row]:
+        """Return every row of `answer`, the values in the order of `names`; of many, a few are loaded at a time."""
+        return self.load(answer, 0, answer.ntuples) if answer.ntuples <= _SLICE else _Slices(self, answer)
 
-    def _load(self, answer: PGresult, start: int, stop: int) -> list[Row]:
+    def load(self, answer: PGresult, start: int, stop: int) -> list[Row]:
+        """Return some of the rows."""
         transformer = self._transformer
         transformer.set_pgresult(answer, set_loaders=not self._loaded, format=self.format)
         self._loaded = True
@@ -99,6 +99,19 @@ class Loading:
         for place, finish in self._finish:
             finish(rows, place)
         return rows
+
+
+class _Slices:
+    """The rows of a large result, loaded a few at a time whenever they are iterated."""
+
+    def __init__(self, loading: Loading, answer: PGresult) -> None:
+        self._loading = loading
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[Row]:
+        number = self._answer.ntuples
+        for start in range(0, number, _SLICE):
+            yield from self._loading.load(self._answer, start, min(start + _SLICE, number))
 
 
 class Prepared:

@@ -15,7 +15,7 @@ import psycopg_pool
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from agent_storage.database import connections as pools
-from agent_storage.database.calls import returned
+from agent_storage.database.calls import check_out_sync, returned
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.forks import ProcessHome
 from agent_storage.database.listener import Listener, Signal
@@ -133,9 +133,7 @@ class Database:
 
     def _check_out(self, pool: psycopg_pool.ConnectionPool[Any]) -> psycopg.Connection[Any]:
         try:
-            if pool.get_stats()["pool_available"]:
-                return pool.getconn()
-            return returned(pool.getconn(), pool.putconn)
+            return check_out_sync(pool)
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
             raise PoolTimeout(
                 f"no connection became free within {pool.timeout:g} s: the database is unreachable, or all "

@@ -277,9 +277,8 @@ class Executor:
         finally:
             ended = True
             with self._lock:
-                with suppress(
-                    StorageError, psycopg.Error
-                ):  # the transaction has ended, or says so at its next statement
+                # An error says that the transaction has ended; if it has not, its next statement says so.
+                with suppress(StorageError, psycopg.Error):
                     check()
                     if self._pgconn.transaction_status == TransactionStatus.INTRANS:
                         self._command(b"CLOSE " + name)
