@@ -10,7 +10,7 @@ from agent_storage.migrations.run.migrations import Migrations
 
 @dataclass(frozen=True)
 class Health:
-    """Whether the database can serve this code."""
+    """The health of a database: whether it can serve this code."""
 
     reachable: bool
     #: The server's version number, such as 180001.
@@ -26,7 +26,7 @@ class Health:
 
     @property
     def migrated(self) -> bool:
-        """Whether every shipped migration is applied."""
+        """Return whether every shipped migration is applied."""
         return self.reachable and self.error is None and not self.pending
 
     def __bool__(self) -> bool:

@@ -34,7 +34,7 @@ from agent_storage.database.batch import Batch
 from agent_storage.database.pool import Database
 from agent_storage.database.transaction import Attached, Isolation, Transaction
 from agent_storage.errors import AmbiguousId, InvalidTransition, InvalidValue, NotFound, SecretUnavailable, StorageError
-from agent_storage.statements import dynamic as composed
+from agent_storage.statements import dynamic
 from agent_storage.statements.codec import check, encode
 from agent_storage.statements.declaration import Owner, Template
 from agent_storage.statements.filters import Condition, Fields, Order, Where
@@ -68,7 +68,7 @@ def sql(
     missing: LiteralString | None = None,
     chunked: bool = False,
 ) -> Callable[[F], F]:
-    """Declare a method by its SQL; the method's body is `...`. See `template.py` for slots and placeholders.
+    """Declare a method by its SQL; the method's body is `...`. See `declaration.py` for slots and placeholders.
 
     `repeatable`: running it twice does what running it once does (every plain SELECT), so it is sent again when its
     answer was lost. `certain`: the server gives a row or an error, so a batch may commit in the same round trip.
@@ -270,7 +270,7 @@ class Repository(Generic[R, N]):
             raise InvalidValue(f"{self.table}.get_by {fault}", table=self.table)
         known = columns(self.record)
         values = [check(known[name], key[name], table=self.table) for name in self.natural_key]
-        return await self.runner.run(composed.by_key(self.table, self.record, self.natural_key), values)
+        return await self.runner.run(dynamic.by_key(self.table, self.record, self.natural_key), values)
 
     @sql("SELECT EXISTS (SELECT FROM {table} WHERE id = %(id)s)", repeatable=True)
     async def exists(self, id: UUID) -> bool:
@@ -333,7 +333,7 @@ class Repository(Generic[R, N]):
         check_limit(limit, self.table, least=0)
         if offset < 0:
             raise InvalidValue(f"{self.table}: offset must not be negative", table=self.table, column="offset")
-        statement = composed.select(self.table, self.record, conditions, order, total=total)
+        statement = dynamic.select(self.table, self.record, conditions, order, total=total)
         return await self.runner.run(statement, [*values, limit + 1, offset])
 
     async def page(
@@ -361,7 +361,7 @@ class Repository(Generic[R, N]):
         check_limit(limit, self.table)
         keys = [] if cursor is None else read_cursor(cursor, order, fields)
         after = None if cursor is None else tuple(key is None for key in keys)
-        statement = composed.page(
+        statement = dynamic.page(
             self.table, self.record, conditions, order, after=after, total=total, made=cast(Any, record)
         )
         return await self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
@@ -374,12 +374,12 @@ class Repository(Generic[R, N]):
         """
         conditions, values = self._where(where)
         order = self.fields().order(order_by)
-        return self.runner.stream(composed.select(self.table, self.record, conditions, order, limited=False), values)
+        return self.runner.stream(dynamic.select(self.table, self.record, conditions, order, limited=False), values)
 
     async def count(self, where: Where | None = None) -> int:
         """Count the rows that match."""
         conditions, values = self._where(where)
-        return await self.runner.run(composed.count(self.table, self.record, conditions), values)
+        return await self.runner.run(dynamic.count(self.table, self.record, conditions), values)
 
     # ---- change ----------------------------------------------------------------------------------------------------
 
@@ -389,14 +389,14 @@ class Repository(Generic[R, N]):
         Raises `NotFound`, and `InvalidValue` for a field that the `New…` record lacks or a value that it refuses.
         """
         names, values = self._changes(changes, id)
-        statement = composed.update(self.table, self.record, names)
-        return await self.runner.run(statement, [*values, composed.check_id(id, self.table)])
+        statement = dynamic.update(self.table, self.record, names)
+        return await self.runner.run(statement, [*values, dynamic.check_id(id, self.table)])
 
     async def update_many(self, ids: Sequence[UUID], changes: Mapping[str, Any]) -> int:
         """Change the same fields of several rows. Return how many there were. One statement."""
         names, values = self._changes(changes, None)
-        checked = [composed.check_id(item, self.table) for item in ids]
-        return await self.runner.run(composed.update_many(self.table, names), [*values, checked])
+        checked = [dynamic.check_id(item, self.table) for item in ids]
+        return await self.runner.run(dynamic.update_many(self.table, names), [*values, checked])
 
     async def patch(self, id: UUID, /, **documents: JsonObject) -> R:
         """Merge into JSON columns on the server: objects merge to any depth, arrays and scalars replace, None is null.
@@ -409,14 +409,14 @@ class Repository(Generic[R, N]):
             column = fields.column(name)
             if not column.mergeable:
                 raise InvalidValue(f"{self.table}.{name} is no JSON object; use update()", table=self.table)
-            value = check(composed.document(name), documents[name], table=self.table)
+            value = check(dynamic.document(name), documents[name], table=self.table)
             if column.document:  # what it would make of the row must be readable
                 check(column, value, table=self.table)
-            values.append(encode(composed.document(name), value, self.runner.codec, table=self.table))
+            values.append(encode(dynamic.document(name), value, self.runner.codec, table=self.table))
         if not values:
             raise InvalidValue(f"{self.table}: nothing to patch", table=self.table)
-        statement = composed.patch(self.table, self.record, tuple(sorted(documents)))
-        return await self.runner.run(statement, [*values, composed.check_id(id, self.table)])
+        statement = dynamic.patch(self.table, self.record, tuple(sorted(documents)))
+        return await self.runner.run(statement, [*values, dynamic.check_id(id, self.table)])
 
     @sql("DELETE FROM {table} WHERE id = %(id)s", certain=True)
     async def delete(self, id: UUID) -> bool:
@@ -436,7 +436,7 @@ class Repository(Generic[R, N]):
         if not where:
             raise InvalidValue(f"{self.table}: delete_where needs a filter", table=self.table)
         conditions, values = self._where(where)
-        return await self.runner.run(composed.delete(self.table, self.record, conditions), values)
+        return await self.runner.run(dynamic.delete(self.table, self.record, conditions), values)
 
     async def _accepted(self, row: R | None, id: UUID, change: str) -> R:
         """Return `row`, the result of a guarded change. Raises `NotFound`, else `InvalidTransition` with the status."""
@@ -445,7 +445,7 @@ class Repository(Generic[R, N]):
         current: Any = await self.require(id)
         raise InvalidTransition(f"{self.table} {id} cannot {change}: its status is {current.status}", table=self.table)
 
-    # ---- composition -----------------------------------------------------------------------------------------------
+    # ---- dynamic SQL -----------------------------------------------------------------------------------------------
 
     def _where(self, where: Where | None) -> tuple[tuple[Condition, ...], list[Any]]:
         pairs = self.fields().conditions(where or {}, self.runner.codec)

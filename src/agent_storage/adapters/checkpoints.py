@@ -19,7 +19,7 @@ DEFAULT = "default"
 
 @runtime_checkable
 class CheckpointProvider(Protocol):
-    """Where agents keep their states."""
+    """A storage of agents' states."""
 
     async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
         """Store a checkpoint. Return its id. Raises `AlreadyExists` if its id is taken, `InvalidValue`."""

@@ -28,7 +28,7 @@ def rotate(as_json: AsJson = False, db: Db = None) -> None:
     """
     from agent_storage.maintenance.rotation import rotate as rewrap
 
-    with opened(db) as storage, storage.database.connection() as connection:
+    with opened(db) as storage, storage.connection() as connection:
         done = rewrap(connection, storage.database.codec.keyring)
     if as_json:
         typer.echo(to_json(done))

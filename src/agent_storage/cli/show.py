@@ -1,4 +1,4 @@
-"""How the commands show things in a terminal: tables, trees, short ids, states. Stored text is never obeyed."""
+"""Print tables, trees, short ids and states to a terminal. Control sequences in stored text are not executed."""
 
 from __future__ import annotations
 

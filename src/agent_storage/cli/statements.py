@@ -81,7 +81,7 @@ def _plan(db: str | None, statement: Any) -> str:
     """The generic plan of the statement, whose parameters are not known; it is prepared and never run."""
     nulls = ", ".join(["NULL"] * len(statement.parameters))
     explain = f"EXPLAIN EXECUTE storage_explain{f'({nulls})' if nulls else ''}"
-    with opened(db) as storage, storage.database.connection() as connection, connection.transaction():
+    with opened(db) as storage, storage.connection() as connection, connection.transaction():
         connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         connection.execute(b"PREPARE storage_explain AS " + statement.query, prepare=False)
         rows = connection.execute(explain.encode(), prepare=False).fetchall()

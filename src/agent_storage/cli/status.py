@@ -17,7 +17,7 @@ def status(as_json: AsJson = False, db: Db = None) -> None:
     from agent_storage.migrations.migrator import Migrator
 
     with opened(db) as storage:
-        with storage.database.connection() as connection:
+        with storage.connection() as connection:
             row = connection.execute(
                 "SELECT current_database(), current_setting('server_version'), pg_database_size(current_database())"
             ).fetchone()

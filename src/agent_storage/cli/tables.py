@@ -51,7 +51,7 @@ def _measure(storage: Storage) -> list[dict[str, Any]]:
 
     from agent_storage.tables import REPOSITORIES
 
-    with storage.database.connection() as connection:
+    with storage.connection() as connection:
         sizes = {row[0]: row for row in psycopg.RawCursor(connection).execute(_SIZES, [list(REPOSITORIES)])}
         small = [name for name, row in sizes.items() if row[1] < _COUNTED]
         # A table that was never analyzed may be large: the count stops here.

@@ -1,4 +1,4 @@
-"""Where a connection may be used: in the process, and on the event loop, that opened it."""
+"""The process and the event loop that opened a connection, in which alone it may be used."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class ProcessHome:
 
     @property
     def forked(self) -> bool:
-        """Whether this is a forked process, which must neither use nor close objects that its parent opened."""
+        """Return whether this is a forked process, which must neither use nor close objects that its parent opened."""
         return self._forks != _forks
 
     @property
     def abandoned(self) -> bool:
-        """Whether objects that were opened there can no longer be closed."""
+        """Return whether objects that were opened there can no longer be closed."""
         return self.forked
 
     def check(self) -> None:
@@ -51,7 +51,7 @@ class LoopHome(ProcessHome):
 
     @property
     def abandoned(self) -> bool:
-        """Whether objects that were opened there can no longer be closed."""
+        """Return whether objects that were opened there can no longer be closed."""
         return self.forked or self._loop.is_closed()
 
     def check(self) -> None:

@@ -100,7 +100,7 @@ class Listener:
                 pause = min(pause * 2, _PAUSES[1])
 
     def _ended(self) -> bool:
-        """Whether the thread may end, in which case the next subscription starts another one."""
+        """Return whether the thread may end, in which case the next subscription starts another one."""
         with self._lock:
             if self._stop.is_set() or not self._waiting:
                 self._thread = None

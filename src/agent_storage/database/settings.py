@@ -1,4 +1,4 @@
-"""Where the database is and how to reach it: one frozen object, made from arguments and the environment.
+"""The address of the database and how to reach it: one frozen object, made from arguments and the environment.
 
 The database's address comes from, in this order: the `url` argument, `STORAGE_DATABASE_URL`, `DATABASE_URL`, and at
 last the embedded server. Every other setting is a keyword or its `STORAGE_…` environment variable.
@@ -34,7 +34,7 @@ _URL_VARIABLES = ("STORAGE_DATABASE_URL", "DATABASE_URL")
 
 
 class Settings(BaseModel):
-    """How to reach the database. Times are seconds, sizes bytes; `None` leaves the server's own default."""
+    """The settings of a storage. Times are seconds, sizes bytes; `None` leaves the server's own default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -102,7 +102,7 @@ class Settings(BaseModel):
 
     @property
     def embedded(self) -> bool:
-        """Whether no URL was given, so that the embedded server serves."""
+        """Return whether no URL was given, so that the embedded server serves."""
         return self.url is None
 
     def conninfo(self, url: str | None = None) -> str:

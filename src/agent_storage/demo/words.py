@@ -1,4 +1,4 @@
-"""What the demo data is made of: people, services, conversations, tickets. Slots: {service}, {person}, {n}."""
+"""The vocabulary of the demo data: people, services, conversations, tickets. Slots: {service}, {person}, {n}."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ COMMENTS = (
     "Closing: no new report since the fix went out.",
 )
 
-#: What sessions are asked: title, and the prompts of their tasks.
+#: The requests to sessions: title, and the prompts of their tasks.
 WORK = (
     (
         "Fix duplicate charges in {service}",

@@ -64,7 +64,7 @@ class LockFile:
 
     @property
     def current(self) -> bool:
-        """Whether this is open and still the file at `path`: not after a fork or if the folder was replaced."""
+        """Return whether this is open and still the file at `path`: not after a fork or if the folder was replaced."""
         try:
             return self.fd >= 0 and os.path.samestat(os.fstat(self.fd), self.path.stat())
         except OSError:

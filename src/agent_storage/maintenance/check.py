@@ -156,7 +156,7 @@ def _check_result(
 
 
 def _may_be_null(connection: psycopg.Connection[Any], described: PGresult, index: int) -> bool:
-    """Whether a result column comes straight from a nullable column; PostgreSQL says nothing of expressions."""
+    """Return whether a result column comes straight from a nullable column; PostgreSQL says nothing of expressions."""
     table, number = described.ftable(index), described.ftablecol(index)
     if not table or number <= 0:
         return False
@@ -166,7 +166,7 @@ def _may_be_null(connection: psycopg.Connection[Any], described: PGresult, index
 
 
 def _fits(column: Column, kind: str) -> bool:
-    """Whether values of `column` and of the PostgreSQL type `kind` are made for each other."""
+    """Return whether values of `column` and of the PostgreSQL type `kind` are made for each other."""
     if column.json:
         return kind in ("json", "jsonb")
     if column.encrypted:

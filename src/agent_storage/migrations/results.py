@@ -58,7 +58,7 @@ class RunResult:
 
     @property
     def changed(self) -> bool:
-        """Whether any migration was applied or rolled back."""
+        """Return whether any migration was applied or rolled back."""
         return bool(self.done)
 
 
@@ -106,7 +106,7 @@ class Status:
 
     @property
     def at_head(self) -> bool:
-        """Whether nothing is pending and there is no problem."""
+        """Return whether nothing is pending and there is no problem."""
         return not self.pending and not self.problems
 
 

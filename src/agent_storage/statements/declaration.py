@@ -73,7 +73,7 @@ class Template:
 
     @property
     def streams(self) -> bool:
-        """Whether the method gives an iterator and is no coroutine."""
+        """Return whether the method gives an iterator and is no coroutine."""
         return Shape.of(self.hints.get("return")).kind == "stream"
 
     def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _HOW_TO = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where a secret lives; the associated data of its encryption."""
+    """The place of a secret: the associated data of its encryption."""
 
     table: str
     id: UUID

@@ -34,7 +34,7 @@ class Page(Generic[R]):
 
     @property
     def more(self) -> bool:
-        """Whether a page follows."""
+        """Return whether a page follows."""
         return self.next_cursor is not None
 
     def __iter__(self) -> Iterator[R]:

@@ -37,7 +37,7 @@ JsonObject = dict[str, Any]
 
 
 class _Marker:
-    """How a column is stored, for the fields whose Python type does not say it."""
+    """The storage of a column, for fields whose Python type does not determine it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -166,23 +166,23 @@ class Column:
 
     @cached_property
     def json(self) -> bool:
-        """Whether the column is a jsonb document."""
+        """Return whether the column is a jsonb document."""
         return self.storage == JSONB.name
 
     @cached_property
     def encrypted(self) -> bool:
-        """Whether the column holds ciphertext."""
+        """Return whether the column holds ciphertext."""
         return self.storage == ENCRYPTED.name
 
     @property
     def mergeable(self) -> bool:
-        """Whether the column is a JSON object, or any JSON, so that a patch can be merged into it."""
+        """Return whether the column is a JSON object, or any JSON, so that a patch can be merged into it."""
         kind = self.python_type
         return self.json and (kind is Any or get_origin(kind) is dict or self.document)
 
     @property
     def document(self) -> bool:
-        """Whether the column is a `Document`, which also says what a patch may hold."""
+        """Return whether the column is a `Document`, which also says what a patch may hold."""
         return self.json and isinstance(self.python_type, type) and issubclass(self.python_type, Document)
 
     @cached_property
@@ -197,7 +197,7 @@ class Column:
 
     @cached_property
     def typed(self) -> bool:
-        """Whether a JSON document has a model that dumps and validates it."""
+        """Return whether a JSON document has a model that dumps and validates it."""
         return self.json and any(_is_model(part) for part in _parts(self.annotation))
 
 

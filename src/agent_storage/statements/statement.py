@@ -1,6 +1,6 @@
 """A declared statement: the text as it is sent, how its arguments are encoded, and how its result is made.
 
-`template.py` makes statements of methods that `@sql` declares; `query.py` composes those that depend on the call.
+`declaration.py` makes statements of methods that `@sql` declares; `dynamic.py` makes those that depend on the call.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def unusual(raw: bytes) -> bool:
 
 
 def _storable(value: Any, *, typed: bool) -> bool:
-    """Whether every node is of a type that comes back equal; level by level, which gives the depth for nothing."""
+    """Return whether every node is of a type that comes back equal. The walk by levels also bounds the depth."""
     level: list[Any] = [value]
     for _ in range(MAX_NESTING + 1):
         if _SCALARS.issuperset(map(type, level)):

@@ -185,7 +185,7 @@ def accepted(python: Any) -> frozenset[str]:
 
 
 class Encoding(NamedTuple):
-    """How the values of one parameter travel."""
+    """The format and the encoder of one parameter."""
 
     format: Format
     encode: Encode

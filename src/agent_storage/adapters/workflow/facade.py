@@ -74,7 +74,7 @@ class _InTransaction(WorkflowStorage):
 
 async def _is_open(storage: Storage) -> bool:
     try:
-        async with storage.database.connection():
+        async with storage.connection():
             return True
     except Unavailable:  # it is, though there is no connection to be had now
         return True

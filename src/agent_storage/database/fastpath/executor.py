@@ -89,7 +89,7 @@ class Executor:
 
     @property
     def _idle(self) -> bool:
-        """Whether no transaction is open, so that a statement commits by itself."""
+        """Return whether no transaction is open, so that a statement commits by itself."""
         return self._pgconn.transaction_status == TransactionStatus.IDLE
 
     @contextmanager

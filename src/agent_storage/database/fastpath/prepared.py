@@ -62,7 +62,7 @@ class _Context:
 
 
 class Loading:
-    """How the rows of one result are loaded: chosen once, from its description."""
+    """The loaders of one result, chosen once from its description."""
 
     __slots__ = ("_finish", "_loaded", "_transformer", "format", "names", "types")
 

@@ -37,7 +37,7 @@ class Step:
 
     @property
     def renames(self) -> bool:
-        """Whether the statement renames an object, which needs a review."""
+        """Return whether the statement renames an object, which needs a review."""
         (statement,) = split(self.text)
         return statement.starts_with("ALTER") and "RENAME" in statement.words
 
@@ -65,7 +65,7 @@ class DraftedSql:
 
     @property
     def undecided(self) -> bool:
-        """Whether a statement discards data or renames an object, which needs a review."""
+        """Return whether a statement discards data or renames an object, which needs a review."""
         return any(step.loses or step.renames for step in self.steps)
 
 
@@ -78,7 +78,7 @@ class MigrationDraft:
 
     @property
     def complete(self) -> bool:
-        """Whether both directions were tested and need no review."""
+        """Return whether both directions were tested and need no review."""
         return not self.up.missing and not self.down.missing and not self.up.undecided
 
 

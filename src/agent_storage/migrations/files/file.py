@@ -44,7 +44,7 @@ class Directive:
 
     @property
     def suspect(self) -> bool:
-        """Whether this resembles a directive but is unknown. `-- Note: …` is an ordinary comment."""
+        """Return whether this resembles a directive but is unknown. `-- Note: …` is an ordinary comment."""
         resembles = difflib.get_close_matches(self.name.lower().replace("_", "-"), DIRECTIVES, 1, 0.75)
         return self.name not in DIRECTIVES and (self.name.islower() or bool(resembles))
 
@@ -154,7 +154,7 @@ class MigrationFile:
 
     @property
     def transactional(self) -> bool:
-        """Whether the file runs in one transaction (not with `-- transactional: false`)."""
+        """Return whether the file runs in one transaction (not with `-- transactional: false`)."""
         return self.up.last("transactional", "true").lower() != "false"
 
     @property
@@ -164,12 +164,12 @@ class MigrationFile:
 
     @property
     def out_of_order(self) -> bool:
-        """Whether the file may be applied after a newer one."""
+        """Return whether the file may be applied after a newer one."""
         return self.up.last("out-of-order").lower() == "ok"
 
     @property
     def data_loss(self) -> bool:
-        """Whether the file allows statements that discard data (`-- data-loss: ok`)."""
+        """Return whether the file allows statements that discard data (`-- data-loss: ok`)."""
         return self.up.last("data-loss").lower() == "ok"
 
     @property

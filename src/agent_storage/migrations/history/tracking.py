@@ -102,7 +102,7 @@ class TrackedMigration:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a run without a transaction stopped halfway."""
+        """Return whether a run without a transaction stopped halfway."""
         return self.state in {"running", "failed"}
 
 
@@ -119,7 +119,7 @@ class TrackingTables:
 
     @property
     def exists(self) -> bool:
-        """Whether all the tables exist."""
+        """Return whether all the tables exist."""
         return self._present >= set(ALL_TABLES)
 
     def _sql(self, text: str) -> sql.Composed:

@@ -77,7 +77,7 @@ class MigrationRunner:
     ) -> None:
         self._session = session
         self._connection = session.connection
-        self._ledger = tracking
+        self._tracking = tracking
         self._watch = watch
         self._notify = notify
         self._wait = wait
@@ -139,7 +139,7 @@ class MigrationRunner:
         for pause in lock.tries(self._wait):
             with self._connection.transaction():
                 if lock.try_lock(self._connection, transaction=True):
-                    if self._ledger.is_applied(work.file.id) == (work.direction == "up"):
+                    if self._tracking.is_applied(work.file.id) == (work.direction == "up"):
                         return False
                     self._execute_all(work)
                     self._record(work, started)
@@ -173,9 +173,9 @@ class MigrationRunner:
         if any(statement.starts_with("SET") for statement in work.sql.statements):
             self._connection.execute("RESET SESSION AUTHORIZATION; RESET ROLE")
         if work.direction == "up":
-            self._ledger.record_applied(work.file, duration_ms=_milliseconds(started))
+            self._tracking.record_applied(work.file, duration_ms=_milliseconds(started))
         else:
-            self._ledger.record_rolled_back(work.file.id)
+            self._tracking.record_rolled_back(work.file.id)
 
     def _run_bare(self, work: MigrationRun, done: int) -> Done:
         """Run without a transaction: each statement commits by itself."""
@@ -183,13 +183,13 @@ class MigrationRunner:
         self._session.reset()
         invalid = invalid_indexes(self._connection)
         try:
-            self._ledger.begin(work.file, work.direction, done)
+            self._tracking.begin(work.file, work.direction, done)
             for statement in work.sql.statements[done:]:
                 # A concurrent build waits for old transactions without blocking others, so it has no lock_timeout.
                 default = 0 if "CONCURRENTLY" in statement.words else self._lock_timeout_ms
                 self._begin(work, work.sql.timeout("lock-timeout", default), local=False)
                 self._execute(work, [statement])
-                self._ledger.advance(work.file.id, statement.number)
+                self._tracking.advance(work.file.id, statement.number)
             self._session.reset()
             self._refuse_invalid(work, invalid)
             work.at, work.ending = None, True
@@ -224,7 +224,7 @@ class MigrationRunner:
     def _note_failure(self, work: MigrationRun, error: str) -> None:
         try:
             self._session.reset()
-            self._ledger.fail(work.file.id, error)
+            self._tracking.fail(work.file.id, error)
         except psycopg.Error:
             return  # the connection is lost; state `running` without a lock means the same
 

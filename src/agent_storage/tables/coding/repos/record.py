@@ -14,7 +14,7 @@ class Worktree(Document):
 
 
 class RepoData(Document):
-    """Where a repository comes from and where it lies; `managed` when the platform cloned it."""
+    """The origin and the path of a repository; `managed` when the platform cloned it."""
 
     name: str | None = None
     remote_url: str | None = None

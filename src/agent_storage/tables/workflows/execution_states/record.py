@@ -38,6 +38,6 @@ class ExecutionState(Record, NewExecutionState):
 
 
 class ExecutionStateWithNodes(ExecutionState):
-    """Where a run and each of its nodes stand, by node id."""
+    """The execution state of a run and of each of its nodes, by node id."""
 
     nodes: Jsonb[list[NodeExecutionState]]

@@ -1,4 +1,4 @@
-"""Where runs stand."""
+"""Execution states of runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the nodes of runs stand."""
+"""Execution states of the nodes of runs."""
 
 from __future__ import annotations
 
