@@ -31,11 +31,6 @@ def test_what_is_generated_is_current() -> None:
     run(sys.executable, "tools/generate.py", "--check")
 
 
-def test_the_first_migration_contains_the_shared_text() -> None:
-    first = (PACKAGE / "migrations" / "versions" / "20261120090000_chat.sql").read_text("utf-8")
-    assert (PACKAGE / "tables" / "_shared.sql").read_text("utf-8") in first
-
-
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 

@@ -1,4 +1,4 @@
--- What every table relies on. The first migration contains this text; a test keeps the two equal.
+-- Functions that all tables use. `storage migrate check` compares them with the migrations.
 
 -- updated_at moves on every UPDATE, also twice in one transaction; created_at can never be changed.
 CREATE OR REPLACE FUNCTION trigger_set_timestamp() RETURNS trigger
@@ -50,5 +50,16 @@ BEGIN
         END IF;
     END LOOP;
     RETURN result;
+END
+$$;
+
+-- Refuse an UPDATE of an immutable column. The WHEN of the trigger compares the column; its arguments are the column's
+-- name and a hint. Reported as a Conflict.
+CREATE OR REPLACE FUNCTION trigger_refuse_change() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% of row % cannot be changed', TG_ARGV[0], OLD.id
+        USING ERRCODE = 'AS001', TABLE = TG_TABLE_NAME, COLUMN = TG_ARGV[0],
+              CONSTRAINT = TG_TABLE_NAME || '_' || TG_ARGV[0] || '_immutable', HINT = TG_ARGV[1];
 END
 $$;
