@@ -30,7 +30,7 @@ from agent_storage.database.fastpath.multiplexer import DEPTH
 from agent_storage.database.fastpath.prepared import Prepared, PreparedStatements
 from agent_storage.embedded import EmbeddedServer
 from agent_storage.statements.records import Input, Record
-from agent_storage.sync.database.fastpath.executor import Executor
+from agent_storage.sync.database.fastpath.replies import Replies
 
 from ..conftest import UNSAFE_BUT_FAST
 from .test_whole_or_nothing import PATHS, Waited, opened, own_database, plain
@@ -650,8 +650,8 @@ STEPS: list[tuple[Any, str]] = [
     (PreparedStatements, "add"),
     (Prepared, "encode"),
     (Prepared, "send"),
-    (Executor, "_end_pipeline"),
-    (Executor, "_answers"),
+    (Replies, "end_pipeline"),
+    (Replies, "all"),
 ]
 
 

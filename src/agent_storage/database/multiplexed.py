@@ -13,8 +13,9 @@ import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict
 
 from agent_storage.database import connections as pools
-from agent_storage.database.fastpath.multiplexer import LIMIT, Multiplexer, NotShared
+from agent_storage.database.fastpath.multiplexer import LIMIT, Multiplexer
 from agent_storage.database.fastpath.prepared import StaleStatement
+from agent_storage.database.fastpath.shared import NotShared
 from agent_storage.database.pool import Database, PooledConnection, configure
 from agent_storage.errors import ConnectionLost
 from agent_storage.statements.statement import Statement

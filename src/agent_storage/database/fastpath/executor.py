@@ -9,12 +9,12 @@ from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from agent_storage.database.calls import uncut
-from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements, checked, fault_in
-from agent_storage.database.fastpath.waiting import AsyncWaiter
+from agent_storage.database.fastpath.faults import checked, fault_in
+from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements
+from agent_storage.database.fastpath.replies import Replies
 from agent_storage.errors import ConnectionLost, StorageError, translate
 from agent_storage.statements.codec import Codec
 from agent_storage.statements.statement import Statement
@@ -25,8 +25,6 @@ Check = Callable[[], None]
 
 logger = logging.getLogger("agent_storage")
 
-#: How long the server may take to confirm that an abandoned statement is cancelled, in seconds.
-_CANCEL = 5.0
 #: How many rows of a stream are made at a time: so few that they are gone before the garbage collector looks at them.
 _CHUNK = 50
 #: How many rows a cursor inside a transaction fetches at a time: each time costs a round trip.
@@ -59,7 +57,7 @@ class Executor:
         self._pgconn = connection.pgconn
         self._lock = connection.lock
         self._statements = PreparedStatements(connection, generation, keep=keep)
-        self._waiter = AsyncWaiter(connection.pgconn, spin)
+        self._replies = Replies(connection, spin)
         self._cursors = count(1)
         self._stream: object | None = None
 
@@ -82,7 +80,7 @@ class Executor:
             idle = self._idle
             try:
                 prepared.send(self._pgconn, parameters)
-                answer = checked(await self._answers())
+                answer = checked(await self._replies.all())
             except psycopg.Error as error:
                 raise self._statements.fault(error, statement, prepared, commits=idle) from error
             return prepared.result(statement, answer, values, self.codec, kept=idle and not statement.repeatable)
@@ -136,7 +134,7 @@ class Executor:
                         self._pgconn.send_query_params(b"BEGIN", None)
                     for one, given in zip(prepared, parameters, strict=True):
                         one.send(self._pgconn, given)
-                    answers = (await self._end_pipeline())[1 if begin else 0 :]
+                    answers = (await self._replies.end_pipeline())[1 if begin else 0 :]
                 except psycopg.Error as error:
                     statement = next((one for one, _ in asked if not one.repeatable), asked[0][0])
                     raise self._statements.fault(error, statement, None, commits=commits) from error
@@ -186,23 +184,25 @@ class Executor:
                 except BaseException as error:
                     with suppress(psycopg.Error):  # the first error says more than that the connection is gone, too
                         if isinstance(error, StorageError):
-                            await self._end_pipeline()  # where the server has refused a chunk, it skips what is left
+                            await (
+                                self._replies.end_pipeline()
+                            )  # where the server has refused a chunk, it skips what is left
                         else:
-                            await self._abandon(1, ended=False)
+                            await self._replies.abandon(1, ended=False)
                         if not begin and self._pgconn.transaction_status == TransactionStatus.INTRANS:
-                            await self._command(b"ROLLBACK TO " + mark)
+                            await self._replies.command(b"ROLLBACK TO " + mark)
                     raise
                 with self._using(statement, prepared):
                     if not begin:
                         self._pgconn.send_query_params(b"RELEASE " + mark, None)
-                    checked(await self._end_pipeline())
+                    checked(await self._replies.end_pipeline())
         return made
 
     async def _take(
         self, statement: Statement[list[Any]], prepared: Prepared, under_way: list[Sequence[Any]], made: list[Any]
     ) -> None:
         """Read what came of the oldest that is under way. No values are those of what begins the chunks."""
-        answer = checked(await self._read(0))
+        answer = checked(await self._replies.read(0))
         if values := under_way.pop(0):
             made += prepared.result(statement, answer, values, self.codec, kept=False)
 
@@ -229,7 +229,7 @@ class Executor:
             async with self._lock:
                 self._stream = None
                 if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
-                    await self._abandon(0)
+                    await self._replies.abandon(0)
 
     async def _chunks(
         self, stream: object, statement: Statement[Any], prepared: Prepared, answer: PGresult | None
@@ -245,10 +245,10 @@ class Executor:
 
     async def _next_chunk(self) -> PGresult | None:
         """The next rows; None after the last. Raises psycopg's errors when the statement has ended with one."""
-        answer = await self._next()
+        answer = await self._replies.next()
         if answer is None or answer.status == ExecStatus.TUPLES_CHUNK:
             return answer
-        checked([answer, *await self._answers()])
+        checked([answer, *await self._replies.all()])
         return answer if answer.ntuples else None
 
     @asynccontextmanager
@@ -265,7 +265,7 @@ class Executor:
             (prepared,) = await self._prepare([statement])
             with self._using(statement, prepared):
                 prepared.declare(self._pgconn, name, prepared.encode(statement, values))
-                checked(await self._answers())
+                checked(await self._replies.all())
         ended = False
 
         def check_open() -> None:
@@ -282,7 +282,7 @@ class Executor:
                 with suppress(StorageError, psycopg.Error):
                     check()
                     if self._pgconn.transaction_status == TransactionStatus.INTRANS:
-                        await self._command(b"CLOSE " + name)
+                        await self._replies.command(b"CLOSE " + name)
 
     async def _fetched(
         self, statement: Statement[Any], prepared: Prepared, cursor: bytes, check: Check
@@ -293,7 +293,7 @@ class Executor:
                 self._ready(check)
                 with self._using(statement, prepared):
                     prepared.fetch(self._pgconn, cursor, _FETCH)
-                    answer = checked(await self._answers())
+                    answer = checked(await self._replies.all())
                 rows = prepared.made(statement, answer, self.codec)
             more = len(rows) == _FETCH
             for row in rows:
@@ -319,13 +319,9 @@ class Executor:
 
     async def _told(self, text: bytes, name: str) -> None:
         try:
-            await self._command(text)
+            await self._replies.command(text)
         except psycopg.Error as error:
             raise translate(error, statement=name, committing=text == b"COMMIT") from error
-
-    async def _command(self, text: bytes) -> None:
-        self._pgconn.send_query(text)
-        checked(await self._answers())
 
     async def _prepare(self, statements: Sequence[Statement[Any]]) -> list[Prepared]:
         """Each as this connection knows it. Those that it does not know are prepared together, in one round trip."""
@@ -336,7 +332,7 @@ class Executor:
                 self._pgconn.enter_pipeline_mode()
                 skip = self._statements.close()
                 names = [self._statements.ask(one) for one in missing]
-                answers = (await self._end_pipeline())[skip:]
+                answers = (await self._replies.end_pipeline())[skip:]
             except psycopg.Error as error:
                 raise self._statements.fault(error, missing[0], None) from error
             fault = fault_in(answers)
@@ -346,80 +342,3 @@ class Executor:
             if fault is not None:
                 raise self._statements.fault(fault[1], missing[min(done, len(missing) - 1)], None) from fault[1]
         return [prepared for one in statements if (prepared := found[one.query]) is not None]
-
-    async def _end_pipeline(self) -> list[PGresult]:
-        self._pgconn.pipeline_sync()
-        answers = await self._answers(syncs=1)
-        self._pgconn.exit_pipeline_mode()
-        return answers
-
-    async def _answers(self, syncs: int = 0) -> list[PGresult]:
-        """All that the server answers: to one statement, or in pipeline mode up to the given number of Syncs.
-
-        When the wait is cut short, the statement is cancelled and the connection made fit for the next, or closed.
-        """
-        try:
-            return await self._read(syncs)
-        except psycopg.Error:
-            raise
-        except BaseException:
-            await self._abandon(syncs)
-            raise
-
-    async def _read(self, syncs: int, timeout: float | None = None) -> list[PGresult]:
-        answers: list[PGresult] = []
-        while True:
-            try:
-                answer = await self._next(timeout)
-            except psycopg.OperationalError:
-                if answers and answers[-1].status == ExecStatus.FATAL_ERROR:
-                    return answers  # the server's last words say more than that the connection is lost
-                raise
-            if answer is not None:
-                answers.append(answer)
-                if answer.status == ExecStatus.PIPELINE_SYNC:
-                    syncs -= 1
-                    if not syncs:
-                        return answers
-                elif self._pgconn.status == ConnStatus.BAD:
-                    return answers
-            elif not syncs:
-                return answers
-
-    async def _next(self, timeout: float | None = None) -> PGresult | None:
-        """The next answer as it comes; None when there are no more to a statement."""
-        pgconn, waiter = self._pgconn, self._waiter
-        try:
-            while pgconn.flush():
-                await waiter.wait(timeout, write=True)
-                pgconn.consume_input()
-            while pgconn.is_busy():
-                await waiter.wait(timeout)
-                pgconn.consume_input()
-        except psycopg.OperationalError:
-            words = pgconn.get_result() if pgconn.status == ConnStatus.BAD else None
-            if words is None or words.error_field(DiagnosticField.SQLSTATE) is None:
-                raise
-            return words
-        return pgconn.get_result()
-
-    async def _abandon(self, syncs: int, *, ended: bool = True) -> None:
-        """Cancel the running statement and read to the end, after a Sync if not `ended`; if that fails, close.
-
-        Cancelling the task once more does not cut this short: what the server still ran would be done afterwards.
-        """
-        await uncut(self._cancel(syncs, ended=ended))
-
-    async def _cancel(self, syncs: int, *, ended: bool) -> None:
-        try:
-            if not ended:
-                self._pgconn.pipeline_sync()
-            await self.connection.cancel_safe(timeout=_CANCEL)
-            await self._read(syncs, _CANCEL)
-            if syncs:
-                self._pgconn.exit_pipeline_mode()
-        except BaseException as error:  # an error is not raised: what cut the wait short says more
-            logger.warning("a connection is closed: its statement could not be cancelled (%s)", type(error).__name__)
-            self._pgconn.finish()
-            if not isinstance(error, Exception):
-                raise

@@ -9,21 +9,21 @@ and its text is sent each time. So values are encoded and loaded alike on every 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.adapt import Transformer
-from psycopg.errors import error_from_result
-from psycopg.pq import DiagnosticField, ExecStatus, Format
+from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
 
+from agent_storage.database.fastpath.faults import is_stale
+from agent_storage.database.fastpath.loading import Loading
 from agent_storage.errors import InvalidValue, Retryable, StorageError, Unreadable, translate
 from agent_storage.statements.codec import Codec
 from agent_storage.statements.statement import Statement
 from agent_storage.statements.text import encode_text
-from agent_storage.statements.types import FINISH, LOADERS, Row, Unusual, encoding, loads_binary, to_text
+from agent_storage.statements.types import Unusual, encoding, to_text
 
 T = TypeVar("T")
 Parameters = tuple[list[bytes | None], list[Format]]
@@ -31,11 +31,6 @@ Parameters = tuple[list[bytes | None], list[Format]]
 #: Statements that one connection knows at a time; the one that was not used for longest makes room. Each costs the
 #: server some 10 kB.
 LIMIT = 1000
-#: How many rows are loaded at a time, so that few lists are alive beside the records that are made of them.
-_SLICE = 100
-#: The statuses of a successful reply.
-FINE = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC})
-
 
 #: The errors of psycopg's loaders, and those of JSON and UUID, for a value that Python cannot represent.
 _UNREADABLE = (psycopg.Error, ValueError, NotImplementedError)
@@ -50,68 +45,6 @@ class Generation:
 
     def __init__(self) -> None:
         self.number = 0
-
-
-class _Context:
-    """The context of psycopg's loaders: the adapters and, for text, the styles of the connection, in UTC."""
-
-    adapters = LOADERS
-
-    def __init__(self, connection: psycopg.BaseConnection[Any] | None) -> None:
-        self.connection = connection
-
-
-class Loading:
-    """The loaders of one result, chosen once from its description."""
-
-    __slots__ = ("_finish", "_loaded", "_transformer", "format", "names", "types")
-
-    def __init__(
-        self, description: PGresult, connection: psycopg.BaseConnection[Any], format_: Format | None = None
-    ) -> None:
-        places = range(description.nfields)
-        self.types = [description.ftype(place) for place in places]
-        self.names = tuple((description.fname(place) or b"").decode() for place in places)
-        wanted = Format.BINARY if loads_binary(self.types) else Format.TEXT
-        self.format = wanted if format_ is None else format_
-        finished = self.types if self.format == Format.BINARY else []
-        self._finish = [(place, FINISH[oid]) for place, oid in enumerate(finished) if oid in FINISH]
-        self._transformer = Transformer(_Context(None if self.format == Format.BINARY else connection))
-        self._loaded = False
-
-    def fits(self, answer: PGresult) -> bool:
-        """Return whether `answer` has the columns that were described."""
-        return [answer.ftype(place) for place in range(answer.nfields)] == self.types
-
-    def rows(self, answer: PGresult) -> Iterable[Row]:
-        """Return every row of `answer`, the values in the order of `names`; of many, a few are loaded at a time."""
-        return self.load(answer, 0, answer.ntuples) if answer.ntuples <= _SLICE else _Slices(self, answer)
-
-    def load(self, answer: PGresult, start: int, stop: int) -> list[Row]:
-        """Return some of the rows."""
-        transformer = self._transformer
-        transformer.set_pgresult(answer, set_loaders=not self._loaded, format=self.format)
-        self._loaded = True
-        try:
-            rows: list[Row] = transformer.load_rows(start, stop, list)
-        finally:
-            transformer.set_pgresult(None, set_loaders=False)
-        for place, finish in self._finish:
-            finish(rows, place)
-        return rows
-
-
-class _Slices:
-    """The rows of a large result, loaded a few at a time whenever they are iterated."""
-
-    def __init__(self, loading: Loading, answer: PGresult) -> None:
-        self._loading = loading
-        self._answer = answer
-
-    def __iter__(self) -> Iterator[Row]:
-        number = self._answer.ntuples
-        for start in range(0, number, _SLICE):
-            yield from self._loading.load(self._answer, start, min(start + _SLICE, number))
 
 
 class Prepared:
@@ -289,48 +222,3 @@ class PreparedStatements:
             )
         writes = commits and not statement.repeatable
         return translate(error, statement=statement.name, table=statement.table, writes=writes)
-
-
-#: PostgreSQL's codes for a prepared statement that is gone, and for one whose columns have changed with the schema.
-_GONE = ("26000", "0A000")
-
-
-def is_stale(error: psycopg.Error) -> bool:
-    """Return whether `error` was raised while the server validated a prepared statement, before it ran.
-
-    The error names the function in PostgreSQL's source. A changed type is reported as an error of class 42 (undefined
-    function) with a position in the statement's text, which errors at run time do not have. An error with a context
-    comes from a function that the statement called.
-    """
-    diag, state = error.diag, error.sqlstate or ""
-    if diag.context or not state:
-        return False
-    if state in _GONE:
-        return diag.source_function in ("FetchPreparedStatement", "RevalidateCachedQuery")
-    return state.startswith("42") and state not in ("42501", "42601") and diag.statement_position is not None
-
-
-def fault_in(answers: Sequence[PGresult], statements: int = 1) -> tuple[int, psycopg.Error] | None:
-    """Return the first error among the `answers` to a number of statements, with its place, or None.
-
-    A server that ends the session after it has answered all of them may have committed or not. Then the error has no
-    SQLSTATE, like that of a connection that is lost without a message.
-    """
-    for place, answer in enumerate(answers):
-        if answer.status not in FINE:
-            if place >= statements and answer.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) in (
-                b"FATAL",
-                b"PANIC",
-            ):
-                return place, psycopg.OperationalError("the server ended the session before it confirmed the commit")
-            return place, error_from_result(answer)
-    return None
-
-
-def checked(answers: Sequence[PGresult]) -> PGresult:
-    """Return the last answer. Raises psycopg's error for the first that is one."""
-    if len(answers) == 1 and answers[0].status in FINE:
-        return answers[0]
-    if fault := fault_in(answers):
-        raise fault[1]
-    return answers[-1]

@@ -10,15 +10,15 @@ from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from agent_storage.database.calls import returned
-from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements, checked, fault_in
-from agent_storage.database.fastpath.waiting import Waiter
+from agent_storage.database.fastpath.faults import checked, fault_in
+from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements
 from agent_storage.errors import ConnectionLost, StorageError, translate
 from agent_storage.statements.codec import Codec
 from agent_storage.statements.statement import Statement
+from agent_storage.sync.database.fastpath.replies import Replies
 
 T = TypeVar("T")
 #: Raises where the caller may not use the connection any more. It is called under the connection's lock.
@@ -26,8 +26,6 @@ Check = Callable[[], None]
 
 logger = logging.getLogger("agent_storage")
 
-#: How long the server may take to confirm that an abandoned statement is cancelled, in seconds.
-_CANCEL = 5.0
 #: How many rows of a stream are made at a time: so few that they are gone before the garbage collector looks at them.
 _CHUNK = 50
 #: How many rows a cursor inside a transaction fetches at a time: each time costs a round trip.
@@ -60,7 +58,7 @@ class Executor:
         self._pgconn = connection.pgconn
         self._lock = connection.lock
         self._statements = PreparedStatements(connection, generation, keep=keep)
-        self._waiter = Waiter(connection.pgconn, spin)
+        self._replies = Replies(connection, spin)
         self._cursors = count(1)
         self._stream: object | None = None
 
@@ -83,7 +81,7 @@ class Executor:
             idle = self._idle
             try:
                 prepared.send(self._pgconn, parameters)
-                answer = checked(self._answers())
+                answer = checked(self._replies.all())
             except psycopg.Error as error:
                 raise self._statements.fault(error, statement, prepared, commits=idle) from error
             return prepared.result(statement, answer, values, self.codec, kept=idle and not statement.repeatable)
@@ -135,7 +133,7 @@ class Executor:
                         self._pgconn.send_query_params(b"BEGIN", None)
                     for one, given in zip(prepared, parameters, strict=True):
                         one.send(self._pgconn, given)
-                    answers = (self._end_pipeline())[1 if begin else 0 :]
+                    answers = (self._replies.end_pipeline())[1 if begin else 0 :]
                 except psycopg.Error as error:
                     statement = next((one for one, _ in asked if not one.repeatable), asked[0][0])
                     raise self._statements.fault(error, statement, None, commits=commits) from error
@@ -185,23 +183,23 @@ class Executor:
                 except BaseException as error:
                     with suppress(psycopg.Error):  # the first error says more than that the connection is gone, too
                         if isinstance(error, StorageError):
-                            self._end_pipeline()  # where the server has refused a chunk, it skips what is left
+                            self._replies.end_pipeline()  # where the server has refused a chunk, it skips what is left
                         else:
-                            self._abandon(1, ended=False)
+                            self._replies.abandon(1, ended=False)
                         if not begin and self._pgconn.transaction_status == TransactionStatus.INTRANS:
-                            self._command(b"ROLLBACK TO " + mark)
+                            self._replies.command(b"ROLLBACK TO " + mark)
                     raise
                 with self._using(statement, prepared):
                     if not begin:
                         self._pgconn.send_query_params(b"RELEASE " + mark, None)
-                    checked(self._end_pipeline())
+                    checked(self._replies.end_pipeline())
         return made
 
     def _take(
         self, statement: Statement[list[Any]], prepared: Prepared, under_way: list[Sequence[Any]], made: list[Any]
     ) -> None:
         """Read what came of the oldest that is under way. No values are those of what begins the chunks."""
-        answer = checked(self._read(0))
+        answer = checked(self._replies.read(0))
         if values := under_way.pop(0):
             made += prepared.result(statement, answer, values, self.codec, kept=False)
 
@@ -228,7 +226,7 @@ class Executor:
             with self._lock:
                 self._stream = None
                 if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
-                    self._abandon(0)
+                    self._replies.abandon(0)
 
     def _chunks(
         self, stream: object, statement: Statement[Any], prepared: Prepared, answer: PGresult | None
@@ -244,10 +242,10 @@ class Executor:
 
     def _next_chunk(self) -> PGresult | None:
         """The next rows; None after the last. Raises psycopg's errors when the statement has ended with one."""
-        answer = self._next()
+        answer = self._replies.next()
         if answer is None or answer.status == ExecStatus.TUPLES_CHUNK:
             return answer
-        checked([answer, *self._answers()])
+        checked([answer, *self._replies.all()])
         return answer if answer.ntuples else None
 
     @contextmanager
@@ -264,7 +262,7 @@ class Executor:
             (prepared,) = self._prepare([statement])
             with self._using(statement, prepared):
                 prepared.declare(self._pgconn, name, prepared.encode(statement, values))
-                checked(self._answers())
+                checked(self._replies.all())
         ended = False
 
         def check_open() -> None:
@@ -281,7 +279,7 @@ class Executor:
                 with suppress(StorageError, psycopg.Error):
                     check()
                     if self._pgconn.transaction_status == TransactionStatus.INTRANS:
-                        self._command(b"CLOSE " + name)
+                        self._replies.command(b"CLOSE " + name)
 
     def _fetched(
         self, statement: Statement[Any], prepared: Prepared, cursor: bytes, check: Check
@@ -292,7 +290,7 @@ class Executor:
                 self._ready(check)
                 with self._using(statement, prepared):
                     prepared.fetch(self._pgconn, cursor, _FETCH)
-                    answer = checked(self._answers())
+                    answer = checked(self._replies.all())
                 rows = prepared.made(statement, answer, self.codec)
             more = len(rows) == _FETCH
             for row in rows:
@@ -318,13 +316,9 @@ class Executor:
 
     def _told(self, text: bytes, name: str) -> None:
         try:
-            self._command(text)
+            self._replies.command(text)
         except psycopg.Error as error:
             raise translate(error, statement=name, committing=text == b"COMMIT") from error
-
-    def _command(self, text: bytes) -> None:
-        self._pgconn.send_query(text)
-        checked(self._answers())
 
     def _prepare(self, statements: Sequence[Statement[Any]]) -> list[Prepared]:
         """Each as this connection knows it. Those that it does not know are prepared together, in one round trip."""
@@ -335,7 +329,7 @@ class Executor:
                 self._pgconn.enter_pipeline_mode()
                 skip = self._statements.close()
                 names = [self._statements.ask(one) for one in missing]
-                answers = (self._end_pipeline())[skip:]
+                answers = (self._replies.end_pipeline())[skip:]
             except psycopg.Error as error:
                 raise self._statements.fault(error, missing[0], None) from error
             fault = fault_in(answers)
@@ -345,80 +339,3 @@ class Executor:
             if fault is not None:
                 raise self._statements.fault(fault[1], missing[min(done, len(missing) - 1)], None) from fault[1]
         return [prepared for one in statements if (prepared := found[one.query]) is not None]
-
-    def _end_pipeline(self) -> list[PGresult]:
-        self._pgconn.pipeline_sync()
-        answers = self._answers(syncs=1)
-        self._pgconn.exit_pipeline_mode()
-        return answers
-
-    def _answers(self, syncs: int = 0) -> list[PGresult]:
-        """All that the server answers: to one statement, or in pipeline mode up to the given number of Syncs.
-
-        When the wait is cut short, the statement is cancelled and the connection made fit for the next, or closed.
-        """
-        try:
-            return self._read(syncs)
-        except psycopg.Error:
-            raise
-        except BaseException:
-            self._abandon(syncs)
-            raise
-
-    def _read(self, syncs: int, timeout: float | None = None) -> list[PGresult]:
-        answers: list[PGresult] = []
-        while True:
-            try:
-                answer = self._next(timeout)
-            except psycopg.OperationalError:
-                if answers and answers[-1].status == ExecStatus.FATAL_ERROR:
-                    return answers  # the server's last words say more than that the connection is lost
-                raise
-            if answer is not None:
-                answers.append(answer)
-                if answer.status == ExecStatus.PIPELINE_SYNC:
-                    syncs -= 1
-                    if not syncs:
-                        return answers
-                elif self._pgconn.status == ConnStatus.BAD:
-                    return answers
-            elif not syncs:
-                return answers
-
-    def _next(self, timeout: float | None = None) -> PGresult | None:
-        """The next answer as it comes; None when there are no more to a statement."""
-        pgconn, waiter = self._pgconn, self._waiter
-        try:
-            while pgconn.flush():
-                waiter.wait(timeout, write=True)
-                pgconn.consume_input()
-            while pgconn.is_busy():
-                waiter.wait(timeout)
-                pgconn.consume_input()
-        except psycopg.OperationalError:
-            words = pgconn.get_result() if pgconn.status == ConnStatus.BAD else None
-            if words is None or words.error_field(DiagnosticField.SQLSTATE) is None:
-                raise
-            return words
-        return pgconn.get_result()
-
-    def _abandon(self, syncs: int, *, ended: bool = True) -> None:
-        """Cancel the running statement and read to the end, after a Sync if not `ended`; if that fails, close.
-
-        Cancelling the task once more does not cut this short: what the server still ran would be done afterwards.
-        """
-        returned(self._cancel(syncs, ended=ended))
-
-    def _cancel(self, syncs: int, *, ended: bool) -> None:
-        try:
-            if not ended:
-                self._pgconn.pipeline_sync()
-            self.connection.cancel_safe(timeout=_CANCEL)
-            self._read(syncs, _CANCEL)
-            if syncs:
-                self._pgconn.exit_pipeline_mode()
-        except BaseException as error:  # an error is not raised: what cut the wait short says more
-            logger.warning("a connection is closed: its statement could not be cancelled (%s)", type(error).__name__)
-            self._pgconn.finish()
-            if not isinstance(error, Exception):
-                raise
