@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -18,7 +19,7 @@ from agent_storage.database.multiplexed import MultiplexedDatabase
 from agent_storage.database.pool import Database
 from agent_storage.database.settings import Keywords, Settings
 from agent_storage.database.transaction import Isolation, Transaction
-from agent_storage.errors import Retryable, StorageError, Unavailable
+from agent_storage.errors import ConnectionLost, OutcomeUnknown, Retryable, StorageError, Unavailable
 from agent_storage.health import Health, schema_health
 from agent_storage.tables import Tables
 
@@ -27,6 +28,9 @@ P = ParamSpec("P")
 
 #: The longest pause before a transaction is tried again, in seconds; each pause is a random part of it.
 _BACK_OFF = 0.05
+#: The same for a server that is short of memory, disk or connections (SQLSTATE class 53), where pauses double.
+_LONGEST_PAUSE = 2.0
+_SHORT_OF = "53"
 
 
 class Storage(Tables):
@@ -135,22 +139,34 @@ class Storage(Tables):
         return self._on(self.database.autonomous)
 
     async def run(
-        self, work: Callable[[Self], Awaitable[T]], *, isolation: Isolation | None = None, attempts: int = 5
+        self,
+        work: Callable[[Self], Awaitable[T]],
+        *,
+        isolation: Isolation | None = None,
+        attempts: int = 20,
+        timeout: float | None = None,
     ) -> T:
-        """Run `work` in a transaction, from the start again after a serialization failure, deadlock or lock time-out.
+        """Run `work` in a transaction, and from the start again when a repetition may succeed and nothing was kept.
 
-        At most `attempts` times, with a random pause of up to 50 ms between them.
+        That is after a serialization failure, a deadlock or a lock time-out, after a connection that was lost before
+        COMMIT was sent, and when the server is short of memory, disk or connections. At most `attempts` times, and not
+        after `timeout` seconds. The pause between two attempts is random and at most 50 ms; for a server that is short
+        of something it doubles up to 2 s. Raises the last error, and `OutcomeUnknown` at once.
         """
         name = getattr(work, "__name__", "run")
+        end = math.inf if timeout is None else time.monotonic() + timeout
         for attempt in range(1, attempts + 1):
             transaction: Transaction | None = None
             try:
                 async with self.database.begin(isolation, name=name) as transaction:
                     return await work(self._on(transaction))
-            except Retryable:
-                if attempt >= attempts or (transaction is not None and transaction.committed):
-                    raise  # a callback's error does not repeat what is committed
-                await asyncio.sleep(random.uniform(0.001, _BACK_OFF))  # noqa: S311  # jitter, no secret
+            except StorageError as error:
+                pause = _pause(error, attempt)
+                committed = transaction is not None and transaction.committed
+                # A callback's error does not repeat what is committed.
+                if pause is None or committed or attempt == attempts or time.monotonic() + pause > end:
+                    raise
+                await asyncio.sleep(pause)
         raise ValueError("attempts must be at least 1")
 
     # ---- batches ---------------------------------------------------------------------------------------------------
@@ -177,6 +193,17 @@ class Storage(Tables):
         if not isinstance(self.runner, Batch):
             raise StorageError("add() belongs to a batch: async with storage.batch() as batch")
         return self.runner.add(method, args, kwargs)
+
+
+def _pause(error: StorageError, attempt: int) -> float | None:
+    """How long to wait before the transaction is run again, in seconds; None for an error that would come again."""
+    if isinstance(error, OutcomeUnknown):
+        return None
+    if isinstance(error, Unavailable) and (error.sqlstate or "").startswith(_SHORT_OF):
+        return min(_BACK_OFF * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311  # jitter, no secret
+    if isinstance(error, Retryable | ConnectionLost) or error.sqlstate == "25006":
+        return random.uniform(0.001, _BACK_OFF)  # noqa: S311  # jitter, no secret
+    return None
 
 
 def _caller() -> str:

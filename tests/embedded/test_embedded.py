@@ -22,7 +22,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from agent_storage import embedded
+from agent_storage import embedded, sync
 from agent_storage.embedded import EmbeddedServer, binaries, folders, locks, server_status, shared_server
 from agent_storage.embedded.account import Account, server_account
 from agent_storage.embedded.identity import server_process
@@ -355,6 +355,19 @@ class TestCrashes:
             ask(server, "INSERT INTO kept SELECT 1 FROM generate_series(1, 9999)")
             kill_server(data_dir)
             assert ask(server, "SELECT count(*) FROM kept") == 10_000
+
+    def test_an_open_storage_starts_it_again(self, data_dir: Path) -> None:
+        with sync.Storage(data_dir=data_dir) as storage:
+            kill_server(data_dir)
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    with storage.connection() as connection:
+                        assert connection.execute("SELECT 1").fetchone() == (1,)
+                    break
+                except (Unavailable, psycopg.OperationalError):
+                    assert time.monotonic() < deadline
+            assert running(data_dir)
 
     def test_a_recovery_is_reported(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(locks, "FIRST_REPORT", 0)

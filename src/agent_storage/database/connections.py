@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import select
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +17,6 @@ from agent_storage.errors import StorageError, Unavailable
 from agent_storage.statements.text import adapters
 
 logger = logging.getLogger("agent_storage")
-
-#: How long the pool keeps trying to replace a lost connection before its back-off grows no further, in seconds.
-#: psycopg_pool's own default keeps a pool down for many seconds after an outage has ended.
-RECONNECT_TIMEOUT = 5.0
 
 
 def locate(settings: Settings, progress: Callable[[str], None] | None = None) -> str:
@@ -52,7 +49,7 @@ def pool_arguments(settings: Settings) -> dict[str, Any]:
         "min_size": min(settings.pool_min, settings.pool_max),
         "max_size": settings.pool_max,
         "timeout": settings.pool_timeout,
-        "reconnect_timeout": RECONNECT_TIMEOUT,
+        "reconnect_timeout": math.inf,  # `Pool` limits the pause between two attempts
         "name": settings.application_name,
         "open": False,
     }

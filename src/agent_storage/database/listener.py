@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import selectors
 import socket
 import threading
@@ -18,7 +19,9 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
-from psycopg import sql
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
 
 from agent_storage.database.forks import ProcessHome
 from agent_storage.errors import StorageError, Unavailable
@@ -28,10 +31,15 @@ logger = logging.getLogger("agent_storage")
 #: The channels of the tables' triggers. The payload identifies the row.
 CHANNELS = ("approval_requests", "event_streams")
 
+_LISTEN = b"; ".join(b"LISTEN %s" % channel.encode() for channel in CHANNELS)
+
 #: The pauses between attempts to connect, in seconds: the first, and the longest.
-_PAUSES = (0.05, 5.0)
-#: How long the connection is kept without a subscriber, in seconds.
+_PAUSES = (0.05, 0.5)
+#: How long the connection is kept without a subscriber, and after how long without a notification it is tested, in
+#: seconds.
 _LINGER = 30.0
+#: How long the server may take to answer, and `close` waits for the thread, in seconds.
+_PATIENCE = 5.0
 
 
 class Listener:
@@ -78,7 +86,7 @@ class Listener:
         thread = self._thread
         if thread is not None:
             self._wake_writer.send(b"\0")
-            thread.join()
+            thread.join(_PATIENCE)  # a server that does not answer may hold it; it ends with the process
         self._fail(StorageError("the storage was closed while this waited"))
         self._wake_reader.close()
         self._wake_writer.close()
@@ -115,13 +123,12 @@ class Listener:
         self._wake_all()
 
     def _listen(self, connection: psycopg.Connection) -> None:
-        row = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
-        if row is None or row[0] != connection.info.backend_pid:
+        (answer,) = _ask(connection, b"SELECT pg_backend_pid()")
+        if answer.get_value(0, 0) != b"%d" % connection.info.backend_pid:
             raise Unavailable(
                 "notifications do not pass a connection pooler: set STORAGE_LISTEN_URL to the server itself"
             )
-        for channel in CHANNELS:
-            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)), prepare=False)
+        _ask(connection, _LISTEN)
         self._wake_all()
 
     def _serve(self, connection: psycopg.Connection) -> None:
@@ -130,8 +137,10 @@ class Listener:
             selector.register(connection.fileno(), selectors.EVENT_READ)
             selector.register(self._wake_reader, selectors.EVENT_READ)
             while not self._stop.is_set():
-                if not selector.select(_LINGER) and not self._waiting:
-                    return
+                if not selector.select(_LINGER):
+                    if not self._waiting:
+                        return
+                    _ask(connection, _LISTEN)  # has no effect when repeated
                 connection.pgconn.consume_input()
                 while notification := connection.pgconn.notifies():
                     self._wake(notification.relname.decode(), notification.extra.decode())
@@ -147,6 +156,26 @@ class Listener:
             subscribers = [wake for waiting in self._waiting.values() for wake in waiting]
         for wake in subscribers:
             wake()
+
+
+def _ask(connection: psycopg.Connection, commands: bytes) -> list[PGresult]:
+    """Return the results of commands. Raises psycopg's `OperationalError` for a server that does not answer in time."""
+    pgconn = connection.pgconn
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    pgconn.send_query(commands)
+    answers: list[PGresult] = []
+    while True:
+        while pgconn.is_busy():
+            if not poll.poll(_PATIENCE * 1000):
+                raise psycopg.OperationalError("the server does not answer")
+            pgconn.consume_input()
+        answer = pgconn.get_result()
+        if answer is None:
+            return answers
+        if answer.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise error_from_result(answer)
+        answers.append(answer)
 
 
 class Signal:

@@ -9,21 +9,19 @@ from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
-import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict
 
-from agent_storage.database import connections as pools
 from agent_storage.database.fastpath.multiplexer import LIMIT, Multiplexer
 from agent_storage.database.fastpath.prepared import StaleStatement
 from agent_storage.database.fastpath.shared import NotShared
-from agent_storage.database.pool import Database, PooledConnection, configure
-from agent_storage.errors import ConnectionLost
+from agent_storage.database.pool import Database, Pool, PooledConnection, configure
+from agent_storage.errors import ConnectionLost, Unavailable
 from agent_storage.statements.statement import Statement
 
 T = TypeVar("T")
 
 
-class _Pool(psycopg_pool.AsyncConnectionPool[Any]):
+class _Pool(Pool):
     """psycopg_pool's workers swallow their cancellation, and would never end: it is repeated once."""
 
     def run_task(self, task: Any) -> None:
@@ -53,7 +51,13 @@ class MultiplexedDatabase(Database):
         settings = self.settings
         if settings.multiplex and settings.prepare and not settings.pooler:
             self._multiplexer = Multiplexer(
-                self._connect, settings.multiplex, self.generation, self.codec, settings.pool_timeout, settings.spin
+                self._connect,
+                settings.multiplex,
+                self.generation,
+                self.codec,
+                patience=settings.pool_timeout,
+                spin=settings.spin,
+                deadline=settings.deadline,
             )
             await self._multiplexer.connect(1)
 
@@ -70,7 +74,7 @@ class MultiplexedDatabase(Database):
         """A connection to share; None where there is none now. Behind a pooler there is never one."""
         limit = round(min(LIMIT, self.settings.statement_timeout or LIMIT) * 1000)
         options = f"{conninfo_to_dict(self.conninfo).get('options') or ''} -c statement_timeout={limit}ms"
-        arguments = pools.connection_arguments(self.settings)
+        arguments = self._connection_arguments()
         with suppress(psycopg.Error):
             connection = await PooledConnection.connect(self.conninfo, options=options, **arguments)
             try:
@@ -93,7 +97,10 @@ class MultiplexedDatabase(Database):
             return await multiplexer.run(statement, values)
         except (NotShared, StaleStatement):
             pass
-        except ConnectionLost:
-            if not statement.repeatable:
+        except Unavailable as error:
+            undone = await self._lost(self._opened(), error)
+            if undone:
+                multiplexer.renew()
+            if not (undone or (statement.repeatable and isinstance(error, ConnectionLost))):
                 raise
         return await super()._run(statement, values)

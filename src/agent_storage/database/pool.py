@@ -7,6 +7,7 @@ import copy
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -16,12 +17,15 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 from agent_storage.database import connections as pools
 from agent_storage.database.calls import check_out, uncut
 from agent_storage.database.fastpath.executor import Executor
+from agent_storage.database.fastpath.faults import checked
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
+from agent_storage.database.fastpath.replies import Replies
 from agent_storage.database.forks import LoopHome
 from agent_storage.database.listener import AsyncSignal, Listener
+from agent_storage.database.outage import PAUSE, Outage
 from agent_storage.database.settings import Settings
 from agent_storage.database.transaction import Asked, Isolation, Transaction, current, executor_of, outermost
-from agent_storage.errors import ConnectionLost, PoolTimeout, PoolUsedInTransaction, StorageError
+from agent_storage.errors import ConnectionLost, PoolTimeout, PoolUsedInTransaction, StorageError, Unavailable
 from agent_storage.statements.codec import Codec
 from agent_storage.statements.encryption import Keyring
 from agent_storage.statements.statement import Statement
@@ -30,6 +34,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("agent_storage")
 
+#: The SQLSTATE of a write on a server that takes none, such as the former primary after a failover.
+_READ_ONLY = "25006"
 #: The statements that begin the transaction of a stream.
 _UNHURRIED = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 
@@ -39,18 +45,45 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
 
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
+    #: How long the server may stay silent, in seconds.
+    deadline: float | None = None
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", *, outage: Any, deadline: Any, **kwargs: Any) -> Self:
+        """Connect, and record in `outage` whether that succeeded."""
+        try:
+            connection = await super().connect(conninfo, **kwargs)
+        except psycopg.Error as error:
+            outage.failed(str(pools.unreachable(error, conninfo)))
+            if outage.restart is None:
+                raise
+            await asyncio.to_thread(outage.restart)
+            connection = await super().connect(conninfo, **kwargs)
+        outage.connected(connection)
+        connection.deadline = deadline
+        return connection
+
+
+class Pool(psycopg_pool.AsyncConnectionPool[Any]):
+    """A pool that tries to connect at least twice a second, for as long as the server is down."""
+
+    async def schedule_task(self, task: Any, delay: float) -> None:
+        """Run `task` later. Back-off would keep a pool down long after the server is back."""
+        await super().schedule_task(task, min(delay, PAUSE) if hasattr(task, "attempt") else delay)
 
 
 class Database:
     """A pool of connections to one PostgreSQL database."""
 
-    pool_class: type[psycopg_pool.AsyncConnectionPool[Any]] = psycopg_pool.AsyncConnectionPool
+    pool_class: type[Pool] = Pool
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
         self.codec = Codec(self.settings.json_limit, Keyring.from_setting(self.settings.secret_key))
         self.conninfo = ""
         self.generation = Generation()
+        restart = partial(pools.locate, self.settings) if self.settings.embedded else None
+        self.outage = Outage(self.settings.pool_timeout, restart)
         self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
         self._home: LoopHome | None = None
         self._listener: Listener | None = None
@@ -84,13 +117,17 @@ class Database:
         pool = self.pool_class(
             self.conninfo,
             connection_class=PooledConnection,
-            kwargs=pools.connection_arguments(self.settings),
+            kwargs=self._connection_arguments(),
             configure=configure if self.settings.prepare and not self.settings.pooler else None,
             check=self._check,
             **pools.pool_arguments(self.settings),
         )
         self._pool, self._home = pool, LoopHome()
         await pool.open(wait=False)
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        own = {"outage": self.outage, "deadline": self.settings.deadline}
+        return pools.connection_arguments(self.settings) | own
 
     async def _check_reachable(self) -> None:
         """Open one connection directly, because the pool retries in the background and would hide the reason."""
@@ -131,6 +168,8 @@ class Database:
         return self._pool
 
     async def _check_out(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> psycopg.AsyncConnection[Any]:
+        if self.outage.since is not None:
+            self.outage.check()
         try:
             return await check_out(pool)
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
@@ -151,7 +190,8 @@ class Database:
         await uncut(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.AsyncConnection[Any]) -> Executor:
-        return executor_of(connection, self.codec, self.generation, self.settings.spin)
+        settings = self.settings
+        return executor_of(connection, self.codec, self.generation, settings.spin, settings.deadline)
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any]]:
@@ -197,12 +237,24 @@ class Database:
             except StaleStatement:
                 if last:
                     raise
-            except ConnectionLost:
-                if last or not repeatable:
+            except Unavailable as error:
+                undone = await self._lost(pool, error)
+                if last or not (undone or (repeatable and isinstance(error, ConnectionLost))):
                     raise
             finally:
                 await self._give_back(pool, connection)
             last = True
+
+    async def _lost(self, pool: psycopg_pool.AsyncConnectionPool[Any], error: Unavailable) -> bool:
+        """Replace every connection of the pool after one died without a word from the server, or is read-only.
+
+        They were made along the same path to the same server: each would cost its own time-out, or refuse the same.
+        Return whether another server can run the statement.
+        """
+        read_only = error.sqlstate == _READ_ONLY
+        if isinstance(pool, Pool) and (read_only or (isinstance(error, ConnectionLost) and error.sqlstate is None)):
+            await pool.drain()
+        return read_only
 
     async def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """Return the result of a chunked statement, all or nothing."""
@@ -267,8 +319,13 @@ class Database:
         async with self.connection() as connection:
             executor = self._executor(connection)
             transaction = Transaction(executor, name or "unnamed", self._pool)
-            async with outermost(transaction, isolation, read_only=read_only):
-                yield transaction
+            try:
+                async with outermost(transaction, isolation, read_only=read_only):
+                    yield transaction
+            except Unavailable as error:
+                if not read_only:
+                    await self._lost(self._opened(), error)
+                raise
         await transaction.call_back()
 
     def listen(self, channel: str, payload: str) -> AsyncSignal:
@@ -289,8 +346,9 @@ class Database:
 
 async def configure(connection: PooledConnection) -> None:
     """Let the server keep prepared statements, unless its process is not the one that libpq was told of: a pooler."""
-    row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
-    if row is not None and row[0] == connection.info.backend_pid:
+    connection.pgconn.send_query(b"SELECT pg_backend_pid()")
+    answer = checked(await Replies(connection, 0, connection.deadline).all())
+    if answer.get_value(0, 0) == b"%d" % connection.info.backend_pid:
         connection.keeps_statements = True
     else:
         logger.warning("a connection pooler is in between: statements are not prepared (set STORAGE_POOLER=1)")

@@ -27,6 +27,9 @@ NETWORK_DEFAULTS: dict[str, str] = {
     "keepalives_count": "3",
 }
 
+#: How much longer than the server's own limit a client waits for the end of a statement, in seconds.
+GRACE = 5.0
+
 #: How values look as text, whatever the database or the role prefers.
 _STYLE = {"TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "1"}
 
@@ -101,6 +104,11 @@ class Settings(BaseModel):
             raise InvalidSettings(f"{where} cannot be used: {reason}") from None
 
     @property
+    def deadline(self) -> float | None:
+        """How long a server may stay silent, in seconds, before its connection is given up; None for ever."""
+        return self.statement_timeout + GRACE if self.statement_timeout else None
+
+    @property
     def embedded(self) -> bool:
         """Return whether no URL was given, so that the embedded server serves."""
         return self.url is None
@@ -113,6 +121,8 @@ class Settings(BaseModel):
         base = url if url is not None else self.url.get_secret_value() if self.url else ""
         given = conninfo_to_dict(base)
         defaults: dict[str, str] = {**NETWORK_DEFAULTS, "application_name": self.application_name}
+        if "," in f"{given.get('host', '')}{given.get('hostaddr', '')}":
+            defaults["target_session_attrs"] = "read-write"  # after a failover the new primary is found
         if not self.pooler:
             options = " ".join(f"-c {name}={value}" for name, value in self._server_settings().items())
             defaults["options"] = f"{options} {given.get('options') or ''}".strip()

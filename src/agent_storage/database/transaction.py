@@ -262,7 +262,11 @@ class Attached(Transaction):
 
 
 def executor_of(
-    connection: psycopg.AsyncConnection[Any], codec: Codec, generation: Generation, spin: float = 0
+    connection: psycopg.AsyncConnection[Any],
+    codec: Codec,
+    generation: Generation,
+    spin: float = 0,
+    deadline: float | None = None,
 ) -> Executor:
     """Return the executor of a connection, created on first use. Each connection has one.
 
@@ -276,7 +280,7 @@ def executor_of(
                 f"text travels as UTF-8: set the connection's client_encoding (it is {connection.info.encoding})"
             )
         keep = getattr(connection, "keeps_statements", False)
-        found = Executor(connection, codec, generation, keep=keep, spin=spin)
+        found = Executor(connection, codec, generation, keep=keep, spin=spin, deadline=deadline)
         setattr(connection, _EXECUTOR, found)
     return found
 

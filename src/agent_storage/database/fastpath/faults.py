@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
+from agent_storage.errors import OutcomeUnknown
+
+#: The function of PostgreSQL that waits for a synchronous standby, and reports that the wait was cancelled.
+_STANDBY = "SyncRepWaitForLSN"
 #: The statuses of a successful reply.
 FINE = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC})
 #: PostgreSQL's codes for a prepared statement that is gone, and for one whose columns have changed with the schema.
@@ -54,3 +59,27 @@ def checked(answers: Sequence[PGresult]) -> PGresult:
     if fault := fault_in(answers):
         raise fault[1]
     return answers[-1]
+
+
+class Standby:
+    """Whether a commit was reported that a synchronous standby may not have: its wait was cancelled.
+
+    PostgreSQL sends a warning then, and success. The commit is kept here, and lost in a failover.
+    """
+
+    def __init__(self, connection: psycopg.BaseConnection[Any]) -> None:
+        self.skipped = False
+        connection.add_notice_handler(self._notice)
+
+    def _notice(self, diag: psycopg.errors.Diagnostic) -> None:
+        if diag.source_function == _STANDBY:
+            self.skipped = True
+
+    def fault(self, name: str) -> OutcomeUnknown:
+        """Return the error of the commit that was just confirmed, by the statement or transaction `name`."""
+        self.skipped = False
+        return OutcomeUnknown(
+            f"{name} is committed on the primary, but the wait for a synchronous standby was cancelled: the change is "
+            "lost if the primary fails before the standby has it; read back before repeating",
+            statement=name,
+        )

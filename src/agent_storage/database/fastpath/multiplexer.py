@@ -37,6 +37,8 @@ LIMIT = 0.05
 DEPTH = 16
 #: How long the calls of a statement that took too long go to the pool, in seconds.
 _AWAY = 5.0
+#: How often a connection is looked at before its deadline.
+_LOOKS = 4
 #: The pause after a failed attempt to connect, in seconds.
 _PAUSE = 1.0
 #: After how many seconds without an answer an idle connection is looked at before it is used.
@@ -52,14 +54,18 @@ class Multiplexer:
         number: int,
         generation: Generation,
         codec: Codec,
+        *,
         patience: float,
         spin: float,
+        deadline: float | None,
     ) -> None:
         self._connect = connect
         self._codec = codec
         self._generation = generation
         self._patience = patience
         self._spin = spin
+        self._deadline = deadline
+        self._watching: asyncio.TimerHandle | None = None
         self._looking = False
         self._expiry: asyncio.TimerHandle | None = None
         self._shared: list[SharedConnection | None] = [None] * number
@@ -96,8 +102,9 @@ class Multiplexer:
     def drop(self) -> None:
         """Make no further connection."""
         self._closed = True
-        if self._mending is not None:
-            self._mending.cancel()
+        for pending in (self._mending, self._watching):
+            if pending is not None:
+                pending.cancel()
 
     async def run(self, statement: Statement[T], values: Sequence[Any]) -> T:
         """Return the statement's result. Raises `NotShared`, and `PoolTimeout` when it was never sent."""
@@ -105,6 +112,8 @@ class Multiplexer:
             raise NotShared
         call = Call(statement, values, self._loop.create_future())
         shared = self._with_room()
+        if self._watching is None and self._deadline is not None:
+            self._watching = self._loop.call_later(self._deadline / _LOOKS, self._watch)
         if shared is not None and not self._queue:
             shared.send(call)
             if not self._looking:
@@ -133,6 +142,23 @@ class Multiplexer:
             raise NotShared from None
         prepared = cast(Prepared, call.prepared)
         return prepared.result(statement, answer, values, self._codec, kept=not statement.repeatable)
+
+    def _watch(self) -> None:
+        """Lose the connections whose server has been silent past the deadline. Looks again while one is in use."""
+        busy = False
+        for shared in self._shared:
+            if shared is not None and not shared.lost:
+                shared.watch(_LOOKS)
+                busy |= bool(shared.under_way)
+        self._watching = None
+        if busy and self._deadline is not None:
+            self._watching = self._loop.call_later(self._deadline / _LOOKS, self._watch)
+
+    def renew(self) -> None:
+        """Close the connections that are idle; others take their place when they are wanted."""
+        for shared in self._shared:
+            if shared is not None and not shared.under_way:
+                shared.lose(psycopg.OperationalError("the connection is replaced"))
 
     def _look_for_one(self, shared: SharedConnection) -> None:
         self._looking = False

@@ -14,7 +14,7 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
 from agent_storage.database.connections import is_dead
-from agent_storage.database.fastpath.faults import fault_in
+from agent_storage.database.fastpath.faults import Standby, fault_in
 from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements
 from agent_storage.database.fastpath.waiting import Poll
 from agent_storage.errors import StorageError
@@ -75,12 +75,15 @@ class SharedConnection:
         self._connection = connection  # holds the socket open
         self._loop = asyncio.get_running_loop()
         self._statements = PreparedStatements(connection, generation, keep=True)
+        self._standby = Standby(connection)
         self._describing: set[bytes] = set()
         self._writing = False
         self._pump = pump
         self.under_way: deque[Call | Description] = deque()
         self.answered_at = 0.0
         self.lost = False
+        self._oldest: Call | Description | None = None
+        self._watched = 0
         self._pgconn.enter_pipeline_mode()
         self._socket = self._pgconn.socket
         self._poll = Poll(self._pgconn, spin)
@@ -126,6 +129,14 @@ class SharedConnection:
         if not self.lost and is_dead(self._pgconn):
             self.lose(psycopg.OperationalError("the server closed the idle connection"))
 
+    def watch(self, patience: int) -> None:
+        """Close the connection if the oldest call is the same as `patience` times before."""
+        oldest = self.under_way[0] if self.under_way else None
+        self._watched = self._watched + 1 if oldest is self._oldest is not None else 0
+        self._oldest = oldest
+        if self._watched >= patience:
+            self.lose(psycopg.OperationalError("the server did not answer in time"))
+
     def _readable(self) -> None:
         if not self.under_way:
             self.look_after()
@@ -160,6 +171,8 @@ class SharedConnection:
         call.answered = True
         if fault := fault_in(call.answers):
             self._refuse(call, fault[1])
+        elif self._standby.skipped:
+            call.fail(self._standby.fault(call.statement.name))
         elif not call.done.done():
             call.done.set_result(call.answers[-1])
 

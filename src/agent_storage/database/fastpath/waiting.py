@@ -1,7 +1,7 @@
 """Waiting until a connection has something to say: the only part of the fast path that differs between the faces.
 
 psycopg's own waits register and unregister the socket with a selector, or with the event loop, at each call; these do
-the least that is needed. Both raise psycopg's `OperationalError` after `timeout` seconds.
+the least that is needed. Both raise psycopg's `ConnectionTimeout` after `timeout` seconds.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Waiter(Poll):
                 poll = select.poll()
                 poll.register(self._socket, select.POLLIN | select.POLLOUT)
             if not poll.poll(None if timeout is None else timeout * 1000):
-                raise psycopg.OperationalError(_LATE)
+                raise psycopg.errors.ConnectionTimeout(_LATE)
         finally:
             waiting.discard(self)
 
@@ -73,6 +73,7 @@ class AsyncWaiter(Poll):
         waiting.add(self)
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
+        late: asyncio.TimerHandle | None = None
         try:
             await asyncio.sleep(0)  # whatever else is ready begins to wait, too
             if len(waiting) == 1 and not write and self.soon():
@@ -80,10 +81,11 @@ class AsyncWaiter(Poll):
             loop.add_reader(self._socket, _wake, woken)
             if write:
                 loop.add_writer(self._socket, _wake, woken)
-            await (woken if timeout is None else asyncio.wait_for(woken, timeout))
-        except TimeoutError:
-            raise psycopg.OperationalError(_LATE) from None
+            late = loop.call_later(timeout, _end_wait, woken) if timeout is not None else None
+            await woken
         finally:
+            if late is not None:
+                late.cancel()
             waiting.discard(self)
             loop.remove_reader(self._socket)
             if write:
@@ -93,3 +95,8 @@ class AsyncWaiter(Poll):
 def _wake(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
+
+
+def _end_wait(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_exception(psycopg.errors.ConnectionTimeout(_LATE))

@@ -258,7 +258,13 @@ class Attached(Transaction):
                 raise translate(error, statement="BEGIN") from error
 
 
-def executor_of(connection: psycopg.Connection[Any], codec: Codec, generation: Generation, spin: float = 0) -> Executor:
+def executor_of(
+    connection: psycopg.Connection[Any],
+    codec: Codec,
+    generation: Generation,
+    spin: float = 0,
+    deadline: float | None = None,
+) -> Executor:
     """Return the executor of a connection, created on first use. Each connection has one.
 
     Statements are not prepared on attached connections, because psycopg deallocates all of them after a rollback if
@@ -271,7 +277,7 @@ def executor_of(connection: psycopg.Connection[Any], codec: Codec, generation: G
                 f"text travels as UTF-8: set the connection's client_encoding (it is {connection.info.encoding})"
             )
         keep = getattr(connection, "keeps_statements", False)
-        found = Executor(connection, codec, generation, keep=keep, spin=spin)
+        found = Executor(connection, codec, generation, keep=keep, spin=spin, deadline=deadline)
         setattr(connection, _EXECUTOR, found)
     return found
 

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
-from agent_storage.database.fastpath.faults import checked, fault_in
+from agent_storage.database.fastpath.faults import Standby, checked, fault_in
 from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements
 from agent_storage.errors import ConnectionLost, StorageError, translate
 from agent_storage.statements.codec import Codec
@@ -52,13 +52,15 @@ class Executor:
         *,
         keep: bool,
         spin: float,
+        deadline: float | None,
     ) -> None:
         self.connection = connection
         self.codec = codec
         self._pgconn = connection.pgconn
         self._lock = connection.lock
         self._statements = PreparedStatements(connection, generation, keep=keep)
-        self._replies = Replies(connection, spin)
+        self._replies = Replies(connection, spin, deadline)
+        self._standby = Standby(connection)
         self._cursors = count(1)
         self._stream: object | None = None
 
@@ -84,6 +86,8 @@ class Executor:
                 answer = checked(self._replies.all())
             except psycopg.Error as error:
                 raise self._statements.fault(error, statement, prepared, commits=idle) from error
+            if self._standby.skipped:
+                raise self._standby.fault(statement.name)
             return prepared.result(statement, answer, values, self.codec, kept=idle and not statement.repeatable)
 
     @property
@@ -142,6 +146,8 @@ class Executor:
                     raise self._statements.fault(
                         fault[1], asked[place][0], prepared[place], commits=commits
                     ) from fault[1]
+                if self._standby.skipped:
+                    raise self._standby.fault("batch")
                 for one, answer, (statement, values) in zip(prepared, answers, asked, strict=False):
                     try:
                         results.append(one.result(statement, answer, values, self.codec, kept=commits))
@@ -199,7 +205,7 @@ class Executor:
         self, statement: Statement[list[Any]], prepared: Prepared, under_way: list[Sequence[Any]], made: list[Any]
     ) -> None:
         """Read what came of the oldest that is under way. No values are those of what begins the chunks."""
-        answer = checked(self._replies.read(0))
+        answer = checked(self._replies.read(0, self._replies.deadline))
         if values := under_way.pop(0):
             made += prepared.result(statement, answer, values, self.codec, kept=False)
 
@@ -319,6 +325,8 @@ class Executor:
             self._replies.command(text)
         except psycopg.Error as error:
             raise translate(error, statement=name, committing=text == b"COMMIT") from error
+        if self._standby.skipped:
+            raise self._standby.fault(name)
 
     def _prepare(self, statements: Sequence[Statement[Any]]) -> list[Prepared]:
         """Each as this connection knows it. Those that it does not know are prepared together, in one round trip."""

@@ -23,8 +23,10 @@ _CANCEL = 5.0
 class Replies:
     """The replies that one connection receives."""
 
-    def __init__(self, connection: psycopg.Connection[Any], spin: float) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], spin: float, deadline: float | None) -> None:
         self._connection = connection
+        #: How long the server may stay silent, in seconds. Its own time limit ends a statement before.
+        self.deadline = deadline
         self._pgconn = connection.pgconn
         self._waiter = Waiter(connection.pgconn, spin)
 
@@ -43,10 +45,11 @@ class Replies:
     def all(self, syncs: int = 0) -> list[PGresult]:
         """Return all replies: to one statement, or in pipeline mode up to the given number of Syncs.
 
-        When the wait is cut short, the statement is cancelled and the connection made fit for the next, or closed.
+        When the wait is cut short, the statement is cancelled and the connection made fit for the next, or closed. A
+        server that stays silent past the deadline loses the connection.
         """
         try:
-            return self.read(syncs)
+            return self.read(syncs, self.deadline)
         except psycopg.Error:
             raise
         except BaseException:
@@ -84,6 +87,9 @@ class Replies:
             while pgconn.is_busy():
                 waiter.wait(timeout)
                 pgconn.consume_input()
+        except psycopg.errors.ConnectionTimeout:
+            pgconn.finish()
+            raise
         except psycopg.OperationalError:
             words = pgconn.get_result() if pgconn.status == ConnStatus.BAD else None
             if words is None or words.error_field(DiagnosticField.SQLSTATE) is None:
