@@ -20,10 +20,12 @@ REFERENCES = {
     "message_id": "messages", "tool_config_id": "tool_configs", "board_id": "boards", "repo_id": "repos",
     "parent_session_id": "sessions", "forked_from_session_id": "sessions", "ticket_id": "tickets",
     "workflow_id": "workflows", "execution_id": "llm_executions", "budget_pool_id": "budget_pools",
-    "parent_pool_id": "budget_pools",
+    "parent_pool_id": "budget_pools", "pool_id": "budget_pools",
 }  # fmt: skip
 RUN_TABLES = ("execution_states", "node_execution_states", "llm_executions", "approval_requests")
-UNIQUE = ("name", "slug", "path", "node_id")
+#: Values that do not depend on chance, because a ledger adds them up.
+PLAIN = {"budget_pools": {"status": "active"}, "budget_entries": {"kind": "increase"}}
+UNIQUE = ("name", "slug", "path", "node_id", "key")
 TEXTS = ["", "a", "b", "B", "Ø", "\x00", "\x1a", "z%_", "'; DROP TABLE messages; --", "\ud800"]
 DOCUMENTS = [{}, {"n": 1}, {"n": 2, "deep": {"tag": "x"}}, {"n": None}, {"\x00": "\x00"}]
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -58,6 +60,8 @@ class Factory:
             return f"stream {number % 3}"
         if name in UNIQUE:
             return f"{self.dice.choice(['a', 'Ø', 'z%_'])} {number}"
+        if table in PLAIN and name in PLAIN[table]:
+            return PLAIN[table][name]
         return self.plain(column)
 
     def target(self, table: str, name: str) -> str | None:
@@ -96,7 +100,7 @@ class Factory:
         return "text" if kind is not Any and get_origin(kind) is not dict else self.dice.choice(DOCUMENTS)
 
 
-SKIPPED = {"id", "position", "parent_id", "last_sequence"}
+SKIPPED = {"to_pool_id", "reservation_id", "id", "position", "parent_id", "last_sequence"}
 #: Names and keys, which refuse what PostgreSQL cannot hold as it is.
 KEYS = {"agent", "agent_id", "author", "tool_call_id", "kind", "title", "tool_name"}
 
