@@ -22,7 +22,8 @@ REFERENCES = {
     "workflow_id": "workflows", "execution_id": "llm_executions", "budget_pool_id": "budget_pools",
     "parent_pool_id": "budget_pools", "pool_id": "budget_pools",
 }  # fmt: skip
-RUN_TABLES = ("execution_states", "node_execution_states", "llm_executions", "approval_requests")
+RUN_TABLES = ("execution_states", "node_execution_states", "llm_executions", "approval_requests", "budget_entries",
+              "budget_reservations")  # fmt: skip
 #: Values that do not depend on chance, because a ledger adds them up.
 PLAIN = {"budget_pools": {"status": "active"}, "budget_entries": {"kind": "increase"}}
 UNIQUE = ("name", "slug", "path", "node_id", "key")
@@ -107,5 +108,5 @@ KEYS = {"agent", "agent_id", "author", "tool_call_id", "kind", "title", "tool_na
 
 def parents_first() -> list[str]:
     """The tables in an order in which every reference finds its row; streams come with their events."""
-    first = ["projects", "providers", "models"]
+    first = ["projects", "providers", "models", "workflows", "workflow_sessions", "budget_pools"]
     return [*first, *(name for name in REPOSITORIES if name not in {*first, "event_streams"})]

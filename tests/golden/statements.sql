@@ -1307,7 +1307,7 @@ SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."status", "p"."me
 /* budget_pools._post */
 SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."status", "p"."metadata", "p"."used_budget", "p"."reserved_budget", "p"."remaining_budget", "p"."created_at", "p"."updated_at", posted.refusal, posted.refused_amount, posted.was
   FROM budget_post($1, $2, $3, $4, NULL, $5, $6, $7, NULL,
-                   coalesce($8, '{}')) AS posted,
+                   coalesce($8, '{}'::jsonb)) AS posted,
        LATERAL (SELECT (posted.pool).*) AS p;
 
 -- (kind, id, amount, reservation_id, key, by, session_id, expires_at, metadata) gives optional Hold, certain
@@ -1316,7 +1316,7 @@ SELECT held.id, held.pool_id, held.amount, held.key, held.actor, held.session_id
        held.metadata, held.status, held.settled_amount, held.created_at, held.updated_at,
        (posted.pool).id AS refused_by, posted.refusal, posted.refused_amount, posted.was
   FROM budget_post($1, $2, $3, NULL, $4, $5, $6, $7,
-                   $8, coalesce($9, '{}')) AS posted,
+                   $8, coalesce($9, '{}'::jsonb)) AS posted,
        LATERAL (SELECT (posted.reservation).*) AS held;
 
 -- (total_budget, id) gives optional Charge, certain
@@ -1327,8 +1327,8 @@ WITH pool AS MATERIALIZED (
 )
 SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."status", "p"."metadata", "p"."used_budget", "p"."reserved_budget", "p"."remaining_budget", "p"."created_at", "p"."updated_at", posted.refusal, posted.refused_amount, posted.was
   FROM pool,
-       LATERAL budget_post(CASE WHEN change < 0 THEN 'decrease' ELSE 'increase' END, id, abs(change), NULL, NULL,
-                           NULL, NULL, NULL, NULL, '{}') AS posted,
+       LATERAL budget_post(CASE WHEN change < 0 THEN 'decrease' ELSE 'increase' END, id, abs(change),
+                           NULL, NULL, NULL, NULL, NULL, NULL, '{}') AS posted,
        LATERAL (SELECT (posted.pool).*) AS p;
 
 -- (id, amount, metadata) gives optional BudgetPool, certain

@@ -96,11 +96,11 @@ class _Run:
         self.unit.add("event_streams", NewEventStream, self.begun, extra={"updated_at": self.at}, **stream)
 
     def _charge(self) -> None:
-        """Charge the cost of the run. A failed run had reserved an amount; a running one holds some more."""
+        """Charge the cost of the run. A failed run had reserved it; a running one holds some more."""
         fields: dict[str, Any] = {"actor": self.fields["metadata"]["started_by"], "session_id": self.id}
         made = None
         if self.status == "failed":
-            made = self.budgets.reserve(self.pool, Decimal(2), self.begun, settled=True, **fields)
+            made = self.budgets.reserve(self.pool, self.cost, self.begun, settled=True, **fields)
         if self.status == "running":
             self.budgets.reserve(self.pool, Decimal("0.5"), self.at, settled=False, **fields)
         fields |= {"key": f"cost of run {self.id}", "reservation_id": made}

@@ -217,7 +217,7 @@ class BudgetPools(Repository[R, N]):
         return _reservation(_found(held, reservation_id), amount)
 
     def release(self, reservation_id: UUID, **details: Unpack[EntryDetails]) -> BudgetReservation:
-        """Release a reservation, which frees its amount. Idempotent. Raises `InvalidTransition` if it was settled, `NotFound`."""
+        """Release what a reservation holds. Idempotent. Raises `InvalidTransition` if it was settled, `NotFound`."""
         held = self._hold("release", None, Decimal(0), reservation_id, **details)
         return _reservation(_found(held, reservation_id), Decimal(0))
 
