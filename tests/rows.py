@@ -25,7 +25,11 @@ REFERENCES = {
 RUN_TABLES = ("execution_states", "node_execution_states", "llm_executions", "approval_requests", "budget_entries",
               "budget_reservations")  # fmt: skip
 #: Values that do not depend on chance, because a ledger adds them up.
-PLAIN = {"budget_pools": {"status": "active"}, "budget_entries": {"kind": "increase"}}
+PLAIN: dict[str, dict[str, Any]] = {
+    "budget_pools": {"status": "active"},
+    "budget_reservations": {"key": None},
+    "budget_entries": {"kind": "increase"},
+}
 UNIQUE = ("name", "slug", "path", "node_id", "key")
 TEXTS = ["", "a", "b", "B", "Ø", "\x00", "\x1a", "z%_", "'; DROP TABLE messages; --", "\ud800"]
 DOCUMENTS = [{}, {"n": 1}, {"n": 2, "deep": {"tag": "x"}}, {"n": None}, {"\x00": "\x00"}]

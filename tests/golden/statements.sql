@@ -1336,8 +1336,7 @@ SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."status", "p"."me
 WITH parent AS (
     SELECT * FROM budget_pools WHERE id = $1 FOR NO KEY UPDATE
 )
-INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)
--- without used_budget, reserved_budget, status
+INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)  -- without status
 SELECT id, $2, $3
   FROM parent
  WHERE remaining_budget >= $2 AND status <> 'suspended'
@@ -1353,6 +1352,7 @@ RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_bu
 -- (limit) gives one int
 /* budget_pools.release_overdue */
 INSERT INTO budget_entries (pool_id, kind, amount, reservation_id)
+-- without actor, key, metadata, session_id, to_pool_id
 SELECT pool_id, 'release', amount, id
   FROM budget_reservations
  WHERE status = 'held' AND expires_at <= clock_timestamp()

@@ -74,13 +74,6 @@ BEGIN
                updated_at = greatest(p.updated_at + interval '1 microsecond', least(l.at, clock_timestamp()))
           FROM locked l
          WHERE p.id = l.id AND NOT EXISTS (SELECT FROM locked WHERE refusal IS NOT NULL)
-    ), closed AS (
-        UPDATE budget_reservations r
-           SET status = CASE kind WHEN 'settle' THEN 'settled' ELSE 'released' END,
-               settled_amount = CASE kind WHEN 'settle' THEN e.amount END,
-               updated_at = greatest(r.updated_at + interval '1 microsecond', least(e.created_at, clock_timestamp()))
-          FROM added e
-         WHERE r.id = e.reservation_id AND kind IN ('settle', 'release')
     )
     SELECT id, refusal, CASE refusal WHEN 'unused' THEN used_budget ELSE remaining_budget END AS amount
       INTO refused
@@ -94,7 +87,7 @@ BEGIN
                 WHEN 'unused' THEN 'pool %s cannot refund more than %s, which was spent'
                 WHEN 'suspended' THEN 'pool %s is suspended'
                 ELSE 'pool %s or the amount differs from the reservation''s' END, refused.id, refused.amount)
-            USING ERRCODE = 'AS001', TABLE = 'budget_pools', CONSTRAINT = 'budget_pools_' || refused.refusal,
+            USING ERRCODE = 'AS001', TABLE = 'budget_entries', CONSTRAINT = 'budget_entries_' || refused.refusal,
                   DETAIL = format('%s %s %s', refused.id, refused.refusal, refused.amount),
                   HINT = 'nothing was changed; increase, resume or choose another pool';
     END IF;
@@ -103,6 +96,21 @@ END
 $$;
 CREATE TRIGGER post_budget_entries AFTER INSERT ON budget_entries
     REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION trigger_post_budget_entries();
+
+-- An entry closes its reservation, before the trigger above locks the pools.
+CREATE FUNCTION trigger_close_budget_reservation() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE budget_reservations
+       SET status = CASE NEW.kind WHEN 'settle' THEN 'settled' ELSE 'released' END,
+           settled_amount = CASE NEW.kind WHEN 'settle' THEN NEW.amount END,
+           updated_at = greatest(updated_at + interval '1 microsecond', least(NEW.created_at, clock_timestamp()))
+     WHERE id = NEW.reservation_id;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER close_reservation AFTER INSERT ON budget_entries
+    FOR EACH ROW WHEN (NEW.kind IN ('settle', 'release')) EXECUTE FUNCTION trigger_close_budget_reservation();
 
 -- The ledger is written once. Only the session of an entry may become null, when its row is deleted (at depth 1).
 CREATE FUNCTION trigger_keep_budget_entries() RETURNS trigger

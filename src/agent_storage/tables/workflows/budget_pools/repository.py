@@ -140,8 +140,7 @@ class BudgetPools(Repository[R, N]):
         WITH parent AS (
             SELECT * FROM budget_pools WHERE id = %(id)s FOR NO KEY UPDATE
         )
-        INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)
-        -- without used_budget, reserved_budget, status
+        INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)  -- without status
         SELECT id, %(amount)s, %(metadata)s
           FROM parent
          WHERE remaining_budget >= %(amount)s AND status <> 'suspended'
@@ -222,6 +221,7 @@ class BudgetPools(Repository[R, N]):
 
     @sql("""
         INSERT INTO budget_entries (pool_id, kind, amount, reservation_id)
+        -- without actor, key, metadata, session_id, to_pool_id
         SELECT pool_id, 'release', amount, id
           FROM budget_reservations
          WHERE status = 'held' AND expires_at <= clock_timestamp()
