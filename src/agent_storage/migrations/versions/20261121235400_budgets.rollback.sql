@@ -11,12 +11,12 @@ DROP TRIGGER keep_reserved_budget ON budget_pools;
 DROP TRIGGER check_new_pool ON budget_pools;
 DROP FUNCTION trigger_check_new_budget_pool;
 DROP TRIGGER set_timestamp ON budget_pools;
-CREATE TRIGGER set_timestamp BEFORE UPDATE ON budget_pools
+CREATE TRIGGER set_timestamp BEFORE UPDATE ON budget_pools FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
 DROP TRIGGER set_status ON budget_pools;
 CREATE OR REPLACE FUNCTION trigger_set_budget_pool_status() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.status := CASE WHEN NEW.used_budget + NEW.reserved_budget >= NEW.total_budget THEN 'exhausted' ELSE 'active' END;
+    NEW.status := CASE WHEN NEW.used_budget >= NEW.total_budget THEN 'exhausted' ELSE 'active' END;
     RETURN NEW;
 END
 $$;
@@ -33,13 +33,13 @@ ALTER TABLE budget_pools
 UPDATE budget_pools
    SET status = 'active'
  WHERE status = 'exhausted' AND used_budget < total_budget;
-CREATE TRIGGER set_status BEFORE INSERT OR UPDATE OF status, total_budget, used_budget, reserved_budget ON budget_pools
-    FOR EACH ROW WHEN ((NEW.status = 'active' AND NEW.used_budget + NEW.reserved_budget >= NEW.total_budget)
-                       OR (NEW.status = 'exhausted' AND NEW.used_budget + NEW.reserved_budget < NEW.total_budget))
+CREATE TRIGGER set_status BEFORE UPDATE OF total_budget, used_budget ON budget_pools
+    FOR EACH ROW WHEN (NEW.status <> 'suspended'
+                       AND (NEW.total_budget, NEW.used_budget) IS DISTINCT FROM (OLD.total_budget, OLD.used_budget))
     EXECUTE FUNCTION trigger_set_budget_pool_status();
 
 
-COMMENT ON COLUMN budget_pools.total_budget IS 'Amount that may be spent; changes only with an entry of the ledger';
-COMMENT ON COLUMN budget_pools.used_budget IS 'Amount that was spent, that of the pools below included; changes only with an entry of the ledger';
-COMMENT ON COLUMN budget_pools.remaining_budget IS 'Amount that is left: total less used and reserved; generated';
-COMMENT ON COLUMN budget_pools.status IS 'State of the pool: suspended, else exhausted if nothing is left, else active';
+COMMENT ON COLUMN budget_pools.total_budget IS 'Amount that may be spent';
+COMMENT ON COLUMN budget_pools.used_budget IS 'Amount that was spent, that of the pools below included';
+COMMENT ON COLUMN budget_pools.remaining_budget IS 'Amount that is left: total less used; generated';
+COMMENT ON COLUMN budget_pools.status IS 'State of the pool';
