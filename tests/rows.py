@@ -56,6 +56,8 @@ class Factory:
 
     def value(self, table: str, column: Column, number: int) -> Any:
         name = column.name
+        if table in PLAIN and name in PLAIN[table]:
+            return PLAIN[table][name]
         if nullable(column.annotation) and self.dice.random() < 0.3:
             return None
         if (target := self.target(table, name)) is not None:
@@ -65,8 +67,6 @@ class Factory:
             return f"stream {number % 3}"
         if name in UNIQUE:
             return f"{self.dice.choice(['a', 'Ø', 'z%_'])} {number}"
-        if table in PLAIN and name in PLAIN[table]:
-            return PLAIN[table][name]
         return self.plain(column)
 
     def target(self, table: str, name: str) -> str | None:

@@ -303,14 +303,14 @@ class Budgets(RuleBasedStateMachine):
     @rule(number=POOLS, data=st.data())
     def refused_statement(self, number: int, data: Any) -> None:
         values: dict[str, Any] = {"pool": self.ids[number]}
-        statements = list(REFUSED)
+        statements = REFUSED
         entry = self.storage.budget_entries.find({"pool_id": self.ids[number]}, limit=1)
-        if entry:
+        if self.held and data.draw(st.booleans()):
+            values["id"] = data.draw(st.sampled_from(self.held)).id
+            statements = REFUSED_OF_RESERVATION
+        elif entry:
             values["id"] = entry[0].id
             statements = [*REFUSED, *REFUSED_OF_ENTRY]
-        elif self.held:
-            values["id"] = data.draw(st.sampled_from(self.held)).id
-            statements = [*REFUSED, *REFUSED_OF_RESERVATION]
         text = data.draw(st.sampled_from(statements))
         with self.storage.database.connection() as connection, pytest.raises(psycopg.Error) as caught:
             connection.execute(text, values)
@@ -348,5 +348,5 @@ class Budgets(RuleBasedStateMachine):
 
 def test_any_sequence_of_calls_and_statements_is_what_a_simple_model_says(sync_storage: sync.Storage) -> None:
     Budgets.storage = sync_storage
-    rules = settings(max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+    rules = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Budgets, settings=rules)
