@@ -20,10 +20,17 @@ REFERENCES = {
     "message_id": "messages", "tool_config_id": "tool_configs", "board_id": "boards", "repo_id": "repos",
     "parent_session_id": "sessions", "forked_from_session_id": "sessions", "ticket_id": "tickets",
     "workflow_id": "workflows", "execution_id": "llm_executions", "budget_pool_id": "budget_pools",
-    "parent_pool_id": "budget_pools",
+    "parent_pool_id": "budget_pools", "pool_id": "budget_pools",
 }  # fmt: skip
-RUN_TABLES = ("execution_states", "node_execution_states", "llm_executions", "approval_requests")
-UNIQUE = ("name", "slug", "path", "node_id")
+RUN_TABLES = ("execution_states", "node_execution_states", "llm_executions", "approval_requests", "budget_entries",
+              "budget_reservations")  # fmt: skip
+#: Values that do not depend on chance, because a ledger adds them up.
+PLAIN: dict[str, dict[str, Any]] = {
+    "budget_pools": {"status": "active"},
+    "budget_reservations": {"key": None},
+    "budget_entries": {"kind": "increase"},
+}
+UNIQUE = ("name", "slug", "path", "node_id", "key")
 TEXTS = ["", "a", "b", "B", "Ø", "\x00", "\x1a", "z%_", "'; DROP TABLE messages; --", "\ud800"]
 DOCUMENTS = [{}, {"n": 1}, {"n": 2, "deep": {"tag": "x"}}, {"n": None}, {"\x00": "\x00"}]
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,6 +56,8 @@ class Factory:
 
     def value(self, table: str, column: Column, number: int) -> Any:
         name = column.name
+        if table in PLAIN and name in PLAIN[table]:
+            return PLAIN[table][name]
         if nullable(column.annotation) and self.dice.random() < 0.3:
             return None
         if (target := self.target(table, name)) is not None:
@@ -96,12 +105,12 @@ class Factory:
         return "text" if kind is not Any and get_origin(kind) is not dict else self.dice.choice(DOCUMENTS)
 
 
-SKIPPED = {"id", "position", "parent_id", "last_sequence"}
+SKIPPED = {"to_pool_id", "reservation_id", "id", "position", "parent_id", "last_sequence"}
 #: Names and keys, which refuse what PostgreSQL cannot hold as it is.
 KEYS = {"agent", "agent_id", "author", "tool_call_id", "kind", "title", "tool_name"}
 
 
 def parents_first() -> list[str]:
     """The tables in an order in which every reference finds its row; streams come with their events."""
-    first = ["projects", "providers", "models"]
+    first = ["projects", "providers", "models", "workflows", "workflow_sessions", "budget_pools"]
     return [*first, *(name for name in REPOSITORIES if name not in {*first, "event_streams"})]

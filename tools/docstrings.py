@@ -21,10 +21,10 @@ PACKAGE = ROOT / "src" / "agent_storage"
 #: The verbs that a docstring may begin with, in the imperative.
 VERBS = """
     Accept Add Append Apply Approve Archive Ask Begin Bind Bring Call Change Charge Check Close Collect Compare
-    Complete Connect Continue Copy Count Create Declare Delete Disconnect Do Draft Draw End Enter Expire Fail Fill
-    Give Hold Import Keep Leave Let List Load Make Merge Open Pause Prepare Print Publish Put Raise Read Record
-    Refuse Reject Remove Rename Replace Report Reset Resume Return Rewrap Roll Run Send Set Show Sleep Start Stop
-    Store Stream Take Translate Try Undo Update Wait Watch Wrap Write Yield
+    Complete Connect Continue Copy Count Create Declare Decrease Delete Disconnect Do Draft Draw End Enter Expire
+    Fail Fill Give Hold Import Increase Keep Leave Let List Load Make Merge Move Open Pause Prepare Print Publish
+    Put Raise Read Record Refuse Reject Release Remove Rename Replace Report Reset Resume Return Rewrap Roll Run
+    Send Set Show Sleep Start Stop Store Stream Take Translate Try Undo Update Wait Watch Wrap Write Yield
 """
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

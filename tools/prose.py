@@ -48,7 +48,6 @@ PATTERNS = (
     (r"\bblamed?\b", "demotion, cause"),
     (r"\bpatience\b", "adaptive spin, delay"),
     (r"\bdivisible\b", "sent in chunks"),
-    (r"(?i)\bledgers?\b", "tracking tables"),
     (r"\bbooks\b", "tracking tables"),
     (r"\bbookkeeping\b", "tracking"),
     (r"\baftermath\b", "failure report"),

@@ -42,7 +42,20 @@ from agent_storage.tables.workflows.approval_requests.record import (
     ApprovalType,
     NewApprovalRequest,
 )
-from agent_storage.tables.workflows.budget_pools.record import BudgetPool, Charge, NewBudgetPool, PoolStatus
+from agent_storage.tables.workflows.budget_entries.record import BudgetEntry, EntryKind, NewBudgetEntry
+from agent_storage.tables.workflows.budget_pools.record import (
+    BudgetPool,
+    Charge,
+    Hold,
+    NewBudgetPool,
+    PoolStatus,
+    Refusal,
+)
+from agent_storage.tables.workflows.budget_reservations.record import (
+    BudgetReservation,
+    NewBudgetReservation,
+    ReservationStatus,
+)
 from agent_storage.tables.workflows.event_streams.record import EventStream, NewEventStream
 from agent_storage.tables.workflows.execution_states.record import (
     ExecutionState,
@@ -72,13 +85,16 @@ __all__ = [
     "ApprovalType",
     "Board",
     "BoardData",
+    "BudgetEntry",
     "BudgetPool",
+    "BudgetReservation",
     "CallStatus",
     "Charge",
     "Checkpoint",
     "CheckpointSummary",
     "Content",
     "Conversation",
+    "EntryKind",
     "EventStream",
     "ExecutionState",
     "ExecutionStateWithNodes",
@@ -86,6 +102,7 @@ __all__ = [
     "FailedStatus",
     "Genealogy",
     "GitState",
+    "Hold",
     "Hours",
     "ImagePart",
     "LlmExecution",
@@ -96,7 +113,9 @@ __all__ = [
     "ModelWithProvider",
     "NewApprovalRequest",
     "NewBoard",
+    "NewBudgetEntry",
     "NewBudgetPool",
+    "NewBudgetReservation",
     "NewCheckpoint",
     "NewConversation",
     "NewEventStream",
@@ -130,8 +149,10 @@ __all__ = [
     "ProjectOverview",
     "Provider",
     "Pruned",
+    "Refusal",
     "Repo",
     "RepoData",
+    "ReservationStatus",
     "Role",
     "RunStatus",
     "Session",

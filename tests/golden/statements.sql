@@ -1292,7 +1292,7 @@ DELETE FROM "workflow_sessions" WHERE id = ANY($1);
 
 -- (id, limit) gives found BudgetPool, repeatable, certain
 /* budget_pools.children */
-SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE parent_pool_id = $1 ORDER BY id DESC LIMIT $2;
+SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE parent_pool_id = $1 ORDER BY id DESC LIMIT $2;
 
 -- (id, limit) gives found BudgetPool, repeatable, certain
 /* budget_pools.subtree */
@@ -1300,81 +1300,84 @@ WITH RECURSIVE below (id, depth) AS (
     SELECT id, 0 FROM budget_pools WHERE id = $1
      UNION ALL
     SELECT p.id, depth + 1 FROM below JOIN budget_pools p ON p.parent_pool_id = below.id
-) CYCLE id SET repeated USING path
-SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."used_budget", "p"."status", "p"."metadata", "p"."remaining_budget", "p"."created_at", "p"."updated_at" FROM below JOIN budget_pools p USING (id) WHERE NOT repeated ORDER BY depth, id
- LIMIT $2;
-
--- (id, refund, amount) gives one Charge
-/* budget_pools._charge */
-WITH RECURSIVE chain (id, parent_pool_id, distance) AS (
-    SELECT id, parent_pool_id, 0 FROM budget_pools WHERE id = $1
-     UNION ALL
-    SELECT p.id, p.parent_pool_id, distance + 1
-      FROM chain
-      JOIN budget_pools p ON p.id = chain.parent_pool_id
-) CYCLE id SET repeated USING path, locked AS MATERIALIZED (
-    -- Every statement locks in the order of ids, so no deadlock is possible; a row that another transaction
-    -- changed meanwhile is read again once it is locked.
-    SELECT p.*, chain.distance,
-           CASE WHEN $2 THEN CASE WHEN p.used_budget < $3 THEN 'unused' END
-                WHEN p.status = 'suspended' THEN 'suspended'
-                WHEN p.total_budget - p.used_budget < $3 THEN 'short' END AS refusal
-      FROM budget_pools p
-      JOIN chain ON chain.id = p.id AND NOT chain.repeated
-     ORDER BY p.id
-       FOR NO KEY UPDATE OF p
-), verdict AS (
-    SELECT count(refusal) = 0 AS granted FROM locked
-), charged AS (
-    UPDATE budget_pools p
-       SET used_budget = CASE WHEN $2 THEN p.used_budget - $3
-                              ELSE p.used_budget + $3 END
-      FROM locked, verdict
-     WHERE p.id = locked.id AND verdict.granted
-    RETURNING p.*
 )
-SELECT "charged"."id", "charged"."parent_pool_id", "charged"."total_budget", "charged"."used_budget", "charged"."status", "charged"."metadata", "charged"."remaining_budget", "charged"."created_at", "charged"."updated_at", NULL::text AS refusal FROM charged WHERE id = $1
- UNION ALL
-(SELECT "locked"."id", "locked"."parent_pool_id", "locked"."total_budget", "locked"."used_budget", "locked"."status", "locked"."metadata", "locked"."remaining_budget", "locked"."created_at", "locked"."updated_at", refusal FROM locked WHERE refusal IS NOT NULL ORDER BY distance LIMIT 1);
+SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."status", "p"."metadata", "p"."used_budget", "p"."reserved_budget", "p"."remaining_budget", "p"."created_at", "p"."updated_at" FROM below JOIN budget_pools p USING (id) ORDER BY depth, id LIMIT $2;
+
+-- (kind, id, amount, to_id, key, by, session_id, metadata) gives many Charge, certain
+/* budget_pools._post */
+SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."status", "p"."metadata", "p"."used_budget", "p"."reserved_budget", "p"."remaining_budget", "p"."created_at", "p"."updated_at", posted.refusal, posted.refused_amount, posted.was
+  FROM budget_post($1, $2, $3, $4, NULL, $5, $6, $7, NULL,
+                   coalesce($8, '{}'::jsonb)) AS posted,
+       LATERAL (SELECT (posted.pool).*) AS p;
+
+-- (kind, id, amount, reservation_id, key, by, session_id, expires_at, metadata) gives optional Hold, certain
+/* budget_pools._hold */
+SELECT held.id, held.pool_id, held.amount, held.key, held.actor, held.session_id, held.expires_at,
+       held.metadata, held.status, held.settled_amount, held.created_at, held.updated_at,
+       (posted.pool).id AS refused_by, posted.refusal, posted.refused_amount, posted.was
+  FROM budget_post($1, $2, $3, NULL, $4, $5, $6, $7,
+                   $8, coalesce($9, '{}'::jsonb)) AS posted,
+       LATERAL (SELECT (posted.reservation).*) AS held;
+
+-- (total_budget, id) gives optional Charge, certain
+/* budget_pools._resize */
+WITH pool AS MATERIALIZED (
+    SELECT id, $1 - total_budget AS change
+      FROM budget_pools WHERE id = $2 FOR NO KEY UPDATE
+)
+SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."status", "p"."metadata", "p"."used_budget", "p"."reserved_budget", "p"."remaining_budget", "p"."created_at", "p"."updated_at", posted.refusal, posted.refused_amount, posted.was
+  FROM pool,
+       LATERAL budget_post(CASE WHEN change < 0 THEN 'decrease' ELSE 'increase' END, id, abs(change),
+                           NULL, NULL, NULL, NULL, NULL, NULL, '{}') AS posted,
+       LATERAL (SELECT (posted.pool).*) AS p;
 
 -- (id, amount, metadata) gives optional BudgetPool, certain
 /* budget_pools._allocate */
 WITH parent AS (
     SELECT * FROM budget_pools WHERE id = $1 FOR NO KEY UPDATE
 )
-INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)  -- without used_budget, status
+INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)  -- without status
 SELECT id, $2, $3
   FROM parent
- WHERE total_budget - used_budget >= $2 AND status <> 'suspended'
-RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
+ WHERE remaining_budget >= $2 AND status <> 'suspended'
+RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
 -- (status, id) gives optional BudgetPool, certain
 /* budget_pools._move */
 UPDATE "budget_pools"
-   SET status = CASE WHEN $1 = 'suspended' THEN 'suspended'
-                     WHEN used_budget >= total_budget THEN 'exhausted'
-                     ELSE 'active' END
+   SET status = $1
  WHERE id = $2 AND (status = 'suspended') <> ($1 = 'suspended')
-RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
+RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
--- (new.id, new.parent_pool_id, new.total_budget, new.used_budget, new.status, new.metadata) gives one BudgetPool, certain
+-- (limit) gives one int
+/* budget_pools.release_overdue */
+INSERT INTO budget_entries (pool_id, kind, amount, reservation_id)
+-- without actor, key, metadata, session_id, to_pool_id
+SELECT pool_id, 'release', amount, id
+  FROM budget_reservations
+ WHERE status = 'held' AND expires_at <= clock_timestamp()
+ ORDER BY id
+ LIMIT $1
+    ON CONFLICT DO NOTHING;
+
+-- (new.id, new.parent_pool_id, new.total_budget, new.status, new.metadata) gives one BudgetPool, certain
 /* budget_pools.create */
-INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6) RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
+INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
 -- (new) gives many BudgetPool, certain
 /* budget_pools.create_many */
-INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata")
-SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "used_budget", "status", coalesce("metadata", 'null')
+INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata")
+SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "status", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"budget_pools", $1)
-RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
+RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
 -- (id) gives optional BudgetPool, repeatable, certain
 /* budget_pools.get */
-SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id = $1;
+SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id = $1;
 
 -- (id) gives one BudgetPool, repeatable
 /* budget_pools.require */
-SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id = $1;
+SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* budget_pools.exists */
@@ -1382,7 +1385,7 @@ SELECT EXISTS (SELECT FROM "budget_pools" WHERE id = $1);
 
 -- (low, high) gives many BudgetPool, repeatable, certain
 /* budget_pools._between_ids */
-SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* budget_pools._neighbours */
@@ -1890,3 +1893,109 @@ DELETE FROM "stream_events" WHERE id = $1;
 -- (ids) gives one int, certain
 /* stream_events.delete_many */
 DELETE FROM "stream_events" WHERE id = ANY($1);
+
+-- ---- budget_reservations ----
+
+-- (pool_id, limit) gives found BudgetReservation, repeatable, certain
+/* budget_reservations.by_pool */
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE pool_id = $1 ORDER BY id DESC LIMIT $2;
+
+-- (session_id, limit) gives found BudgetReservation, repeatable, certain
+/* budget_reservations.by_session */
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
+
+-- (new.id, new.pool_id, new.amount, new.key, new.actor, new.session_id, new.expires_at, new.metadata) gives one BudgetReservation, certain
+/* budget_reservations.create */
+INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
+
+-- (new) gives many BudgetReservation, certain, chunked
+/* budget_reservations.create_many */
+INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata")
+SELECT coalesce("id", uuid_v7()), "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null')
+  FROM jsonb_populate_recordset(NULL::"budget_reservations", $1)
+RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
+
+-- (id) gives optional BudgetReservation, repeatable, certain
+/* budget_reservations.get */
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE id = $1;
+
+-- (id) gives one BudgetReservation, repeatable
+/* budget_reservations.require */
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE id = $1;
+
+-- (id) gives one bool, repeatable
+/* budget_reservations.exists */
+SELECT EXISTS (SELECT FROM "budget_reservations" WHERE id = $1);
+
+-- (low, high) gives many BudgetReservation, repeatable, certain
+/* budget_reservations._between_ids */
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+
+-- (id) gives many uuid.UUID | None, repeatable, certain
+/* budget_reservations._neighbours */
+SELECT (SELECT id FROM "budget_reservations" WHERE id < $1 ORDER BY id DESC LIMIT 1) AS id
+ UNION ALL
+SELECT (SELECT id FROM "budget_reservations" WHERE id > $1 ORDER BY id LIMIT 1);
+
+-- (id) gives one bool, certain
+/* budget_reservations.delete */
+DELETE FROM "budget_reservations" WHERE id = $1;
+
+-- (ids) gives one int, certain
+/* budget_reservations.delete_many */
+DELETE FROM "budget_reservations" WHERE id = ANY($1);
+
+-- ---- budget_entries ----
+
+-- (pool_id, limit) gives found BudgetEntry, repeatable, certain
+/* budget_entries.by_pool */
+(SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE pool_id = $1 ORDER BY id DESC LIMIT $2)
+ UNION ALL
+(SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE to_pool_id = $1 ORDER BY id DESC LIMIT $2)
+ ORDER BY id DESC
+ LIMIT $2;
+
+-- (session_id, limit) gives found BudgetEntry, repeatable, certain
+/* budget_entries.by_session */
+SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
+
+-- (new.id, new.pool_id, new.kind, new.amount, new.to_pool_id, new.reservation_id, new.key, new.actor, new.session_id, new.metadata) gives one BudgetEntry, certain
+/* budget_entries.create */
+INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
+
+-- (new) gives many BudgetEntry, certain, chunked
+/* budget_entries.create_many */
+INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata")
+SELECT coalesce("id", uuid_v7()), "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null')
+  FROM jsonb_populate_recordset(NULL::"budget_entries", $1)
+RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
+
+-- (id) gives optional BudgetEntry, repeatable, certain
+/* budget_entries.get */
+SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE id = $1;
+
+-- (id) gives one BudgetEntry, repeatable
+/* budget_entries.require */
+SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE id = $1;
+
+-- (id) gives one bool, repeatable
+/* budget_entries.exists */
+SELECT EXISTS (SELECT FROM "budget_entries" WHERE id = $1);
+
+-- (low, high) gives many BudgetEntry, repeatable, certain
+/* budget_entries._between_ids */
+SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+
+-- (id) gives many uuid.UUID | None, repeatable, certain
+/* budget_entries._neighbours */
+SELECT (SELECT id FROM "budget_entries" WHERE id < $1 ORDER BY id DESC LIMIT 1) AS id
+ UNION ALL
+SELECT (SELECT id FROM "budget_entries" WHERE id > $1 ORDER BY id LIMIT 1);
+
+-- (id) gives one bool, certain
+/* budget_entries.delete */
+DELETE FROM "budget_entries" WHERE id = $1;
+
+-- (ids) gives one int, certain
+/* budget_entries.delete_many */
+DELETE FROM "budget_entries" WHERE id = ANY($1);

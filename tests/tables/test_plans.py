@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from decimal import Decimal
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
@@ -12,6 +13,7 @@ import pytest
 
 from agent_storage import sync
 from agent_storage.migrations.migrator import Migrator
+from agent_storage.types import NewBudgetPool
 
 from ..conftest import fresh_database
 from ..recording import Recorded, nodes
@@ -62,7 +64,13 @@ ROWS = [
     ("workflows", "id, name, version, definition", "@own, 'workflow ' || n % 5000, n::text, '{}'", BIG),
     ("workflow_sessions", "id, workflow_id, workflow_snapshot, status",
      "@own, @above, '{}', CASE WHEN n % 100 = 0 THEN 'running' ELSE 'completed' END", BIG),
-    ("budget_pools", "id, parent_pool_id, total_budget", "@own, @parent, 100", BIG),
+    ("budget_pools", "id, parent_pool_id, total_budget, reserved_budget", "@own, @parent, 100, 1", BIG),
+    ("budget_reservations", "id, pool_id, amount, status, settled_amount, session_id, expires_at",
+     "@own, @above, 1, CASE WHEN n % 400 = 0 THEN 'held' ELSE 'settled' END, nullif(sign(n % 400), 0), @above, @later",
+     BIG),
+    ("budget_entries", "id, pool_id, kind, amount, to_pool_id, key, session_id",
+     "@own, @above, CASE n % 9 WHEN 0 THEN 'transfer' ELSE 'spend' END, 1, CASE n % 9 WHEN 0 THEN @own END, n, @above",
+     BIG),
     ("execution_states", "id, session_id", "@own, @own", BIG),
     ("node_execution_states", "id, session_id, node_id", "@own, @above, 'node ' || n", BIG),
     ("llm_executions", "id, session_id, node_id", "@own, @above, 'node ' || n % 7", BIG),
@@ -149,6 +157,14 @@ READS: dict[str, Callable[[Any], object]] = {
     "budget_pools.children": lambda s: s.budget_pools.children(ONE),
     "budget_pools.subtree": lambda s: s.budget_pools.subtree(ONE),
     "budget_pools.spend": lambda s: s.budget_pools.spend(FAR, 1),
+    "budget_pools.spend again": lambda s: s.budget_pools.spend(ONE, 1, key="new"),
+    "budget_pools.reserve": lambda s: s.budget_pools.reserve(FAR, 1),
+    "budget_pools.settle": lambda s: s.budget_pools.settle(id_of(400), 1),
+    "budget_pools.release_overdue": lambda s: s.budget_pools.release_overdue(),
+    "budget_entries.by_pool": lambda s: s.budget_entries.by_pool(ONE),
+    "budget_entries.by_session": lambda s: s.budget_entries.by_session(ONE),
+    "budget_reservations.by_pool": lambda s: s.budget_reservations.by_pool(ONE),
+    "budget_reservations.by_session": lambda s: s.budget_reservations.by_session(ONE),
     "stream_events.read": lambda s: s.stream_events.read("stream 7", after=50_000),
     "get": lambda s: s.messages.get(FAR),
     "newest first": lambda s: s.workflow_sessions.page(order_by="-id"),
@@ -164,6 +180,24 @@ def test_no_promised_read_scans_a_big_table(big: sync.Storage, read: str) -> Non
     for name, plan in recorded.log.plans:
         scanned = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"} & GROWING
         assert not scanned, f"{name} scans {scanned}"
+
+
+def test_no_statement_of_the_triggers_and_functions_of_the_budgets_scans_a_table(big: sync.Storage) -> None:
+    scans = "SELECT relname FROM pg_stat_xact_user_tables WHERE relname LIKE 'budget%%' AND seq_scan > 0"
+    calls: tuple[Callable[[Any], object], ...] = (
+        lambda pools: pools.spend(FAR, 1, key="a"),
+        lambda pools: pools.spend(FAR, 1, key="a"),
+        lambda pools: pools.refund(FAR, 1),
+        lambda pools: pools.transfer(ONE, FAR, 1),
+        lambda pools: pools.settle(pools.reserve(FAR, 1).id, 2),
+        lambda pools: pools.release(pools.reserve(FAR, 1).id),
+        lambda pools: pools.create(NewBudgetPool(id=id_of(BIG + 1), parent_pool_id=FAR, total_budget=Decimal(1))),
+    )
+    with big.transaction() as tx:
+        for call in calls:
+            call(tx.budget_pools)
+        connection: psycopg.Connection[Any] = cast(Any, tx.budget_pools.runner).connection
+        assert connection.execute(scans).fetchall() == []
 
 
 def test_a_short_id_is_one_range_scan_of_the_primary_key(big: sync.Storage) -> None:

@@ -50,11 +50,12 @@ def linked(sync_storage: sync.Storage) -> dict[str, Any]:
     storage.execution_states.save(NewExecutionState(session_id=run.id), nodes)
     pool = storage.budget_pools.create(NewBudgetPool(total_budget=Decimal(9)))
     leaf = storage.budget_pools.allocate(storage.budget_pools.allocate(pool.id, 5).id, 5)
+    held = storage.budget_pools.reserve(leaf.id, 1)
     approval = storage.approval_requests.create(NewApprovalRequest(session_id=run.id, node_id="n", type="human_review"))
     return {
         "model": models[0], "talk": talk, "message": message, "root": root, "child": child, "project": project,
         "ticket": tickets[0], "tasks": tasks[:3], "workflow": workflow, "run": run, "nodes": nodes, "pool": pool,
-        "leaf": leaf, "approval": approval,
+        "leaf": leaf, "held": held, "approval": approval,
     }  # fmt: skip
 
 
@@ -83,6 +84,14 @@ CALLS: dict[str, Any] = {
     ),
     "node_execution_states.set": lambda s, x: s.node_execution_states.set(x["run"].id, "1", status="running"),
     "budget_pools.spend": lambda s, x: s.budget_pools.spend(x["leaf"].id, 1),
+    "budget_pools.spend with a key": lambda s, x: s.budget_pools.spend(x["leaf"].id, 1, key="k", by="ada"),
+    "budget_pools.increase": lambda s, x: s.budget_pools.increase(x["leaf"].id, 1),
+    "budget_pools.transfer": lambda s, x: s.budget_pools.transfer(x["pool"].id, x["leaf"].id, 1),
+    "budget_pools.reserve": lambda s, x: s.budget_pools.reserve(x["leaf"].id, 1),
+    "budget_pools.settle": lambda s, x: s.budget_pools.settle(x["held"].id, 2),
+    "budget_pools.release": lambda s, x: s.budget_pools.release(x["held"].id),
+    "budget_pools.release_overdue": lambda s, x: s.budget_pools.release_overdue(),
+    "budget_entries.by_pool": lambda s, x: s.budget_entries.by_pool(x["pool"].id),
     "budget_pools.subtree": lambda s, x: s.budget_pools.subtree(x["pool"].id),
     "approval_requests.approve": lambda s, x: s.approval_requests.approve(x["approval"].id, "ada"),
     "stream_events.publish": lambda s, x: s.stream_events.publish("s"),

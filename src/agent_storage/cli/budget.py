@@ -35,7 +35,7 @@ def tree(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Show pools and the pools below them: used, total, left."""
+    """Show pools and the pools below them: used, held by reservations, total, left."""
     from agent_storage.cli.queries import PoolForest
 
     where: dict[str, object] = {"parent_pool_id": None, **({"status": status} if status else {})}
@@ -62,6 +62,7 @@ def _show(roots: list[BudgetPool], found: list[BudgetPool]) -> None:
             short[pool.id],
             cell(None).append(lead).append(cell(pool.metadata.get("name") or "unnamed")),
             f"{pool.used_budget:,.2f}",
+            f"{pool.reserved_budget:,.2f}",
             f"{pool.total_budget:,.2f}",
             f"{pool.remaining_budget:,.2f}",
             _bar(pool),
@@ -69,12 +70,21 @@ def _show(roots: list[BudgetPool], found: list[BudgetPool]) -> None:
         )
         for lead, pool in branches(roots, below)
     ]
-    columns = {"ID": "", "POOL": "wide", "USED": "right", "TOTAL": "right", "LEFT": "right", "": "", "STATUS": ""}
+    columns = {
+        "ID": "",
+        "POOL": "wide",
+        "USED": "right",
+        "HELD": "right",
+        "TOTAL": "right",
+        "LEFT": "right",
+        "": "",
+        "STATUS": "",
+    }
     listing(columns, rows)
 
 
 def _bar(pool: BudgetPool) -> Text:
-    share = pool.used_budget / pool.total_budget if pool.total_budget else Decimal(1)
+    share = 1 - pool.remaining_budget / pool.total_budget if pool.total_budget else Decimal(1)
     full = min(_BAR, int(share * _BAR + Decimal("0.5")))
     style = "red" if share >= Decimal("0.9") else "yellow" if share >= Decimal("0.6") else "green"
     return cell("█" * full, style).append("░" * (_BAR - full), style="dim")

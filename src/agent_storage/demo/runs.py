@@ -57,7 +57,7 @@ class _Run:
         self.id = unit.id(self.begun)
         self.stream, self.sequence = f"run:{self.id}", 0
         self.pool = budgets.pool(flow.name)
-        self.budgets = budgets
+        self.budgets, self.cost = budgets, Decimal(0)
         self.model = unit.pick(unit.known.models)
         by = unit.pick(unit.people)
         self.fields: dict[str, Any] = {
@@ -77,6 +77,7 @@ class _Run:
         self.unit.add(
             "workflow_sessions", NewWorkflowSession, self.begun, id=self.id, status=self.status, **self.fields
         )
+        self._charge()
         ended = self.at if self.status in ("completed", "failed") else None
         self.unit.add(
             "execution_states",
@@ -93,6 +94,17 @@ class _Run:
         )
         stream: dict[str, Any] = {"stream_id": self.stream, "last_sequence": self.sequence}
         self.unit.add("event_streams", NewEventStream, self.begun, extra={"updated_at": self.at}, **stream)
+
+    def _charge(self) -> None:
+        """Charge the cost of the run. A failed run had reserved it; a running one holds some more."""
+        fields: dict[str, Any] = {"actor": self.fields["metadata"]["started_by"], "session_id": self.id}
+        made = None
+        if self.status == "failed":
+            made = self.budgets.reserve(self.pool, self.cost, self.begun, settled=True, **fields)
+        if self.status == "running":
+            self.budgets.reserve(self.pool, Decimal("0.5"), self.at, settled=False, **fields)
+        fields |= {"key": f"cost of run {self.id}", "reservation_id": made}
+        self.budgets.spend(self.pool, self.cost, self.at, **fields)
 
     def _stop(self) -> int:
         """Return the number of the current node of the run."""
@@ -166,7 +178,7 @@ class _Run:
             error="cut off at the length limit" if failed else None,
             metadata={"model": model[1], "temperature": 0.2},
         )
-        self.budgets.spend(self.pool, cost)
+        self.cost += cost
         self._log(execution, kind, tool, call_id, arguments)
         for part in text.split(". ")[:2]:
             self._event("text", name, text=part)

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 ORDER = (
     *("providers", "models", "tool_configs", "projects", "project_files", "tickets", "ticket_tasks", "ticket_comments"),
     *("conversations", "messages", "tool_results", "boards", "repos", "sessions", "tasks", "checkpoints"),
-    *("workflows", "workflow_sessions", "budget_pools", "execution_states", "node_execution_states"),
+    *(
+        "workflows",
+        "workflow_sessions",
+        "budget_pools",
+        "budget_reservations",
+        "budget_entries",
+        "execution_states",
+        "node_execution_states",
+    ),
     *("llm_executions", "tool_call_logs", "approval_requests", "event_streams", "stream_events"),
 )
 
@@ -33,6 +41,8 @@ def write(tx: Storage, unit: Unit, counts: dict[str, int]) -> None:
             # by id, which is by time, as they would have come
             _copy(runner, table, sorted(rows, key=lambda row: str(row.new.id)))
             counts[table] += len(rows)
+            if table == "budget_reservations":  # each has an entry, which a trigger inserts
+                counts["budget_entries"] += len(rows)
 
 
 def _copy(runner: Transaction, table: str, rows: list[Row]) -> None:

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from agent_storage.adapters.text_ids import row_id
 from agent_storage.adapters.workflow.bound import Bound, called, where, where_id
 from agent_storage.adapters.workflow.records import ApprovalRequest, BudgetPool
+from agent_storage.errors import InvalidValue
+from agent_storage.tables import BudgetPools
 from agent_storage.types import ApprovalStatus, ApprovalType, NewApprovalRequest, NewBudgetPool
+from agent_storage.types import BudgetPool as Pool
+
+
+async def _use(pools: BudgetPools, pool: Pool, used: Decimal, total: Decimal | None = None) -> Pool:
+    """Spend or refund the difference to what the pool has used."""
+    if not 0 <= used <= (pool.total_budget if total is None else total):
+        raise InvalidValue(
+            f"budget_pools {pool.id}: used_budget must lie between 0 and total_budget",
+            table="budget_pools",
+            column="used_budget",
+        )
+    if used == pool.used_budget:
+        return pool
+    change = pools.spend if used > pool.used_budget else pools.refund
+    return await change(pool.id, abs(used - pool.used_budget))
 
 
 class Decisions(Bound):
     """The part of the facade that keeps budget pools and approval requests."""
 
     async def create_budget_pool(self, pool: BudgetPool) -> BudgetPool:
-        """Store a pool. Raises `AlreadyExists` if the id is taken, `MissingReference` without its parent."""
-        return BudgetPool.read(await self._tables.budget_pools.create(pool.to_new(NewBudgetPool)))
+        """Store a pool. Raises `AlreadyExists` if the id is taken, `MissingReference` without its parent.
+
+        `used_budget` is charged to the pools above too. Raises `BudgetExceeded` if one of them has too little left.
+        """
+        new = pool.to_new(NewBudgetPool)
+        if not pool.used_budget:
+            return BudgetPool.read(await self._tables.budget_pools.create(new))
+        async with self._tables.budget_pools.transaction() as pools:
+            made = await pools.create(new.model_copy(update={"status": "active"}))
+            await _use(pools, made, pool.used_budget)
+            return BudgetPool.read(await pools.update(made.id, status=new.status))
 
     async def get_budget_pool(self, id: str) -> BudgetPool | None:
         """Return the pool, or None."""
@@ -24,11 +51,24 @@ class Decisions(Bound):
     async def update_budget_pool(self, id: str, /, **changes: Any) -> BudgetPool:
         """Change `total_budget`, `used_budget`, `status` or `metadata` of a pool, and return it.
 
-        No other pool is touched. For concurrent spends use `storage.budget_pools.spend`, which also charges the pools
-        above. Raises `NotFound`, `InvalidValue` when more would be used than there is.
+        The difference to the present `used_budget` is spent or refunded, which changes the pools above too. For
+        concurrent spends use `storage.budget_pools.spend`. Raises `NotFound`, `InvalidValue` when more would be used
+        than there is, `BudgetExceeded` if a pool above has too little left, `InvalidTransition` if one is suspended.
         """
         BudgetPool.check_changes(changes, "total_budget", "used_budget", "status", "metadata")
-        return await self._update(self._tables.budget_pools, BudgetPool, id, changes)
+        if "used_budget" not in changes:
+            return await self._update(self._tables.budget_pools, BudgetPool, id, changes)
+        used = changes.pop("used_budget")
+        async with self._tables.budget_pools.transaction() as pools:
+            with called(id) as key:
+                pool = await pools.patch(key, metadata={})  # locks the row
+                wanted = BudgetPool(total_budget=changes.pop("total_budget", pool.total_budget), used_budget=used)
+                if wanted.total_budget > pool.total_budget:
+                    pool = await pools.update(key, total_budget=wanted.total_budget)
+                changed = await _use(pools, pool, wanted.used_budget, wanted.total_budget)
+                if wanted.total_budget < pool.total_budget:
+                    changed = await pools.update(key, total_budget=wanted.total_budget)
+            return await self._update(pools, BudgetPool, id, changes) if changes else BudgetPool.read(changed)
 
     async def get_child_budget_pools(self, id: str, limit: int = 1000, offset: int = 0) -> list[BudgetPool]:
         """Return the pools directly below one, oldest first."""

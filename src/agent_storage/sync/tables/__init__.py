@@ -23,7 +23,9 @@ from agent_storage.sync.tables.projects.ticket_comments.repository import Ticket
 from agent_storage.sync.tables.projects.ticket_tasks.repository import TicketTasks
 from agent_storage.sync.tables.projects.tickets.repository import Tickets
 from agent_storage.sync.tables.workflows.approval_requests.repository import ApprovalRequests
+from agent_storage.sync.tables.workflows.budget_entries.repository import BudgetEntries
 from agent_storage.sync.tables.workflows.budget_pools.repository import BudgetPools
+from agent_storage.sync.tables.workflows.budget_reservations.repository import BudgetReservations
 from agent_storage.sync.tables.workflows.event_streams.repository import EventStreams
 from agent_storage.sync.tables.workflows.execution_states.repository import ExecutionStates
 from agent_storage.sync.tables.workflows.llm_executions.repository import LlmExecutions
@@ -60,6 +62,8 @@ REPOSITORIES: dict[str, type[Repository[Any, Any]]] = {
     "approval_requests": ApprovalRequests,
     "event_streams": EventStreams,
     "stream_events": StreamEvents,
+    "budget_reservations": BudgetReservations,
+    "budget_entries": BudgetEntries,
 }
 
 #: The domain of each table: the folder that contains it.
@@ -90,6 +94,8 @@ DOMAINS: dict[str, str] = {
     "approval_requests": "workflows",
     "event_streams": "workflows",
     "stream_events": "workflows",
+    "budget_reservations": "workflows",
+    "budget_entries": "workflows",
 }
 
 
@@ -237,4 +243,14 @@ class Tables(Repositories):
         @property
         def stream_events(self) -> StreamEvents:
             """Events of streams, in the order of commits, without gaps."""
+            ...
+
+        @property
+        def budget_reservations(self) -> BudgetReservations:
+            """Amounts held in budget pools for calls whose cost is known afterwards."""
+            ...
+
+        @property
+        def budget_entries(self) -> BudgetEntries:
+            """Ledger of the budgets: every change of a sum, which never changes itself."""
             ...

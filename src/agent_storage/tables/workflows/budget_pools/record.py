@@ -7,16 +7,20 @@ from typing import Literal
 from uuid import UUID
 
 from agent_storage.statements.records import Input, Jsonb, JsonObject, Money, Record
+from agent_storage.tables.workflows.budget_reservations.record import BudgetReservation
 
 PoolStatus = Literal["active", "exhausted", "suspended"]
+Refusal = Literal["suspended", "short", "unused", "key", "closed"]
 
 
 class NewBudgetPool(Input):
-    """Fields to create a pool. Amounts spent from it are charged to all its ancestors too."""
+    """Fields to create a pool. Amounts spent from it are charged to all its ancestors too.
+
+    A total reserves nothing in the pools above, so it may exceed theirs. A new pool has spent nothing.
+    """
 
     parent_pool_id: UUID | None = None
     total_budget: Money
-    used_budget: Money = Decimal(0)
     status: PoolStatus = "active"
     metadata: Jsonb[JsonObject] = {}
 
@@ -24,10 +28,23 @@ class NewBudgetPool(Input):
 class BudgetPool(Record, NewBudgetPool):
     """A pool of money; `remaining_budget` is what is left of it, whatever the pools above still have."""
 
+    used_budget: Decimal
+    reserved_budget: Decimal
     remaining_budget: Decimal
 
 
 class Charge(BudgetPool):
-    """The result of a charge: the pool after it, or the nearest pool that rejected it and the reason."""
+    """The result of a call: the pool after it, or the pool that refused it and the reason."""
 
-    refusal: Literal["suspended", "short", "unused"] | None
+    refusal: Refusal | None
+    refused_amount: Decimal | None
+    was: str | None
+
+
+class Hold(BudgetReservation):
+    """The result of a call: the reservation after it, or the reason for which pool `refused_by` refused it."""
+
+    refused_by: UUID
+    refusal: Refusal | None
+    refused_amount: Decimal | None
+    was: str | None
