@@ -41,7 +41,7 @@ _OWN = frozenset({"value_error", "assertion_error"})
 def check_rules(
     connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]], stored: StoredTable
 ) -> Iterator[Finding]:
-    """Compare choices, lengths and limits, the natural key, references, and the constraint names that triggers raise."""
+    """Compare choices, lengths, limits, the natural key, references, and the constraint names that triggers raise."""
     for name, column in columns(repository.new).items():
         if name in stored.columns and column.storage is None:
             yield from _check_values(connection, repository, column, stored.columns[name])

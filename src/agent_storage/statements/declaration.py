@@ -181,8 +181,8 @@ class _Compiler:
         ]
         locked = ",\n           ".join(counts)
         return (
-            f"WITH given AS MATERIALIZED (\n    SELECT * FROM {rows}\n), locked AS MATERIALIZED (\n    SELECT {locked}\n"
-            f")\nSELECT {select}\n  FROM given\n CROSS JOIN locked"
+            f"WITH given AS MATERIALIZED (\n    SELECT * FROM {rows}\n), locked AS MATERIALIZED (\n"
+            f"    SELECT {locked}\n)\nSELECT {select}\n  FROM given\n CROSS JOIN locked"
         )
 
     def _fill_json(self, of: str) -> str:

@@ -60,29 +60,27 @@ DROP TRIGGER refuse_genealogy_cycle ON sessions;
 -- snapshot is older than the turn: there the ancestors are locked, and PostgreSQL ends one of the two as a serialization
 -- failure or a deadlock, which may be retried.
 -- Each ancestor is one look-up by the primary key, whatever the statistics say: LIMIT keeps the planner from a join, and
--- EXECUTE from a plan that was made while the table was small.
+-- the setting from a scan of the table while it is small, in a plan that is kept when it has grown.
 CREATE OR REPLACE FUNCTION trigger_refuse_genealogy_cycle() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     ancestors uuid[];
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         PERFORM pg_advisory_xact_lock('sessions'::regclass::oid::integer, 0);
     END IF;
-    EXECUTE 'WITH RECURSIVE above (id) AS (
-                 SELECT unnest(ARRAY[$1, $2])
-                  UNION
-                 SELECT unnest(ARRAY[origin.parent_session_id, origin.forked_from_session_id])
-                   FROM above
-                  CROSS JOIN LATERAL (SELECT s.parent_session_id, s.forked_from_session_id
-                                        FROM sessions s
-                                       WHERE s.id = above.id
-                                       LIMIT 1) origin
-                  WHERE above.id > $3 OR $3 IS NULL
-             )
-             SELECT array_agg(id ORDER BY id) FROM above WHERE id IS NOT NULL'
-        INTO ancestors
-       USING NEW.parent_session_id, NEW.forked_from_session_id, CASE TG_OP WHEN 'INSERT' THEN NEW.id END;
+    WITH RECURSIVE above (id) AS (
+        SELECT unnest(ARRAY[NEW.parent_session_id, NEW.forked_from_session_id])
+         UNION
+        SELECT unnest(ARRAY[origin.parent_session_id, origin.forked_from_session_id])
+          FROM above
+         CROSS JOIN LATERAL (SELECT s.parent_session_id, s.forked_from_session_id
+                               FROM sessions s
+                              WHERE s.id = above.id
+                              LIMIT 1) origin
+         WHERE above.id > NEW.id OR TG_OP = 'UPDATE'
+    )
+    SELECT array_agg(above.id ORDER BY above.id) INTO ancestors FROM above WHERE above.id IS NOT NULL;
     IF TG_OP = 'UPDATE' AND current_setting('transaction_isolation') <> 'read committed' THEN
         PERFORM FROM sessions WHERE id = ANY(ancestors) ORDER BY id FOR SHARE;
     END IF;
@@ -139,7 +137,7 @@ COMMENT ON COLUMN ticket_tasks.depends_on IS 'Ids of the steps of the ticket tha
 -- together with another one that cannot see it yet, so these take turns; above READ COMMITTED, see the sessions' genealogy.
 -- Look-ups are as there: a circle of new rows has a least id, from which only greater ones are followed.
 CREATE FUNCTION trigger_check_ticket_task_dependencies() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     added     uuid[] := NEW.depends_on;
     needed    uuid[];
@@ -149,26 +147,24 @@ BEGIN
     IF TG_OP = 'UPDATE' THEN
         PERFORM pg_advisory_xact_lock('ticket_tasks'::regclass::oid::integer, 0);
         added := ARRAY(SELECT unnest(NEW.depends_on) EXCEPT SELECT unnest(OLD.depends_on));
+        PERFORM FROM ticket_tasks s WHERE s.id = ANY(added) ORDER BY s.id FOR KEY SHARE;
+    ELSE
+        PERFORM FROM ticket_tasks s WHERE s.id = ANY(added) ORDER BY s.id FOR SHARE;
     END IF;
-    EXECUTE 'SELECT FROM ticket_tasks WHERE id = ANY($1) ORDER BY id FOR '
-            || CASE TG_OP WHEN 'INSERT' THEN 'SHARE' ELSE 'KEY SHARE' END USING added;
-    EXECUTE 'WITH RECURSIVE above (id) AS (
-                 SELECT unnest($1)
-                  UNION
-                 SELECT unnest(step.depends_on)
-                   FROM above
-                  CROSS JOIN LATERAL (SELECT s.depends_on FROM ticket_tasks s WHERE s.id = above.id LIMIT 1) step
-                  WHERE above.id > $3 OR $3 IS NULL
-             )
-             SELECT (SELECT array_agg(id ORDER BY id) FROM above),
-                    (SELECT direct.id
-                       FROM unnest($1) AS direct (id)
-                       LEFT JOIN LATERAL (SELECT s.ticket_id FROM ticket_tasks s WHERE s.id = direct.id LIMIT 1) step
-                         ON true
-                      WHERE step.ticket_id IS DISTINCT FROM $2
-                      LIMIT 1)'
-        INTO needed, stray
-       USING NEW.depends_on, NEW.ticket_id, CASE TG_OP WHEN 'INSERT' THEN NEW.id END;
+    WITH RECURSIVE above (id) AS (
+        SELECT unnest(NEW.depends_on)
+         UNION
+        SELECT unnest(step.depends_on)
+          FROM above
+         CROSS JOIN LATERAL (SELECT s.depends_on FROM ticket_tasks s WHERE s.id = above.id LIMIT 1) step
+         WHERE above.id > NEW.id OR TG_OP = 'UPDATE'
+    )
+    SELECT array_agg(above.id ORDER BY above.id) INTO needed FROM above;
+    SELECT direct.id INTO stray
+      FROM unnest(NEW.depends_on) AS direct (id)
+      LEFT JOIN LATERAL (SELECT s.ticket_id FROM ticket_tasks s WHERE s.id = direct.id LIMIT 1) step ON true
+     WHERE step.ticket_id IS DISTINCT FROM NEW.ticket_id
+     LIMIT 1;
     IF TG_OP = 'UPDATE' AND current_setting('transaction_isolation') <> 'read committed' THEN
         PERFORM FROM ticket_tasks WHERE id = ANY(needed) ORDER BY id FOR SHARE;
     END IF;

@@ -27,29 +27,27 @@ CREATE TRIGGER set_timestamp BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNC
 -- snapshot is older than the turn: there the ancestors are locked, and PostgreSQL ends one of the two as a serialization
 -- failure or a deadlock, which may be retried.
 -- Each ancestor is one look-up by the primary key, whatever the statistics say: LIMIT keeps the planner from a join, and
--- EXECUTE from a plan that was made while the table was small.
+-- the setting from a scan of the table while it is small, in a plan that is kept when it has grown.
 CREATE FUNCTION trigger_refuse_genealogy_cycle() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     ancestors uuid[];
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         PERFORM pg_advisory_xact_lock('sessions'::regclass::oid::integer, 0);
     END IF;
-    EXECUTE 'WITH RECURSIVE above (id) AS (
-                 SELECT unnest(ARRAY[$1, $2])
-                  UNION
-                 SELECT unnest(ARRAY[origin.parent_session_id, origin.forked_from_session_id])
-                   FROM above
-                  CROSS JOIN LATERAL (SELECT s.parent_session_id, s.forked_from_session_id
-                                        FROM sessions s
-                                       WHERE s.id = above.id
-                                       LIMIT 1) origin
-                  WHERE above.id > $3 OR $3 IS NULL
-             )
-             SELECT array_agg(id ORDER BY id) FROM above WHERE id IS NOT NULL'
-        INTO ancestors
-       USING NEW.parent_session_id, NEW.forked_from_session_id, CASE TG_OP WHEN 'INSERT' THEN NEW.id END;
+    WITH RECURSIVE above (id) AS (
+        SELECT unnest(ARRAY[NEW.parent_session_id, NEW.forked_from_session_id])
+         UNION
+        SELECT unnest(ARRAY[origin.parent_session_id, origin.forked_from_session_id])
+          FROM above
+         CROSS JOIN LATERAL (SELECT s.parent_session_id, s.forked_from_session_id
+                               FROM sessions s
+                              WHERE s.id = above.id
+                              LIMIT 1) origin
+         WHERE above.id > NEW.id OR TG_OP = 'UPDATE'
+    )
+    SELECT array_agg(above.id ORDER BY above.id) INTO ancestors FROM above WHERE above.id IS NOT NULL;
     IF TG_OP = 'UPDATE' AND current_setting('transaction_isolation') <> 'read committed' THEN
         PERFORM FROM sessions WHERE id = ANY(ancestors) ORDER BY id FOR SHARE;
     END IF;
