@@ -26,6 +26,7 @@ MIRRORED = (
     "database/batch.py",
     "database/fastpath/executor.py",
     "database/pool.py",
+    "database/rolled_back.py",
     "database/transaction.py",
     "repository.py",
     "storage.py",
