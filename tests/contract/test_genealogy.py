@@ -33,6 +33,16 @@ async def test_boards_and_repos_are_found_by_their_slugs_and_keep_what_platforms
     assert repo.data.worktrees[0].model_extra == {"pinned": True}
 
 
+async def test_the_default_board_is_one_however_many_ask_for_it(face: Any, storage: Any) -> None:
+    boards = await asyncio.gather(*(storage.boards.default() for _ in range(100)))
+    assert {board.id for board in boards} == {boards[0].id}
+    renamed = await face.boards.update(boards[0].id, name="Ours", data={"color": "#0af"})
+    assert await face.boards.default() == renamed
+    await face.boards.delete(renamed.id)
+    assert (await face.boards.default()).slug == "default"
+    assert await face.boards.count() == 1
+
+
 async def test_only_what_was_said_of_a_document_is_stored_and_patches_merge(face: Any, migrated: str) -> None:
     made = await session(face, data=SessionData(title="T"))
     assert await face.sessions.count({"data": {"title": "T"}}) == 1
