@@ -16,13 +16,13 @@ There are three ways to a fresh database. The first two are fixtures, whose valu
             async with Shop(url) as opened, rolled_back(opened) as shop:
                 yield shop
 
-  `transaction()`, `batch()` and `run()` are savepoints there, and after_commit callbacks are called. What needs a
-  commit or another connection does not work: `approval_requests.wait`, `stream_events.follow` and
-  `storage.autonomous` raise `StorageError`, no other connection sees the rows, and isolation levels have no effect.
+  `transaction()`, `batch()` and `run()` are savepoints there, and after_commit callbacks are called. A commit and
+  other connections are missing: `approval_requests.wait`, `stream_events.follow` and `storage.autonomous` raise
+  `StorageError`, no other connection sees the rows, and isolation levels have no effect.
   Statements of concurrent tasks take turns. `created_at` is the time at which the test began. `rolled_back_sync` is
   for the sync face.
 
-`empty_database` empties a test database of your own.
+`empty_database` empties another test database.
 
 Import the tests into any test module:
 
