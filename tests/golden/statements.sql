@@ -607,7 +607,8 @@ SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM "boards" WH
 /* boards._create_default */
 INSERT INTO boards (name, slug)  -- without data
 SELECT 'Main board', 'default'
-ON CONFLICT (slug) DO UPDATE SET slug = excluded.slug  -- created by another session: return that one
+ON CONFLICT (slug) DO UPDATE  -- created by another session: return that one
+   SET slug = excluded.slug   -- without data, name
 RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
 -- (new.id, new.name, new.slug, new.data) gives one Board, certain

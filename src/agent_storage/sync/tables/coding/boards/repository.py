@@ -32,7 +32,8 @@ class Boards(Repository[R, N]):
     @sql("""
         INSERT INTO boards (name, slug)  -- without data
         SELECT 'Main board', 'default'
-        ON CONFLICT (slug) DO UPDATE SET slug = excluded.slug  -- created by another session: return that one
+        ON CONFLICT (slug) DO UPDATE  -- created by another session: return that one
+           SET slug = excluded.slug   -- without data, name
         RETURNING {columns}
     """)
     def _create_default(self) -> R:
