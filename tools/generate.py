@@ -27,6 +27,7 @@ MIRRORED = (
     "database/fastpath/executor.py",
     "database/fastpath/replies.py",
     "database/pool.py",
+    "database/rolled_back.py",
     "database/transaction.py",
     "repository.py",
     "storage.py",

@@ -11,8 +11,9 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -115,13 +116,21 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
             runner, declared = self.runner, statement()
             arguments = template.arguments(args, kwargs)
             if declared.chunked:
-                return await runner.run_chunked(declared, {name: list(rows) for name, rows in arguments.items()})
+                given = {name: list(rows) for name, rows in arguments.items()}
+                if _same_parents(repository.references, given.values()):
+                    return await runner.run_chunked(declared, given)
+                return await runner.run(declared, declared.encode(given, runner.codec))
             return await runner.run(declared, declared.encode(arguments, runner.codec))
 
         method = run
     functools.update_wrapper(method, template.function)
     vars(method).update(statement=statement, template=template)
     return method
+
+
+def _same_parents(references: Mapping[str, str], given: Iterable[list[Any]]) -> bool:
+    """Return whether all rows refer to the same ones. Else they are one statement, which locks those in one order."""
+    return all(len({getattr(row, name, None) for row in rows}) < 2 for name in references for rows in given)
 
 
 class Repository(Generic[R, N]):
@@ -133,6 +142,8 @@ class Repository(Generic[R, N]):
     #: Whether a row may refer to another one of the table. Then rows made together are one statement, however many, so
     #: that a child may stand before its parent.
     refers_to_itself: ClassVar[bool] = False
+    #: The foreign keys of one column: the table whose id each refers to. `create_many` locks those rows in one order.
+    references: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: A nullable timestamp column; rows that have it set are left out of every list unless a filter names it.
     soft_delete: ClassVar[str | None] = None
     record: ClassVar[type[Any]]
@@ -169,7 +180,7 @@ class Repository(Generic[R, N]):
         types: dict[Any, Any] = {}
         for base in cls.__mro__:
             types |= zip(getattr(base, "__parameters__", ()), (cls.record, cls.new), strict=False)
-        return Owner(cls.table, cls.record, cls.new, cls.natural_key, cls.refers_to_itself, types)
+        return Owner(cls.table, cls.record, cls.new, cls.natural_key, cls.refers_to_itself, cls.references, types)
 
     @classmethod
     def statements(cls) -> dict[str, Statement[Any]]:
@@ -197,8 +208,7 @@ class Repository(Generic[R, N]):
     @sql(
         """
         INSERT INTO {table} ({new.columns})
-        SELECT {new.rows}
-          FROM jsonb_populate_recordset(NULL::{table}, %(new)s)
+        {new.given}
         RETURNING {columns}
         """,
         chunked=True,
@@ -206,8 +216,8 @@ class Repository(Generic[R, N]):
     async def create_many(self, new: Sequence[N]) -> list[R]:
         """Create rows, all or none. Return them in the order given.
 
-        One round trip. More than a thousand are sent in chunks, one while the server runs the one before, in a
-        transaction that takes two round trips more. The server's time limit then holds for each chunk.
+        One round trip. More than a thousand of the same parents are sent in chunks, one while the server runs the one
+        before, in a transaction that takes two round trips more. The server's time limit then holds for each chunk.
         """
         ...
 
@@ -389,14 +399,19 @@ class Repository(Generic[R, N]):
         Raises `NotFound`, and `InvalidValue` for a field that the `New…` record lacks or a value that it refuses.
         """
         names, values = self._changes(changes, id)
-        statement = dynamic.update(self.table, self.record, names)
+        statement = dynamic.update(self.table, self.record, names, self._parents(names))
         return await self.runner.run(statement, [*values, dynamic.check_id(id, self.table)])
 
     async def update_many(self, ids: Sequence[UUID], changes: Mapping[str, Any]) -> int:
-        """Change the same fields of several rows. Return how many there were. One statement."""
+        """Change the same fields of several rows. Return how many there were.
+
+        One statement, which locks the rows in the order of ids: concurrent calls do not deadlock.
+        """
         names, values = self._changes(changes, None)
         checked = [dynamic.check_id(item, self.table) for item in ids]
-        return await self.runner.run(dynamic.update_many(self.table, names), [*values, checked])
+        keys = not set(names).isdisjoint(self.natural_key)
+        statement = dynamic.update_many(self.table, names, self._parents(names), keys=keys)
+        return await self.runner.run(statement, [*values, checked])
 
     async def patch(self, id: UUID, /, **documents: JsonObject) -> R:
         """Merge into JSON columns on the server: objects merge to any depth, arrays and scalars replace, None is null.
@@ -418,18 +433,33 @@ class Repository(Generic[R, N]):
         statement = dynamic.patch(self.table, self.record, tuple(sorted(documents)))
         return await self.runner.run(statement, [*values, dynamic.check_id(id, self.table)])
 
-    @sql("DELETE FROM {table} WHERE id = %(id)s", certain=True)
+    @sql(
+        """
+        WITH locked AS MATERIALIZED (SELECT lock_for_delete('{table}', ARRAY[%(id)s::uuid]))
+        DELETE FROM {table} USING locked WHERE id = %(id)s
+        """,
+        certain=True,
+    )
     async def delete(self, id: UUID) -> bool:
         """Delete the row. Return whether there was one. Raises `StillReferenced` when other rows refer to it."""
         ...
 
-    @sql("DELETE FROM {table} WHERE id = ANY(%(ids)s)", certain=True)
+    @sql(
+        """
+        WITH locked AS MATERIALIZED (SELECT lock_for_delete('{table}', %(ids)s))
+        DELETE FROM {table} USING locked WHERE id = ANY(%(ids)s)
+        """,
+        certain=True,
+    )
     async def delete_many(self, ids: list[UUID]) -> int:
-        """Delete these rows, all or none. Return how many there were."""
+        """Delete these rows, all or none. Return how many there were.
+
+        These rows, and those that go or change with them, are locked in one order: concurrent calls do not deadlock.
+        """
         ...
 
     async def delete_where(self, where: Where) -> int:
-        """Delete the rows that match. Return how many there were.
+        """Delete the rows that match. Return how many there were. Rows are locked as by `delete_many`.
 
         Raises `InvalidValue` for an empty filter, which would empty the table.
         """
@@ -452,6 +482,19 @@ class Repository(Generic[R, N]):
         if self.soft_delete and not any(condition.column == self.soft_delete for condition, _ in pairs):
             pairs.append((Condition(self.soft_delete, (), "is_null"), []))
         return tuple(condition for condition, _ in pairs), [value for _, values in pairs for value in values]
+
+    def _parents(self, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+        """The references among `names` whose rows an UPDATE locks first.
+
+        `lock_for_delete` locks a parent before the rows that go with it, but after those that only lose it (which may
+        be null): there an UPDATE that leaves the parent to the foreign key is in the same order.
+        """
+        known = columns(self.record)
+        return tuple(
+            (name, table)
+            for name, table in self.references.items()
+            if name in names and (table == self.table or not known[name].nullable)
+        )
 
     def _changes(self, changes: Mapping[str, Any], id_: UUID | None) -> tuple[tuple[str, ...], list[Any]]:
         """The names to set, sorted, and their parameters, each checked as the `New…` record would."""

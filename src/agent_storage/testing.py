@@ -1,10 +1,29 @@
-"""For services that use this package: a migrated database for every test, and tests of the migrations themselves.
+"""For services that use this package: a fresh database for every test, and tests of the migrations themselves.
 
 In `conftest.py`:
 
     pytest_plugins = ["agent_storage.testing"]
 
-The fixture `migrated_database` is the connection string of a separate database, a copy of one that was migrated once.
+There are three ways to a fresh database. The first two are fixtures, whose value is a connection string:
+
+- `migrated_database`: a separate database, a copy of one that was migrated once. Everything works there.
+- `emptied_database`: one database for all tests, whose tables are emptied before each. `storage_own_tables` names
+  tables beyond the shipped ones. Everything works there too, but tests cannot share it at the same time.
+- `rolled_back(storage)`: a storage whose statements are all in one transaction, which is rolled back. The fastest:
+
+        @pytest.fixture
+        async def shop() -> AsyncIterator[Shop]:
+            async with Shop(url) as opened, rolled_back(opened) as shop:
+                yield shop
+
+  `transaction()`, `batch()` and `run()` are savepoints there, and after_commit callbacks are called. A commit and
+  other connections are missing: `approval_requests.wait`, `stream_events.follow` and `storage.autonomous` raise
+  `StorageError`, no other connection sees the rows, and isolation levels have no effect.
+  Statements of concurrent tasks take turns. `created_at` is the time at which the test began. `rolled_back_sync` is
+  for the sync face.
+
+`empty_database` empties another test database.
+
 Import the tests into any test module:
 
     from agent_storage.testing import (
@@ -21,27 +40,103 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+import psycopg
 import pytest
+from psycopg import sql
 
+import agent_storage
+from agent_storage import sync
+from agent_storage.database.rolled_back import RolledBack
+from agent_storage.errors import StorageError, translate
 from agent_storage.migrations import Migrator
 from agent_storage.migrations.files import lint
 from agent_storage.migrations.files.file import VERSIONS, read_folder
 from agent_storage.migrations.verify.declared import TABLES
 from agent_storage.migrations.verify.shadow import ShadowServer
+from agent_storage.sync.database.rolled_back import RolledBack as SyncRolledBack
+from agent_storage.tables import REPOSITORIES
 
 __all__ = [
+    "emptied_database",
+    "emptied_for_all",
+    "empty_database",
     "migrated_database",
     "migrated_template",
+    "rolled_back",
+    "rolled_back_sync",
     "storage_migrations_folder",
+    "storage_own_tables",
     "storage_tables_folder",
     "storage_test_server",
     "test_every_migration_comes_back",
     "test_migrations_are_one_timeline",
     "test_migrations_make_the_declared_schema",
 ]
+
+
+S = TypeVar("S", bound=agent_storage.Storage)
+T = TypeVar("T", bound=sync.Storage)
+
+#: How long `empty_database` waits for another session's transaction.
+_PATIENCE = "10s"
+
+
+@asynccontextmanager
+async def rolled_back(storage: S) -> AsyncGenerator[S, None]:
+    """Yield `storage` in one transaction, which is rolled back when the block ends; see above for what works."""
+    async with RolledBack.within(storage.database) as database:
+        yield storage._on(database)  # pyright: ignore[reportPrivateUsage]
+
+
+@contextmanager
+def rolled_back_sync(storage: T) -> Generator[T, None, None]:
+    """Yield `storage` in one transaction, which is rolled back when the block ends; see above for what works."""
+    with SyncRolledBack.within(storage.database) as database:
+        yield storage._on(database)  # pyright: ignore[reportPrivateUsage]
+
+
+def empty_database(conninfo: str, *, name: str, tables: Sequence[str] = ()) -> None:
+    """Delete all rows of the shipped tables and of `tables`, and restart their sequences.
+
+    It destroys data, so `name` has to be the name of the database, and that has to contain "test". Raises
+    `StorageError` otherwise, and for a table that refers to these and is not named.
+    """
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        actual = connection.execute("SELECT current_database()").fetchone()
+        if actual != (name,) or "test" not in name.lower():
+            raise StorageError(
+                f"the database {actual and actual[0]!r} was not emptied: name={name!r} is not its name, or does not "
+                'contain "test"; give the name of a test database'
+            )
+        _empty(connection, tables)
+
+
+def _empty(connection: psycopg.Connection, tables: Sequence[str]) -> None:
+    """Empty the tables, unless all of them are empty: TRUNCATE takes its time for each."""
+    names = [
+        table for table in REPOSITORIES if connection.execute("SELECT to_regclass(%s)", (table,)).fetchone() != (None,)
+    ]
+    known = [sql.Identifier(*name.split(".")) for name in [*names, *tables]]
+    filled = sql.SQL(" OR ").join(sql.SQL("EXISTS (SELECT FROM {})").format(table) for table in known)
+    try:
+        if known and connection.execute(sql.SQL("SELECT {}").format(filled)).fetchone() == (True,):
+            connection.execute(f"SET lock_timeout = '{_PATIENCE}'")
+            connection.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(sql.SQL(", ").join(known)))
+    except psycopg.errors.FeatureNotSupported as error:
+        raise StorageError(f"{error.diag.message_detail} Name that table too, in tables=[…]") from error
+    except psycopg.Error as error:
+        raise translate(error, statement="TRUNCATE") from error
+
+
+@pytest.fixture(scope="session")
+def storage_own_tables() -> Sequence[str]:
+    """Return the tables that `emptied_database` empties beside the shipped ones. Override it for yours."""
+    return ()
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +183,21 @@ def migrated_database(storage_test_server: str, migrated_template: str) -> Itera
     """Yield the connection string of a migrated database for one test alone."""
     with ShadowServer(storage_test_server, like=None).database(migrated_template) as conninfo:
         yield conninfo
+
+
+@pytest.fixture(scope="session")
+def emptied_for_all(storage_test_server: str, migrated_template: str) -> Iterator[str]:
+    """Yield the connection string of the one migrated database that `emptied_database` empties."""
+    with ShadowServer(storage_test_server, like=None).database(migrated_template) as conninfo:
+        yield conninfo
+
+
+@pytest.fixture
+def emptied_database(emptied_for_all: str, storage_own_tables: Sequence[str]) -> str:
+    """Return the connection string of a migrated database without rows, the same for all tests."""
+    with psycopg.connect(emptied_for_all, autocommit=True) as connection:
+        _empty(connection, storage_own_tables)
+    return emptied_for_all
 
 
 def test_every_migration_comes_back(storage_test_server: str, storage_migrations_folder: Path) -> None:

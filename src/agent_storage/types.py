@@ -32,10 +32,17 @@ from agent_storage.tables.coding.sessions.record import (
 )
 from agent_storage.tables.coding.tasks.record import NewTask, Task, TaskData, TaskStatus
 from agent_storage.tables.projects.project_files.record import NewProjectFile, ProjectFile, Synced
-from agent_storage.tables.projects.projects.record import NewProject, Project, ProjectOverview
+from agent_storage.tables.projects.projects.record import NewProject, Project, ProjectOverview, ProjectStatistics
 from agent_storage.tables.projects.ticket_comments.record import NewTicketComment, TicketComment
 from agent_storage.tables.projects.ticket_tasks.record import Hours, NewTicketTask, TicketTask
-from agent_storage.tables.projects.tickets.record import NewTicket, Ticket, TicketStatus, TicketWithTasks
+from agent_storage.tables.projects.tickets.record import (
+    NewTicket,
+    TaskStatistics,
+    Ticket,
+    TicketDetails,
+    TicketStatus,
+    TicketWithTasks,
+)
 from agent_storage.tables.workflows.approval_requests.record import (
     ApprovalRequest,
     ApprovalStatus,
@@ -147,6 +154,7 @@ __all__ = [
     "Project",
     "ProjectFile",
     "ProjectOverview",
+    "ProjectStatistics",
     "Provider",
     "Pruned",
     "Refusal",
@@ -162,10 +170,12 @@ __all__ = [
     "Synced",
     "Task",
     "TaskData",
+    "TaskStatistics",
     "TaskStatus",
     "TextPart",
     "Ticket",
     "TicketComment",
+    "TicketDetails",
     "TicketStatus",
     "TicketTask",
     "TicketWithTasks",

@@ -33,6 +33,16 @@ async def test_boards_and_repos_are_found_by_their_slugs_and_keep_what_platforms
     assert repo.data.worktrees[0].model_extra == {"pinned": True}
 
 
+async def test_the_default_board_is_one_however_many_ask_for_it(face: Any, storage: Any) -> None:
+    boards = await asyncio.gather(*(storage.boards.default() for _ in range(100)))
+    assert {board.id for board in boards} == {boards[0].id}
+    renamed = await face.boards.update(boards[0].id, name="Ours", data={"color": "#0af"})
+    assert await face.boards.default() == renamed
+    await face.boards.delete(renamed.id)
+    assert (await face.boards.default()).slug == "default"
+    assert await face.boards.count() == 1
+
+
 async def test_only_what_was_said_of_a_document_is_stored_and_patches_merge(face: Any, migrated: str) -> None:
     made = await session(face, data=SessionData(title="T"))
     assert await face.sessions.count({"data": {"title": "T"}}) == 1
@@ -112,6 +122,75 @@ async def test_a_tree_of_10000_sessions_is_walked_in_one_round_trip_each_way(syn
         if parents[number] in expected:
             expected.add(number)
     assert set(below) == {ids[number] for number in expected - {5000}}
+
+
+async def test_ancestors_are_those_of_both_links_each_once_nearest_first(face: Any) -> None:
+    top = await session(face)
+    left = await session(face, parent_session_id=top.id)
+    right = await session(face, forked_from_session_id=left.id)
+    both = await session(face, parent_session_id=left.id, forked_from_session_id=right.id)
+    leaf = await session(face, forked_from_session_id=both.id)
+    assert [item.id for item in await face.sessions.ancestors(both.id)] == [left.id, right.id, top.id]
+    assert [item.id for item in await face.sessions.ancestors(leaf.id)] == [both.id, left.id, right.id, top.id]
+    assert [item.id for item in await face.sessions.descendants(top.id)] == [left.id, right.id, both.id, leaf.id]
+    assert (await face.sessions.ancestors(leaf.id, 2)).more
+    assert await face.sessions.ancestors(top.id) == []
+
+
+@pytest.mark.parametrize("analysed", [0, 20, 500, 5000])
+@pytest.mark.parametrize("order", ["older first", "random", "younger first"])
+def test_a_line_of_300_sessions_reads_what_is_above_each_and_never_the_table(
+    sync_storage: sync.Storage, analysed: int, order: str
+) -> None:
+    with sync_storage.database.connection() as connection:
+        connection.execute("INSERT INTO sessions (agent) SELECT 'x' FROM generate_series(1, %s)", (analysed,))
+        connection.execute("ANALYZE sessions")
+    ids = sorted(uuid4() for _ in range(300))
+    if order == "random":
+        random.Random(1).shuffle(ids)
+    elif order == "younger first":
+        ids.reverse()
+    line = [
+        NewSession(id=id_, agent="a", parent_session_id=above)
+        for above, id_ in zip([None, *ids[:-1]], ids, strict=True)
+    ]
+    with sync_storage.transaction() as tx:
+        tx.sessions.create_many(line)
+        counted = "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'sessions'"
+        with tx.connection() as connection:
+            row = connection.execute(counted).fetchone()
+    assert row is not None
+    # A plan may scan the table once; while it is tiny, PostgreSQL's own check of the foreign key scans it for each row.
+    assert row[0] <= (2 * analysed if analysed >= 500 else 300 * 320)
+    above = {"older first": 0, "random": 10 * 300, "younger first": 300 * 300 // 2}[order]
+    assert row[1] <= 4 * 300 + above  # the foreign keys look up and lock each parent
+
+
+def test_an_update_reads_the_ancestors_alone(sync_storage: sync.Storage) -> None:
+    with sync_storage.database.connection() as connection:
+        connection.execute("INSERT INTO sessions (agent) SELECT 'x' FROM generate_series(1, 5000)")
+        connection.execute("ANALYZE sessions")
+    above = sync_storage.sessions.create(NewSession(agent="a"))
+    for _ in range(20):
+        above = sync_storage.sessions.spawn(above.id)
+    other = sync_storage.sessions.create(NewSession(agent="a"))
+    with sync_storage.transaction() as tx:
+        tx.sessions.update(other.id, parent_session_id=above.id)
+        counted = "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'sessions'"
+        with tx.connection() as connection:
+            row = connection.execute(counted).fetchone()
+    assert row is not None
+    assert row[0] == 0
+    assert row[1] <= 60
+
+
+async def test_changes_of_data_and_status_do_not_take_turns_with_those_of_parents(storage: Any) -> None:
+    a, b, c = [await session(storage) for _ in "abc"]
+    async with storage.transaction() as tx:
+        await tx.sessions.update(a.id, parent_session_id=b.id)
+        async with asyncio.timeout(10):
+            assert (await storage.autonomous.sessions.start(c.id)).status == "running"
+            await storage.autonomous.sessions.delete(c.id)
 
 
 async def test_a_parent_that_would_close_a_cycle_is_refused(face: Any) -> None:

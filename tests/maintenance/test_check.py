@@ -67,6 +67,20 @@ def test_a_record_that_fits_has_no_findings(connection: psycopg.Connection) -> N
     assert findings(connection, NewGadget, Gadget) == ""
 
 
+def test_references_are_the_foreign_keys_to_ids(connection: psycopg.Connection) -> None:
+    connection.execute("ALTER TABLE gadgets ADD project_id uuid REFERENCES projects, ADD other_id uuid")
+    connection.execute("COMMENT ON COLUMN gadgets.project_id IS 'A column'")
+    connection.execute("COMMENT ON COLUMN gadgets.other_id IS 'A column'")
+    of = variant("Linked", NewGadget, project_id=(UUID | None, None), other_id=(UUID | None, None))
+    assert findings(connection, *of, references={"project_id": "projects"}) == ""
+    assert findings(connection, *of) == (
+        "gadgets.project_id: refers to projects in the table, but references says nothing"
+    )
+    assert "gadgets.other_id: refers to no id in the table, but references says projects" in findings(
+        connection, *of, references={"project_id": "projects", "other_id": "projects"}
+    )
+
+
 def variant(name: str, base: type[Input], /, **fields: Any) -> tuple[type[Input], type[Record]]:
     """`NewGadget` and `Gadget` with fields replaced: name=(annotation, default)."""
     space: dict[str, Any] = {

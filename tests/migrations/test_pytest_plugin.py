@@ -20,6 +20,10 @@ def storage_migrations_folder():
     return pathlib.Path({folder!r})
 
 @pytest.fixture(scope="session")
+def storage_own_tables():
+    return ["a"]
+
+@pytest.fixture(scope="session")
 def storage_tables_folder():
     return pathlib.Path({tables!r})
 """
@@ -30,6 +34,12 @@ from agent_storage.testing import (
     test_migrations_are_one_timeline,
     test_migrations_make_the_declared_schema,
 )
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_an_emptied_database(again, emptied_database):
+    with psycopg.connect(emptied_database) as connection:
+        assert connection.execute("SELECT count(*) FROM a").fetchone() == (0,)
+        connection.execute("INSERT INTO a VALUES (1)")
 
 @pytest.mark.parametrize("again", [1, 2])
 def test_a_database_of_its_own(again, migrated_database):
@@ -67,7 +77,7 @@ def run(service: Path, url: str | None) -> subprocess.CompletedProcess[str]:
 def test_a_service_gets_databases_and_ready_tests(service: Path, server_conninfo: str) -> None:
     done = run(service, server_conninfo)
     assert done.returncode == 0, done.stdout
-    assert "5 passed" in done.stdout
+    assert "7 passed" in done.stdout
 
 
 def test_without_a_url_the_embedded_server_serves(service: Path) -> None:

@@ -79,7 +79,8 @@ def show(id: Id, limit: Limit = 20, as_json: AsJson = False, db: Db = None) -> N
 
 def _facts(session: Session, above: list[Session]) -> None:
     short, git = short_ids(item.id for item in above), session.data.git_state
-    origin = "spawned by" if session.parent_session_id else "forked from"
+    named = {item.id: f"{_title(item)} ({short[item.id]})" for item in above}
+    parent, origin = session.parent_session_id, session.forked_from_session_id
     facts(
         {
             "session": session.id,
@@ -88,7 +89,9 @@ def _facts(session: Session, above: list[Session]) -> None:
             "agent": session.agent,
             "begun": when(session.created_at),
             "code": " ".join(part[:12] for part in (git.ref, git.current_sha) if part),
-            origin: " ← ".join(f"{_title(item)} ({short[item.id]})" for item in above),
+            "spawned by": parent and named.get(parent),
+            "forked from": origin and named.get(origin),
+            "before": ", ".join(name for id_, name in named.items() if id_ not in (parent, origin)),
             "used": f"{session.data.tool_use_count} tool calls, {session.data.message_count} messages",
         }
     )

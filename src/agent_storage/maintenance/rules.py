@@ -25,6 +25,13 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?![\w.])")
 _TEXT = re.compile(r"'((?:[^']|'')*)'")
 _RAISED = re.compile(r"\bCONSTRAINT\s*=\s*'([^']*)'", re.IGNORECASE)
 _LIMITS = ("minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_FOREIGN_KEYS = """
+    SELECT own.attname, c.confrelid::regclass::text
+      FROM pg_catalog.pg_constraint c
+      JOIN pg_catalog.pg_attribute own ON own.attrelid = c.conrelid AND own.attnum = c.conkey[1]
+      JOIN pg_catalog.pg_attribute id ON id.attrelid = c.confrelid AND id.attnum = c.confkey[1] AND id.attname = 'id'
+     WHERE c.contype = 'f' AND c.conrelid = to_regclass(%s) AND cardinality(c.conkey) = 1
+"""
 #: Longer texts are not tried.
 _LONGEST = 100_000
 #: The errors of validators, which may check what SQL cannot say.
@@ -34,11 +41,12 @@ _OWN = frozenset({"value_error", "assertion_error"})
 def check_rules(
     connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]], stored: StoredTable
 ) -> Iterator[Finding]:
-    """Compare choices, lengths and limits, the natural key, and the constraint names that triggers raise."""
+    """Compare choices, lengths, limits, the natural key, references, and the constraint names that triggers raise."""
     for name, column in columns(repository.new).items():
         if name in stored.columns and column.storage is None:
             yield from _check_values(connection, repository, column, stored.columns[name])
     yield from _check_natural_key(repository, stored)
+    yield from _check_references(connection, repository)
     for function, source in stored.trigger_sources.items():
         for constraint in _RAISED.findall(source):
             if not constraint.startswith(f"{repository.table}_"):
@@ -57,6 +65,16 @@ def check_descriptions(repository: type[Repository[Any, Any]], stored: StoredTab
     for name, column in stored.columns.items():
         if not column.comment:
             yield Finding(f"{table}.{name}", "has no description: add COMMENT ON COLUMN")
+
+
+def _check_references(connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]]) -> Iterator[Finding]:
+    """Compare the foreign keys of one column, to an id, with the `references` that `create_many` locks."""
+    keys = dict(connection.execute(_FOREIGN_KEYS, (repository.table,)).fetchall())
+    for name in sorted(keys.keys() | repository.references.keys()):
+        declared, stored = repository.references.get(name), keys.get(name)
+        if declared != stored:
+            message = f"refers to {stored or 'no id'} in the table, but references says {declared or 'nothing'}"
+            yield Finding(f"{repository.table}.{name}", message)
 
 
 def _check_natural_key(repository: type[Repository[Any, Any]], stored: StoredTable) -> Iterator[Finding]:

@@ -1,8 +1,9 @@
 """From a method that `@sql` declares to a `Statement`: slots filled, placeholders numbered, both checked.
 
 Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
-`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, `{new.updates}` (for ON CONFLICT) and `{new.rows}`,
-the select list over rows that travel as one JSON array. `{tasks.json}`, where `tasks` is a field of the result that
+`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, `{new.updates}` (for ON CONFLICT), `{new.rows}`,
+the select list over rows that travel as one JSON array, and `{new.given}`, the query that selects them after it has
+locked the rows that they refer to. `{tasks.json}`, where `tasks` is a field of the result that
 holds records, is a JSON object of such a record's columns in the row `tasks`. Other braces are left alone:
 `'{}'::jsonb` is no slot.
 
@@ -33,7 +34,7 @@ from agent_storage.statements.statement import (
     ValueEncoder,
 )
 
-_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows|json)\}")
+_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows|given|json)\}")
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>[a-z_][a-z0-9_.]*)\)s|(?P<other>.?))", re.DOTALL)
 #: Filled by the database when the caller gives none; everything else has its default in the record.
 _BY_DATABASE = {"id": "uuid_v7()"}
@@ -48,6 +49,7 @@ class Owner:
     new: type[Input]
     natural_key: tuple[str, ...]
     refers_to_itself: bool
+    references: Mapping[str, str]
     type_variables: Mapping[Any, Any]
 
 
@@ -151,11 +153,37 @@ class _Compiler:
         if what == "rows":
             fields = columns(self._input(of) or self.owner.new)
             return ", ".join(_or_default(name, _row_value(fields[name])) for name in names)
+        if what == "given":
+            return self._given(of, names)
         if what == "updates":
             # With nothing but the key, the key is set to itself, so that RETURNING gives the row all the same.
             changed = [name for name in names if name not in {"id", *self.owner.natural_key}]
             return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in changed or self.owner.natural_key)
         raise self._fault(f"the slot {{{of}.{what}}} is unknown")
+
+    def _given(self, of: str, names: list[str]) -> str:
+        """The rows given. Those that they refer to are locked first, in the order of ids, as the foreign keys do later.
+
+        The foreign keys alone lock them in the order of the rows, which deadlocks with a DELETE of several.
+        """
+        rows = f"jsonb_populate_recordset(NULL::{quoted(self.owner.table)}, %({of})s)"
+        select = self._fill_input(of, "rows", names)
+        if not self.owner.references:
+            return f"SELECT {select}\n  FROM {rows}"
+        columns_of: dict[str, list[str]] = {}
+        for column, table in self.owner.references.items():
+            columns_of.setdefault(table, []).append(column)
+        counts = [
+            f"(SELECT count(*) FROM (SELECT FROM {quoted(table)} WHERE id IN ("
+            + " UNION ALL ".join(f"SELECT {quoted(name)} FROM given" for name in keys)
+            + ") ORDER BY id FOR KEY SHARE) one)"
+            for table, keys in columns_of.items()
+        ]
+        locked = ",\n           ".join(counts)
+        return (
+            f"WITH given AS MATERIALIZED (\n    SELECT * FROM {rows}\n), locked AS MATERIALIZED (\n"
+            f"    SELECT {locked}\n)\nSELECT {select}\n  FROM given\n CROSS JOIN locked"
+        )
 
     def _fill_json(self, of: str) -> str:
         """Named columns, never the whole row: a column of a later migration must not break code that runs."""

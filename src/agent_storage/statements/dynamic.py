@@ -23,6 +23,8 @@ from agent_storage.statements.statement import Shape, Statement
 _FORMS = 2048
 Order = tuple[tuple[str, bool], ...]
 Conditions = tuple[Condition, ...]
+#: Columns that refer to other rows, with their tables.
+Parents = tuple[tuple[str, str], ...]
 
 _ID = Column("id", UUID, nullable=False, storage=None)
 
@@ -171,10 +173,17 @@ def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
 @lru_cache(_FORMS)
 def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
     """Return the statement that deletes the rows that match."""
-    where, _ = predicate(conditions, columns(record))
+    matching, _ = predicate(conditions, columns(record))
+    name = quoted(table)
+    text = (
+        f"WITH found AS MATERIALIZED (\n    SELECT ARRAY(SELECT id FROM {name}{_where(matching)}) AS ids\n"
+        f"), locked AS MATERIALIZED (\n    SELECT lock_for_delete('{name}', ids) FROM found\n)\n"
+        f"DELETE FROM {name} USING (SELECT unnest(ids) AS of FROM found CROSS JOIN locked) rows\n"
+        f" WHERE id = rows.of AND {matching}"
+    )
     return Statement(
         f"{table}.delete_where",
-        f"DELETE FROM {quoted(table)}{_where(where)}",
+        text,
         Shape("one", int),
         table=table,
         certain=True,
@@ -182,16 +191,29 @@ def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
 
 
 @lru_cache(_FORMS)
-def update(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
-    """Return the statement that sets `names` of the row whose id is the last parameter."""
-    text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
+def update(table: str, record: Any, names: tuple[str, ...], parents: Parents = ()) -> Statement[Any]:
+    """Return the statement that sets `names` of the row whose id is the last parameter.
+
+    It locks `parents` first, as `update_many` does.
+    """
+    row = f"id = ${len(names) + 1}"
+    text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE {row} RETURNING {_list(record)}"
+    if parents:
+        locked = _locked(table, names, parents, row, "NO KEY UPDATE")
+        text = f"WITH {locked}\n{text.replace(' WHERE ', ' FROM locked WHERE id = locked.of AND ', 1)}"
     return Changed(f"{table}.update", text, Shape("one", record), table=table)
 
 
 @lru_cache(_FORMS)
-def update_many(table: str, names: tuple[str, ...]) -> Statement[int]:
-    """Return the statement that sets `names` of the rows whose ids are the last parameter."""
-    text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ANY(${len(names) + 1}::uuid[])"
+def update_many(table: str, names: tuple[str, ...], parents: Parents = (), *, keys: bool) -> Statement[int]:
+    """Return the statement that sets `names` of the rows whose ids are the last parameter.
+
+    They are locked first, in the order of ids, and as strongly as the UPDATE does: more for the columns of `keys`. So
+    are the rows of `parents` that they will refer to: those of other tables before them, those of this one among them.
+    """
+    rows = f"id = ANY(${len(names) + 1}::uuid[])"
+    locked = _locked(table, names, parents, rows, "UPDATE" if keys else "NO KEY UPDATE")
+    text = f"WITH {locked}\nUPDATE {quoted(table)} SET {_set(names)} FROM locked WHERE id = locked.of AND {rows}"
     return Statement(f"{table}.update_many", text, Shape("one", int), table=table, certain=True)
 
 
@@ -223,6 +245,23 @@ def _list(record: Any) -> str:
 
 def _set(names: Sequence[str]) -> str:
     return ", ".join(f"{quoted(name)} = ${number}" for number, name in enumerate(names, start=1))
+
+
+def _locked(table: str, names: Sequence[str], parents: Parents, rows: str, strength: str) -> str:
+    """The CTEs that lock the rows of an UPDATE and its parents; the last is `locked`."""
+    found = [f"id = ${names.index(name) + 1}" for name, parent in parents if parent == table]
+    parts = [
+        f"of_{name} AS MATERIALIZED (\n    SELECT count(*) FROM (SELECT FROM {quoted(parent)}"
+        f" WHERE id = ${names.index(name) + 1} FOR KEY SHARE) one\n)"
+        for name, parent in parents
+        if parent != table
+    ]
+    before = "".join(f" CROSS JOIN of_{name}" for name, parent in parents if parent != table)
+    parts.append(
+        f"locked AS MATERIALIZED (\n    SELECT id AS of FROM {quoted(table)}{before}"
+        f" WHERE {' OR '.join([rows, *found])} ORDER BY id FOR {strength} OF {quoted(table)}\n)"
+    )
+    return ", ".join(parts)
 
 
 def _where(text: str) -> str:

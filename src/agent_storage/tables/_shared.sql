@@ -63,3 +63,56 @@ BEGIN
               CONSTRAINT = TG_TABLE_NAME || '_' || TG_ARGV[0] || '_immutable', HINT = TG_ARGV[1];
 END
 $$;
+
+-- Lock the rows that a DELETE of `ids` deletes or changes, before it does: first those whose reference becomes null, then
+-- the rows themselves, then those that go with them, each table in the order of ids. The foreign keys' own actions lock
+-- in the order of their plans, and statements that wait for each other crosswise end as deadlocks.
+CREATE OR REPLACE FUNCTION lock_for_delete(target regclass, ids uuid[], depth integer DEFAULT 0) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    reference record;
+    own       uuid[] := ids;
+    found     uuid[];
+BEGIN
+    IF NOT has_table_privilege(target, 'UPDATE') THEN
+        RETURN;
+    END IF;
+    IF target = to_regclass('ticket_tasks') THEN   -- a step names others in an array, which is no foreign key
+        own := own || ARRAY(SELECT id FROM ticket_tasks WHERE depends_on && ids);
+    END IF;
+    FOR reference IN
+        SELECT con.conrelid::regclass AS child, con.confdeltype = 'c' AS cascades, con.conrelid = target AS is_own,
+               format('SELECT array_agg(id) FROM %s WHERE (%s) IN (SELECT %s FROM %s WHERE id = ANY($1))',
+                      con.conrelid::regclass,
+                      (SELECT string_agg(quote_ident(attname), ', ' ORDER BY nth)
+                         FROM unnest(con.conkey) WITH ORDINALITY AS key (number, nth)
+                         JOIN pg_catalog.pg_attribute ON attrelid = con.conrelid AND attnum = number),
+                      (SELECT string_agg(quote_ident(attname), ', ' ORDER BY nth)
+                         FROM unnest(con.confkey) WITH ORDINALITY AS key (number, nth)
+                         JOIN pg_catalog.pg_attribute ON attrelid = con.confrelid AND attnum = number),
+                      target) AS referring
+          FROM pg_catalog.pg_constraint con
+          JOIN pg_catalog.pg_attribute id
+            ON id.attrelid = con.conrelid AND id.attname = 'id' AND id.atttypid = 'uuid'::regtype
+         WHERE con.confrelid = target AND con.contype = 'f' AND con.confdeltype IN ('c', 'n', 'd')
+           AND has_table_privilege(con.conrelid, 'UPDATE')  -- which FOR UPDATE needs, though the foreign key does not
+         ORDER BY is_own DESC, cascades, con.conrelid::regclass::text, con.conname
+    LOOP
+        IF reference.cascades AND NOT reference.is_own AND own IS NOT NULL THEN     -- after the rows themselves
+            EXECUTE format('SELECT FROM %s WHERE id = ANY($1) ORDER BY id FOR UPDATE', target) USING own;
+            own := NULL;
+        END IF;
+        EXECUTE reference.referring INTO found USING ids;
+        IF reference.is_own THEN
+            own := own || found;
+        ELSIF reference.cascades AND found IS NOT NULL AND depth < 8 THEN
+            PERFORM lock_for_delete(reference.child, found, depth + 1);
+        ELSIF found IS NOT NULL THEN
+            EXECUTE format('SELECT FROM %s WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE', reference.child) USING found;
+        END IF;
+    END LOOP;
+    IF own IS NOT NULL THEN
+        EXECUTE format('SELECT FROM %s WHERE id = ANY($1) ORDER BY id FOR UPDATE', target) USING own;
+    END IF;
+END
+$$;

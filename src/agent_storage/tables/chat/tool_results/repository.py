@@ -23,6 +23,7 @@ class ToolResults(Repository[R, N]):
     """Tool calls of conversations: arguments, results or errors, and durations."""
 
     table = "tool_results"
+    references = {"conversation_id": "conversations", "message_id": "messages", "tool_config_id": "tool_configs"}
 
     @sql(
         """

@@ -28,6 +28,7 @@ class Checkpoints(Repository[R, N]):
 
     table = "checkpoints"
     refers_to_itself = True
+    references = {"parent_id": "checkpoints"}
 
     @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id", certain=True)
     async def store(self, new: N) -> UUID:  # pyright: ignore[reportGeneralTypeIssues]
@@ -100,8 +101,11 @@ class Checkpoints(Repository[R, N]):
         ...
 
     @sql("""
-        WITH gone AS (
+        WITH locked AS MATERIALIZED (
+            SELECT lock_for_delete('checkpoints', %(ids)s)
+        ), gone AS (
             DELETE FROM checkpoints c
+             USING locked
              WHERE id = ANY(%(ids)s)
                AND (NOT %(keep_latest)s       -- checked again: another may have become its agent's newest
                     OR EXISTS (SELECT FROM checkpoints newer

@@ -25,6 +25,12 @@ class Sessions(Repository[R, N]):
 
     table = "sessions"
     refers_to_itself = True
+    references = {
+        "board_id": "boards",
+        "repo_id": "repos",
+        "parent_session_id": "sessions",
+        "forked_from_session_id": "sessions",
+    }
 
     @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
     async def by_status(self, status: SessionStatus, limit: int = 100) -> Found[R]:
@@ -90,18 +96,28 @@ class Sessions(Repository[R, N]):
     @sql(
         """
         WITH RECURSIVE above (id, distance) AS (
-            SELECT coalesce(parent_session_id, forked_from_session_id), 1 FROM sessions WHERE id = %(id)s
-             UNION ALL
-            SELECT coalesce(s.parent_session_id, s.forked_from_session_id), distance + 1
+            SELECT %(id)s::uuid, 0
+             UNION
+            SELECT link.id, distance + 1
               FROM above
-              JOIN sessions s ON s.id = above.id
+             CROSS JOIN LATERAL (SELECT s.parent_session_id, s.forked_from_session_id
+                                   FROM sessions s
+                                  WHERE s.id = above.id
+                                  LIMIT 1) origin
+             CROSS JOIN unnest(ARRAY[origin.parent_session_id, origin.forked_from_session_id]) AS link (id)
+             WHERE link.id IS NOT NULL
+        ), nearest AS (
+            SELECT id, min(distance) AS distance FROM above WHERE distance > 0 GROUP BY id
         )
-        SELECT {s.columns} FROM above JOIN sessions s USING (id) ORDER BY distance LIMIT %(limit)s
+        SELECT {s.columns} FROM nearest JOIN sessions s USING (id) ORDER BY distance, id LIMIT %(limit)s
         """,
         repeatable=True,
     )
     async def ancestors(self, id: UUID, limit: int = 100) -> Found[R]:
-        """Return the parent of this session, else its origin, and theirs in turn; nearest first. One round trip."""
+        """Return the parent of this session and the one it was forked from, and theirs in turn; nearest first.
+
+        Each is there once. One round trip.
+        """
         ...
 
     @sql("""

@@ -21,12 +21,13 @@ CREATE INDEX sessions_forked_from_session_id_idx ON sessions (forked_from_sessio
 CREATE INDEX sessions_roots_idx ON sessions (id) WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL;
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
 
--- No session is its own ancestor. It looks after the statement, when all of its rows are there. An UPDATE could close a
--- cycle together with another one that cannot see it yet, so updates take turns; a new row's id is known to nobody else.
--- Above READ COMMITTED the snapshot is older than the turn: there the ancestors are locked, and PostgreSQL ends one of
--- the two as a serialization failure or a deadlock, which may be retried.
--- Its plans are kept, also those made while the table was small: without the setting they would go on to read all of it,
--- for every row that a large INSERT brings.
+-- No session is its own ancestor. A cycle of new rows has a least id, whose row refers to a greater one: only such rows are
+-- examined after an INSERT, and only their ancestors of greater ids. An UPDATE could close a cycle together with another one
+-- that cannot see it yet, so updates take turns, after their statement has locked its rows. Above READ COMMITTED the
+-- snapshot is older than the turn: there the ancestors are locked, and PostgreSQL ends one of the two as a serialization
+-- failure or a deadlock, which may be retried.
+-- Each ancestor is one look-up by the primary key, whatever the statistics say: LIMIT keeps the planner from a join, and
+-- the setting from a scan of the table while it is small, in a plan that is kept when it has grown.
 CREATE FUNCTION trigger_refuse_genealogy_cycle() RETURNS trigger
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
@@ -34,18 +35,21 @@ DECLARE
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         PERFORM pg_advisory_xact_lock('sessions'::regclass::oid::integer, 0);
-    ELSIF NOT EXISTS (SELECT FROM sessions WHERE parent_session_id = NEW.id)
-      AND NOT EXISTS (SELECT FROM sessions WHERE forked_from_session_id = NEW.id) THEN
-        RETURN NULL;
     END IF;
     WITH RECURSIVE above (id) AS (
         SELECT unnest(ARRAY[NEW.parent_session_id, NEW.forked_from_session_id])
          UNION
-        SELECT unnest(ARRAY[s.parent_session_id, s.forked_from_session_id]) FROM above JOIN sessions s USING (id)
+        SELECT unnest(ARRAY[origin.parent_session_id, origin.forked_from_session_id])
+          FROM above
+         CROSS JOIN LATERAL (SELECT s.parent_session_id, s.forked_from_session_id
+                               FROM sessions s
+                              WHERE s.id = above.id
+                              LIMIT 1) origin
+         WHERE above.id > NEW.id OR TG_OP = 'UPDATE'
     )
-    SELECT array_agg(above.id) INTO ancestors FROM above;
+    SELECT array_agg(above.id ORDER BY above.id) INTO ancestors FROM above WHERE above.id IS NOT NULL;
     IF TG_OP = 'UPDATE' AND current_setting('transaction_isolation') <> 'read committed' THEN
-        PERFORM FROM sessions WHERE id = ANY(ancestors) FOR SHARE;
+        PERFORM FROM sessions WHERE id = ANY(ancestors) ORDER BY id FOR SHARE;
     END IF;
     IF NEW.id = ANY(ancestors) THEN
         RAISE EXCEPTION 'session % would become its own ancestor', NEW.id
@@ -55,8 +59,14 @@ BEGIN
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER refuse_genealogy_cycle AFTER INSERT OR UPDATE OF parent_session_id, forked_from_session_id ON sessions
-    FOR EACH ROW WHEN (NEW.parent_session_id IS NOT NULL OR NEW.forked_from_session_id IS NOT NULL)
+CREATE TRIGGER refuse_genealogy_cycle_on_insert AFTER INSERT ON sessions
+    FOR EACH ROW WHEN (NEW.parent_session_id >= NEW.id OR NEW.forked_from_session_id >= NEW.id)
+    EXECUTE FUNCTION trigger_refuse_genealogy_cycle();
+CREATE TRIGGER refuse_genealogy_cycle_on_update AFTER UPDATE OF id, parent_session_id, forked_from_session_id ON sessions
+    FOR EACH ROW WHEN (NEW.id <> OLD.id
+                       OR NEW.parent_session_id IS NOT NULL AND NEW.parent_session_id IS DISTINCT FROM OLD.parent_session_id
+                       OR NEW.forked_from_session_id IS NOT NULL
+                          AND NEW.forked_from_session_id IS DISTINCT FROM OLD.forked_from_session_id)
     EXECUTE FUNCTION trigger_refuse_genealogy_cycle();
 
 COMMENT ON TABLE sessions IS 'Sessions of coding agents, which may spawn and fork others';

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from agent_storage.statements.records import Input, Jsonb, JsonObject, Key, Record
+from agent_storage.tables.projects.tickets.record import TaskStatistics
 
 
 class NewProject(Input):
@@ -28,3 +29,14 @@ class ProjectOverview(Project):
     done_tickets: int
     closed_tickets: int
     last_activity_at: datetime
+
+
+class ProjectStatistics(TaskStatistics, frozen=True):
+    """Counts of a project's tickets by status, and of their tasks; archived tickets are only counted as such."""
+
+    open_tickets: int
+    in_progress_tickets: int
+    done_tickets: int
+    closed_tickets: int
+    archived_tickets: int
+    files: int

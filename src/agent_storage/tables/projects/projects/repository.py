@@ -9,7 +9,7 @@ from typing_extensions import TypeVar
 
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
-from agent_storage.tables.projects.projects.record import NewProject, Project, ProjectOverview
+from agent_storage.tables.projects.projects.record import NewProject, Project, ProjectOverview, ProjectStatistics
 
 if TYPE_CHECKING:
     from agent_storage.tables.changes import ProjectChanges
@@ -48,6 +48,43 @@ class Projects(Repository[R, N]):
     )
     async def overview(self, limit: int = 20) -> Found[ProjectOverview]:
         """Return the newest projects, each with the number of its tickets by status and its last change."""
+        ...
+
+    @sql(
+        """
+        SELECT tickets.*, files.files, tasks.*
+          FROM projects p
+         CROSS JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE status = 'open' AND archived_at IS NULL) AS open_tickets,
+                   count(*) FILTER (WHERE status = 'in_progress' AND archived_at IS NULL) AS in_progress_tickets,
+                   count(*) FILTER (WHERE status = 'done' AND archived_at IS NULL) AS done_tickets,
+                   count(*) FILTER (WHERE status = 'closed' AND archived_at IS NULL) AS closed_tickets,
+                   count(archived_at) AS archived_tickets
+              FROM tickets
+             WHERE project_id = p.id) tickets
+         CROSS JOIN LATERAL (SELECT count(*) AS files FROM project_files WHERE project_id = p.id) files
+         CROSS JOIN LATERAL (
+        SELECT count(t.id) AS tasks,
+               count(*) FILTER (WHERE t.done) AS done_tasks,
+               count(*) FILTER (WHERE NOT t.done AND NOT t.waits) AS available_tasks,
+               count(*) FILTER (WHERE NOT t.done AND t.waits) AS blocked_tasks,
+               count(t.id) FILTER (WHERE t.estimated_hours IS NULL) AS unestimated_tasks,
+               coalesce(sum(t.estimated_hours), 0) AS estimated_hours,
+               coalesce(sum(t.estimated_hours) FILTER (WHERE t.done), 0) AS done_hours
+          FROM tickets k
+          LEFT JOIN LATERAL (
+            SELECT s.id, s.done, s.estimated_hours,
+                   EXISTS (SELECT FROM ticket_tasks needed WHERE needed.id = ANY(s.depends_on) AND NOT needed.done)
+                   AS waits
+              FROM ticket_tasks s
+             WHERE s.ticket_id = k.id) t ON true
+         WHERE k.project_id = p.id AND k.archived_at IS NULL) tasks
+         WHERE p.id = %(id)s
+        """,
+        repeatable=True,
+    )
+    async def statistics(self, id: UUID) -> ProjectStatistics:
+        """Return how many tickets a project has by status, and their tasks and hours. Raises `NotFound`."""
         ...
 
     if TYPE_CHECKING:

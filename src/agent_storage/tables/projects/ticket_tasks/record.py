@@ -14,7 +14,10 @@ Hours = Annotated[Decimal, Field(ge=0, max_digits=8, decimal_places=2)]
 
 
 class NewTicketTask(Input):
-    """Fields to create a task. Without a position it becomes the last of the ticket."""
+    """Fields to create a task. Without a position it becomes the last of the ticket.
+
+    `depends_on` names tasks of the same ticket, never in a circle.
+    """
 
     ticket_id: UUID
     content: str

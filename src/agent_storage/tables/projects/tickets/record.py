@@ -1,14 +1,16 @@
-"""A ticket's record, alone and with its tasks."""
+"""A ticket's record, alone and with its tasks and comments; statistics of tasks."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from agent_storage.statements.records import Input, Jsonb, Key, Record
+from agent_storage.tables.projects.ticket_comments.record import TicketComment
 from agent_storage.tables.projects.ticket_tasks.record import TicketTask
 
 TicketStatus = Literal["open", "in_progress", "done", "closed"]
@@ -36,3 +38,25 @@ class TicketWithTasks(Ticket):
     """A ticket and its tasks, in their order."""
 
     tasks: Jsonb[list[TicketTask]]
+
+
+class TicketDetails(TicketWithTasks):
+    """A ticket with its tasks, in their order, and its newest comments, newest first."""
+
+    comments: Jsonb[list[TicketComment]]
+    comment_count: int
+
+
+class TaskStatistics(BaseModel, frozen=True):
+    """Counts of tasks by what can be done with them, and their estimated hours.
+
+    `available` tasks are those that are not done and depend on none that is not; `blocked` ones depend on such a task.
+    """
+
+    tasks: int
+    done_tasks: int
+    available_tasks: int
+    blocked_tasks: int
+    unestimated_tasks: int
+    estimated_hours: Decimal
+    done_hours: Decimal

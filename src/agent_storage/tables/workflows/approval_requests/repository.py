@@ -28,6 +28,7 @@ class ApprovalRequests(Repository[R, N]):
     """Questions of workflow runs to people; each is decided once."""
 
     table = "approval_requests"
+    references = {"session_id": "workflow_sessions"}
 
     async def pending(self, where: Where | None = None, limit: int = 100) -> Found[R]:
         """Return the requests that wait for a decision, oldest first; `where` filters as in `find`."""
@@ -54,7 +55,11 @@ class ApprovalRequests(Repository[R, N]):
     @sql("""
         UPDATE {table}
            SET status = 'expired', resolved_at = clock_timestamp()
-         WHERE status = 'pending' AND expires_at <= clock_timestamp()
+          FROM (SELECT id AS overdue_id FROM {table}
+                 WHERE status = 'pending' AND expires_at <= clock_timestamp()
+                 ORDER BY id
+                   FOR NO KEY UPDATE) overdue
+         WHERE id = overdue_id
         RETURNING {columns}
     """)
     async def expire_overdue(self) -> list[R]:

@@ -53,6 +53,7 @@ class BudgetPools(Repository[R, N]):
 
     table = "budget_pools"
     refers_to_itself = True
+    references = {"parent_pool_id": "budget_pools"}
 
     @sql(
         "SELECT {columns} FROM {table} WHERE parent_pool_id = %(id)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True

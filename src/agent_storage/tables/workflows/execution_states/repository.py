@@ -24,6 +24,7 @@ class ExecutionStates(Repository[ExecutionState, NewExecutionState]):
 
     table = "execution_states"
     natural_key = ("session_id",)
+    references = {"session_id": "workflow_sessions", "budget_pool_id": "budget_pools"}
 
     @sql(
         """
@@ -47,7 +48,11 @@ class ExecutionStates(Repository[ExecutionState, NewExecutionState]):
             RETURNING *
         ), saved AS (
             INSERT INTO node_execution_states ({states.columns})
-            SELECT {states.rows} FROM jsonb_populate_recordset(NULL::node_execution_states, %(states)s)
+            SELECT {states.rows}
+              FROM jsonb_populate_recordset(NULL::node_execution_states, %(states)s) given
+             ORDER BY (SELECT n.id           -- those that exist are locked in the order of ids, as update_many does
+                         FROM node_execution_states n
+                        WHERE n.session_id = given.session_id AND n.node_id = given.node_id)
             ON CONFLICT (session_id, node_id) DO UPDATE SET {states.updates}
             RETURNING *
         ), nodes AS (

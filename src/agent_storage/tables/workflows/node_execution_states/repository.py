@@ -23,6 +23,7 @@ class NodeExecutionStates(Repository[R, N]):
 
     table = "node_execution_states"
     natural_key = ("session_id", "node_id")
+    references = {"session_id": "workflow_sessions"}
 
     @sql("SELECT {columns} FROM {table} WHERE session_id = %(session_id)s AND node_id = %(node_id)s", repeatable=True)
     async def get_by(self, *, session_id: UUID, node_id: str) -> R | None:

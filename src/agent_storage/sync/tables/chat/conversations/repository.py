@@ -24,6 +24,7 @@ class Conversations(Repository[R, N]):
 
     table = "conversations"
     soft_delete = "archived_at"
+    references = {"project_id": "projects", "model_id": "models"}
 
     def recent(
         self, limit: int = 20, cursor: str | None = None, *, project_id: UUID | None = None, archived: bool = False

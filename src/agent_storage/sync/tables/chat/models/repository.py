@@ -30,6 +30,7 @@ class Models(Repository[R, N]):
 
     table = "models"
     natural_key = ("provider_id", "name")
+    references = {"provider_id": "providers"}
 
     @sql("SELECT {columns} FROM {table} WHERE provider_id = %(provider_id)s AND name = %(name)s", repeatable=True)
     def get_by(self, *, provider_id: UUID, name: str) -> R | None:

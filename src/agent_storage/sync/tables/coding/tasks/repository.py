@@ -24,6 +24,7 @@ class Tasks(Repository[R, N]):
     """Tasks of sessions: prompts and the work that they started."""
 
     table = "tasks"
+    references = {"session_id": "sessions"}
 
     @sql(
         "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",

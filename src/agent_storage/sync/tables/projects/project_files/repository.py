@@ -25,6 +25,7 @@ class ProjectFiles(Repository[R, N]):
 
     table = "project_files"
     natural_key = ("project_id", "path")
+    references = {"project_id": "projects"}
 
     @sql("SELECT {columns} FROM {table} WHERE project_id = %(project_id)s AND path = %(path)s", repeatable=True)
     def get_by(self, *, project_id: UUID, path: str) -> R | None:
@@ -42,14 +43,21 @@ class ProjectFiles(Repository[R, N]):
     @sql("""
         WITH given AS (
             SELECT * FROM jsonb_populate_recordset(NULL::project_files, %(new)s)
+        ), stored AS MATERIALIZED (     -- locked in the order of ids, as update_many and delete_many lock them
+            SELECT f.id AS stored_id, f.path AS stored_path
+              FROM project_files f
+             WHERE f.project_id = %(project_id)s
+             ORDER BY f.id
+               FOR UPDATE
         ), gone AS (
             DELETE FROM project_files f
-             WHERE f.project_id = %(project_id)s
-               AND NOT EXISTS (SELECT FROM given WHERE given.path = f.path)
+             USING stored
+             WHERE f.id = stored_id
+               AND NOT EXISTS (SELECT FROM given WHERE given.path = stored_path)
             RETURNING f.id
         ), written AS (
             INSERT INTO project_files AS f ({new.columns})
-            SELECT {new.rows} FROM given
+            SELECT {new.rows} FROM given WHERE (SELECT count(*) FROM stored) >= 0
             ON CONFLICT (project_id, path) DO UPDATE SET {new.updates}
              WHERE f.checksum IS DISTINCT FROM excluded.checksum OR excluded.checksum IS NULL
             RETURNING (f.xmax = 0) AS added       -- no transaction has ended this version: it is the first

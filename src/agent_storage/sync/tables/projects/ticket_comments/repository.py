@@ -23,6 +23,7 @@ class TicketComments(Repository[R, N]):
     """Comments of people and agents on tickets."""
 
     table = "ticket_comments"
+    references = {"ticket_id": "tickets"}
 
     @sql(
         "SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY id DESC LIMIT %(limit)s",

@@ -23,6 +23,7 @@ class LlmExecutions(Repository[R, N]):
     """Calls of language models in workflow runs: texts, tokens and costs."""
 
     table = "llm_executions"
+    references = {"session_id": "workflow_sessions"}
 
     @sql(
         "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",

@@ -23,6 +23,7 @@ class ToolCallLogs(Repository[R, N]):
     """Tool calls that language models asked for in workflow runs."""
 
     table = "tool_call_logs"
+    references = {"execution_id": "llm_executions"}
 
     @sql(
         "SELECT {columns} FROM {table} WHERE execution_id = %(execution_id)s ORDER BY id DESC LIMIT %(limit)s",

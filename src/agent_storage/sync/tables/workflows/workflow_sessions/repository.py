@@ -31,6 +31,7 @@ class WorkflowSessions(Repository[R, N]):
     """Runs of workflows, with the definitions that they started with."""
 
     table = "workflow_sessions"
+    references = {"workflow_id": "workflows"}
 
     @sql(
         """
