@@ -133,6 +133,8 @@ class Repository(Generic[R, N]):
     #: Whether a row may refer to another one of the table. Then rows made together are one statement, however many, so
     #: that a child may stand before its parent.
     refers_to_itself: ClassVar[bool] = False
+    #: Fields of `New…` that never change: `update` and `patch` refuse them, and triggers do so in SQL.
+    immutable: ClassVar[tuple[str, ...]] = ()
     #: A nullable timestamp column; rows that have it set are left out of every list unless a filter names it.
     soft_delete: ClassVar[str | None] = None
     record: ClassVar[type[Any]]
@@ -407,6 +409,8 @@ class Repository(Generic[R, N]):
         values: list[Any] = []
         for name in sorted(documents):
             column = fields.column(name)
+            if name in self.immutable:
+                raise self._unchangeable(name)
             if not column.mergeable:
                 raise InvalidValue(f"{self.table}.{name} is no JSON object; use update()", table=self.table)
             value = check(dynamic.document(name), documents[name], table=self.table)
@@ -457,16 +461,19 @@ class Repository(Generic[R, N]):
         """The names to set, sorted, and their parameters, each checked as the `New…` record would."""
         if not changes:
             raise InvalidValue(f"{self.table}: nothing to change", table=self.table)
-        known = {name: column for name, column in columns(self.new).items() if name != "id"}
+        known = {name: column for name, column in columns(self.new).items() if name not in ("id", *self.immutable)}
         values: list[Any] = []
         for name in sorted(changes):
             if name not in known:
-                raise InvalidValue(
-                    f"{self.table}.{name[:60]} cannot be changed; fields are: {', '.join(known)}", table=self.table
-                )
+                raise self._unchangeable(name)
             value = check(known[name], changes[name], table=self.table)
             values.append(encode(known[name], value, self.runner.codec, table=self.table, id_=id_))
         return tuple(sorted(changes)), values
+
+    def _unchangeable(self, name: str) -> InvalidValue:
+        known = [field for field in columns(self.new) if field not in ("id", *self.immutable)]
+        fields = f"fields are: {', '.join(known)}" if known else "the row never changes"
+        return InvalidValue(f"{self.table}.{name[:60]} cannot be changed; {fields}", table=self.table)
 
 
 class Repositories:

@@ -147,56 +147,66 @@ SELECT count(m.id) AS messages,
 /* conversations.archive */
 UPDATE "conversations" SET archived_at = coalesce(archived_at, clock_timestamp())
  WHERE id = $1
-RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
 -- (id) gives one Conversation
 /* conversations.restore */
-UPDATE "conversations" SET archived_at = NULL WHERE id = $1 RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+UPDATE "conversations" SET archived_at = NULL WHERE id = $1 RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
--- (id, at_position, title) gives one Conversation
-/* conversations.fork */
-WITH copied AS MATERIALIZED (      -- materialized: each message gets its new id once
-    SELECT m.*, uuid_v7() AS new_id
-      FROM messages m
-     WHERE m.conversation_id = $1
-       AND m.position <= coalesce($2, m.position)
-), forked AS (
-    INSERT INTO conversations (title, project_id, model_id, metadata, message_count, last_message_at)
-    SELECT coalesce($3, title), project_id, model_id, metadata,
-           (SELECT coalesce(max(position), 0) FROM copied),
-           (SELECT coalesce(max(created_at), now()) FROM copied)
+-- (at_position, id, title) gives optional Conversation, certain
+/* conversations._fork */
+WITH origin AS (
+    SELECT *, coalesce($1, message_count) AS at_position
       FROM conversations
-     WHERE id = $1
+     WHERE id = $2 AND coalesce($1 BETWEEN 1 AND message_count, true)
+), copied AS MATERIALIZED (      -- materialized: each message gets its new id once
+    SELECT m.*, uuid_v7() AS new_id
+      FROM origin
+      JOIN messages m ON m.conversation_id = origin.id AND m.position <= origin.at_position
+), forked AS (
+    INSERT INTO conversations (title, project_id, model_id, metadata, forked_from_id, forked_at_position,
+                               message_count, last_message_at)
+    SELECT coalesce($3, title), project_id, model_id, metadata, id, at_position,
+           at_position, (SELECT coalesce(max(created_at), now()) FROM copied)
+      FROM origin
     RETURNING *
 ), placed AS (
     INSERT INTO messages (id, conversation_id, position, role, content, model_id, parent_id,
-                          tool_call_id, input_tokens, output_tokens, metadata)
+                          tool_call_id, input_tokens, output_tokens, metadata, created_at, updated_at)
     SELECT c.new_id, forked.id, c.position, c.role, c.content, c.model_id, parent.new_id,
-           c.tool_call_id, c.input_tokens, c.output_tokens, c.metadata
+           c.tool_call_id, c.input_tokens, c.output_tokens, c.metadata, c.created_at, c.updated_at
       FROM forked
      CROSS JOIN copied c
       LEFT JOIN copied parent ON parent.id = c.parent_id
 )
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM forked;
+SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM forked;
+
+-- (id, limit) gives found Conversation, repeatable, certain
+/* conversations.forks */
+SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at"
+  FROM "conversations"
+ WHERE forked_from_id = $1 AND archived_at IS NULL
+ ORDER BY id DESC
+ LIMIT $2;
 
 -- (new.id, new.title, new.project_id, new.model_id, new.metadata) gives one Conversation, certain
 /* conversations.create */
-INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
 -- (new) gives many Conversation, certain, chunked
 /* conversations.create_many */
 INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata")
 SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"conversations", $1)
-RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
 -- (id) gives optional Conversation, repeatable, certain
 /* conversations.get */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
+SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
 
 -- (id) gives one Conversation, repeatable
 /* conversations.require */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
+SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* conversations.exists */
@@ -204,7 +214,7 @@ SELECT EXISTS (SELECT FROM "conversations" WHERE id = $1);
 
 -- (low, high) gives many Conversation, repeatable, certain
 /* conversations._between_ids */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM "conversations" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* conversations._neighbours */
@@ -1754,21 +1764,21 @@ DELETE FROM "approval_requests" WHERE id = ANY($1);
 /* event_streams.get_by */
 SELECT "id", "stream_id", "last_sequence", "created_at", "updated_at" FROM "event_streams" WHERE stream_id = $1;
 
--- (new.id, new.stream_id, new.last_sequence) gives one EventStream, certain
+-- (new.id, new.stream_id) gives one EventStream, certain
 /* event_streams.create */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3) RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
+INSERT INTO "event_streams" ("id", "stream_id") VALUES (coalesce($1, uuid_v7()), $2) RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
 -- (new) gives many EventStream, certain, chunked
 /* event_streams.create_many */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence")
-SELECT coalesce("id", uuid_v7()), "stream_id", "last_sequence"
+INSERT INTO "event_streams" ("id", "stream_id")
+SELECT coalesce("id", uuid_v7()), "stream_id"
   FROM jsonb_populate_recordset(NULL::"event_streams", $1)
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
--- (new.id, new.stream_id, new.last_sequence) gives one EventStream, certain
+-- (new.id, new.stream_id) gives one EventStream, certain
 /* event_streams._insert_or_update */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3)
-ON CONFLICT ("stream_id") DO UPDATE SET "last_sequence" = excluded."last_sequence"
+INSERT INTO "event_streams" ("id", "stream_id") VALUES (coalesce($1, uuid_v7()), $2)
+ON CONFLICT ("stream_id") DO UPDATE SET "stream_id" = excluded."stream_id"
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
 -- (new.stream_id) gives optional uuid.UUID | None, repeatable, certain
@@ -1853,13 +1863,19 @@ WITH stream AS (
 )
 SELECT last_sequence FROM stream;
 
--- (stream_id, after, limit) gives found StreamEvent, repeatable, certain
+-- (stream_id, after, generation, limit) gives found StreamEvent, repeatable, certain
 /* stream_events.read */
 SELECT "id", "stream_id", "node_id", "data", "sequence", "created_at", "updated_at"
   FROM "stream_events"
  WHERE stream_id = $1 AND sequence > $2
+   AND ($3::uuid IS NULL
+        OR EXISTS (SELECT FROM event_streams WHERE stream_id = $1 AND id = $3))
  ORDER BY sequence
- LIMIT $3;
+ LIMIT $4;
+
+-- (stream_id) gives optional StreamHead, repeatable, certain
+/* stream_events.head */
+SELECT id, last_sequence FROM event_streams WHERE stream_id = $1;
 
 -- (id) gives optional StreamEvent, repeatable, certain
 /* stream_events.get */

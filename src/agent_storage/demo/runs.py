@@ -91,8 +91,8 @@ class _Run:
             context={"attempt": 1},
             extra={"updated_at": self.at},
         )
-        stream: dict[str, Any] = {"stream_id": self.stream, "last_sequence": self.sequence}
-        self.unit.add("event_streams", NewEventStream, self.begun, extra={"updated_at": self.at}, **stream)
+        moved = {"updated_at": self.at, "last_sequence": self.sequence}
+        self.unit.add("event_streams", NewEventStream, self.begun, extra=moved, stream_id=self.stream)
 
     def _stop(self) -> int:
         """Return the number of the current node of the run."""

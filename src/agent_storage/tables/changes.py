@@ -61,7 +61,6 @@ class ConversationChanges(TypedDict, total=False):
 class MessageChanges(TypedDict, total=False):
     """Keywords of `messages.update`."""
 
-    conversation_id: UUID
     role: messages.Role
     content: Jsonb[messages.Content]
     model_id: UUID | None
@@ -334,13 +333,6 @@ class ApprovalRequestChanges(TypedDict, total=False):
 class EventStreamChanges(TypedDict, total=False):
     """Keywords of `event_streams.update`."""
 
-    stream_id: Key
-    last_sequence: BigCount
-
 
 class StreamEventChanges(TypedDict, total=False):
     """Keywords of `stream_events.update`."""
-
-    stream_id: Key
-    node_id: str | None
-    data: Jsonb[Json]

@@ -27,6 +27,7 @@ class Messages(Repository[R, N]):
 
     table = "messages"
     refers_to_itself = True
+    immutable = ("conversation_id",)
 
     @sql(
         """
