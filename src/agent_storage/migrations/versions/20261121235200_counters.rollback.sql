@@ -13,13 +13,17 @@ COMMENT ON COLUMN ticket_tasks.position IS 'Position within the ticket, counted 
 DROP TRIGGER move_ticket_task ON ticket_tasks;
 DROP TRIGGER check_message_parent ON messages;
 DROP TRIGGER raise_message_count ON messages;
+DROP TRIGGER lock_message_count ON messages;
 DROP TRIGGER keep_position ON messages;
 DROP TRIGGER keep_conversation ON messages;
 DROP FUNCTION trigger_check_message_parent();
 DROP FUNCTION trigger_raise_message_count();
+DROP FUNCTION trigger_lock_message_count();
 DROP TRIGGER raise_last_sequence ON stream_events;
+DROP TRIGGER lock_last_sequence ON stream_events;
 DROP TRIGGER keep_event ON stream_events;
 DROP FUNCTION trigger_raise_last_sequence();
+DROP FUNCTION trigger_lock_last_sequence();
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON stream_events FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
 DROP TRIGGER check_last_sequence ON event_streams;
 DROP TRIGGER keep_stream_id ON event_streams;

@@ -56,6 +56,17 @@ $$;
 CREATE TRIGGER check_message_count AFTER UPDATE OF message_count ON conversations
     FOR EACH ROW WHEN (NEW.message_count <> OLD.message_count) EXECUTE FUNCTION trigger_check_message_count();
 
+CREATE FUNCTION trigger_lock_message_count() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.position > (SELECT message_count FROM conversations WHERE id = NEW.conversation_id) THEN
+        PERFORM FROM conversations WHERE id = NEW.conversation_id FOR NO KEY UPDATE;
+        PERFORM set_config('agent_storage.raise_counters', 'on', true);
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER lock_message_count BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION trigger_lock_message_count();
 CREATE FUNCTION trigger_raise_message_count() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -70,7 +81,8 @@ BEGIN
 END
 $$;
 CREATE TRIGGER raise_message_count AFTER INSERT ON messages
-    FOR EACH ROW EXECUTE FUNCTION trigger_raise_message_count();
+    FOR EACH ROW WHEN (current_setting('agent_storage.raise_counters', true) = 'on')
+    EXECUTE FUNCTION trigger_raise_message_count();
 
 CREATE FUNCTION trigger_check_last_sequence() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -88,6 +100,18 @@ $$;
 CREATE TRIGGER check_last_sequence AFTER UPDATE OF last_sequence ON event_streams
     FOR EACH ROW WHEN (NEW.last_sequence <> OLD.last_sequence) EXECUTE FUNCTION trigger_check_last_sequence();
 
+CREATE FUNCTION trigger_lock_last_sequence() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.sequence > (SELECT last_sequence FROM event_streams WHERE stream_id = NEW.stream_id) THEN
+        PERFORM FROM event_streams WHERE stream_id = NEW.stream_id FOR NO KEY UPDATE;
+        PERFORM set_config('agent_storage.raise_counters', 'on', true);
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER lock_last_sequence BEFORE INSERT ON stream_events
+    FOR EACH ROW EXECUTE FUNCTION trigger_lock_last_sequence();
 CREATE FUNCTION trigger_raise_last_sequence() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -102,7 +126,8 @@ BEGIN
 END
 $$;
 CREATE TRIGGER raise_last_sequence AFTER INSERT ON stream_events
-    FOR EACH ROW EXECUTE FUNCTION trigger_raise_last_sequence();
+    FOR EACH ROW WHEN (current_setting('agent_storage.raise_counters', true) = 'on')
+    EXECUTE FUNCTION trigger_raise_last_sequence();
 
 -- ---- Places and events never change ----
 

@@ -36,8 +36,20 @@ CREATE TRIGGER keep_position BEFORE UPDATE OF position ON messages
     FOR EACH ROW WHEN (NEW.position <> OLD.position)
     EXECUTE FUNCTION trigger_refuse_change('position', 'append a copy, or fork the conversation');
 
--- An INSERT with a position of its own (COPY of a history) takes the conversation's counter along, so that the next
--- append finds a free position. The first row of many moves it past all of them.
+-- An INSERT with explicit positions (COPY of a history) takes the conversation's counter along, so that the next append
+-- finds a free position. It locks the counter first, as an append does, so the two queue; and it raises the counter after
+-- the statement, once for all of its rows. The setting, local to the transaction, spares appends the second trigger.
+CREATE FUNCTION trigger_lock_message_count() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.position > (SELECT message_count FROM conversations WHERE id = NEW.conversation_id) THEN
+        PERFORM FROM conversations WHERE id = NEW.conversation_id FOR NO KEY UPDATE;
+        PERFORM set_config('agent_storage.raise_counters', 'on', true);
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER lock_message_count BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION trigger_lock_message_count();
 CREATE FUNCTION trigger_raise_message_count() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -52,7 +64,8 @@ BEGIN
 END
 $$;
 CREATE TRIGGER raise_message_count AFTER INSERT ON messages
-    FOR EACH ROW EXECUTE FUNCTION trigger_raise_message_count();
+    FOR EACH ROW WHEN (current_setting('agent_storage.raise_counters', true) = 'on')
+    EXECUTE FUNCTION trigger_raise_message_count();
 
 -- A thread stays in its conversation. It looks after the statement, when a parent that came with its child is there.
 -- (A composite foreign key would need another unique index, and PostgreSQL 15.)

@@ -13,8 +13,19 @@ CREATE TABLE stream_events (
 CREATE TRIGGER keep_event BEFORE UPDATE ON stream_events
     FOR EACH ROW EXECUTE FUNCTION trigger_refuse_change('data', 'publish another event, or delete this one');
 
--- An INSERT with a sequence of its own (COPY of a stream) takes the stream's counter along, so that the next event finds a
--- free sequence. The first row of many moves it past all of them.
+-- An INSERT with explicit sequences (COPY of a stream) takes the stream's counter along, as in messages.
+CREATE FUNCTION trigger_lock_last_sequence() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.sequence > (SELECT last_sequence FROM event_streams WHERE stream_id = NEW.stream_id) THEN
+        PERFORM FROM event_streams WHERE stream_id = NEW.stream_id FOR NO KEY UPDATE;
+        PERFORM set_config('agent_storage.raise_counters', 'on', true);
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER lock_last_sequence BEFORE INSERT ON stream_events
+    FOR EACH ROW EXECUTE FUNCTION trigger_lock_last_sequence();
 CREATE FUNCTION trigger_raise_last_sequence() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -29,7 +40,8 @@ BEGIN
 END
 $$;
 CREATE TRIGGER raise_last_sequence AFTER INSERT ON stream_events
-    FOR EACH ROW EXECUTE FUNCTION trigger_raise_last_sequence();
+    FOR EACH ROW WHEN (current_setting('agent_storage.raise_counters', true) = 'on')
+    EXECUTE FUNCTION trigger_raise_last_sequence();
 
 COMMENT ON TABLE stream_events IS 'Events of streams, in the order of commits, without gaps';
 COMMENT ON COLUMN stream_events.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
