@@ -56,6 +56,8 @@ V = TypeVar("V")
 #: The result of a streaming method: `async with storage.messages.stream() as rows: async for row in rows: …`
 Stream = AbstractContextManager[Iterator[V]]
 
+#: The columns that no `update` changes, in any table.
+_KEPT = ("id", "created_at", "updated_at")
 #: The methods that only a table with a natural key has.
 _WITH_KEY = frozenset({"_insert_or_update", "_id_of"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -462,7 +464,7 @@ class Repository(Generic[R, N]):
         """The names to set, sorted, and their parameters, each checked as the `New…` record would."""
         if not changes:
             raise InvalidValue(f"{self.table}: nothing to change", table=self.table)
-        known = {name: column for name, column in columns(self.new).items() if name not in ("id", *self.immutable)}
+        known = {name: column for name, column in columns(self.new).items() if name not in (*_KEPT, *self.immutable)}
         values: list[Any] = []
         for name in sorted(changes):
             if name not in known:
@@ -472,7 +474,7 @@ class Repository(Generic[R, N]):
         return tuple(sorted(changes)), values
 
     def _unchangeable(self, name: str) -> InvalidValue:
-        known = [field for field in columns(self.new) if field not in ("id", *self.immutable)]
+        known = [field for field in columns(self.new) if field not in (*_KEPT, *self.immutable)]
         fields = f"fields are: {', '.join(known)}" if known else "the row never changes"
         return InvalidValue(f"{self.table}.{name[:60]} cannot be changed; {fields}", table=self.table)
 
