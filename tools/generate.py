@@ -204,9 +204,10 @@ def _changes(tables: dict[str, str]) -> str:
             imports |= {known[one] for one in used if one in known}
             imports |= {f"from {module} import record as {table}"} if f"{table}." in text else set()
             fields.append(f"    {name}: {text}")
-        for title, without in {new.removeprefix("New") + "Changes": (), **_FEWER.get(table, {})}.items():
+        changes = new.removeprefix("New") + "Changes"
+        for title, without in {changes: _immutable(folder), **_FEWER.get(table, {})}.items():
             kept = [field for field in fields if field.split(":")[0].strip() not in without]
-            what = "update" if not without else "append" if table == "messages" else "set"
+            what = "update" if title == changes else "append" if table == "messages" else "set"
             classes.append(
                 f'class {title}(TypedDict, total=False):\n    """Keywords of `{table}.{what}`."""\n\n' + "\n".join(kept)
             )
@@ -220,6 +221,13 @@ _FEWER = {
     "messages": {"MessageFields": ("conversation_id", "role", "content")},
     "node_execution_states": {"NodeStateFields": ("session_id", "node_id")},
 }
+
+
+def _immutable(folder: str) -> tuple[str, ...]:
+    """The fields that a repository declares immutable."""
+    text = (PACKAGE / "tables" / folder / "repository.py").read_text(encoding="utf-8")
+    found = re.search(r"^    immutable = (\(.*?\))$", text, re.MULTILINE | re.DOTALL)
+    return ast.literal_eval(found[1]) if found else ()
 
 
 def _new_record(folder: str) -> str:

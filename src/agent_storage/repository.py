@@ -56,6 +56,8 @@ V = TypeVar("V")
 #: The result of a streaming method: `async with storage.messages.stream() as rows: async for row in rows: …`
 Stream = AbstractAsyncContextManager[AsyncIterator[V]]
 
+#: The columns that no `update` changes, in any table.
+_KEPT = ("id", "created_at", "updated_at")
 #: The methods that only a table with a natural key has.
 _WITH_KEY = frozenset({"_insert_or_update", "_id_of"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -144,6 +146,8 @@ class Repository(Generic[R, N]):
     refers_to_itself: ClassVar[bool] = False
     #: The foreign keys of one column: the table whose id each refers to. `create_many` locks those rows in one order.
     references: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: Fields of `New…` that never change: `update` and `patch` refuse them, and triggers do so in SQL.
+    immutable: ClassVar[tuple[str, ...]] = ()
     #: A nullable timestamp column; rows that have it set are left out of every list unless a filter names it.
     soft_delete: ClassVar[str | None] = None
     record: ClassVar[type[Any]]
@@ -422,6 +426,8 @@ class Repository(Generic[R, N]):
         values: list[Any] = []
         for name in sorted(documents):
             column = fields.column(name)
+            if name in self.immutable:
+                raise self._unchangeable(name)
             if not column.mergeable:
                 raise InvalidValue(f"{self.table}.{name} is no JSON object; use update()", table=self.table)
             value = check(dynamic.document(name), documents[name], table=self.table)
@@ -500,16 +506,19 @@ class Repository(Generic[R, N]):
         """The names to set, sorted, and their parameters, each checked as the `New…` record would."""
         if not changes:
             raise InvalidValue(f"{self.table}: nothing to change", table=self.table)
-        known = {name: column for name, column in columns(self.new).items() if name != "id"}
+        known = {name: column for name, column in columns(self.new).items() if name not in (*_KEPT, *self.immutable)}
         values: list[Any] = []
         for name in sorted(changes):
             if name not in known:
-                raise InvalidValue(
-                    f"{self.table}.{name[:60]} cannot be changed; fields are: {', '.join(known)}", table=self.table
-                )
+                raise self._unchangeable(name)
             value = check(known[name], changes[name], table=self.table)
             values.append(encode(known[name], value, self.runner.codec, table=self.table, id_=id_))
         return tuple(sorted(changes)), values
+
+    def _unchangeable(self, name: str) -> InvalidValue:
+        known = [field for field in columns(self.new) if field not in (*_KEPT, *self.immutable)]
+        fields = f"fields are: {', '.join(known)}" if known else "the row never changes"
+        return InvalidValue(f"{self.table}.{name[:60]} cannot be changed; {fields}", table=self.table)
 
 
 class Repositories:

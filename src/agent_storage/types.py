@@ -76,7 +76,7 @@ from agent_storage.tables.workflows.node_execution_states.record import (
     NodeExecutionState,
     NodeStatus,
 )
-from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent
+from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent, StreamHead
 from agent_storage.tables.workflows.tool_call_logs.record import NewToolCallLog, ToolCallLog
 from agent_storage.tables.workflows.workflow_sessions.record import (
     NewWorkflowSession,
@@ -167,6 +167,7 @@ __all__ = [
     "SessionData",
     "SessionStatus",
     "StreamEvent",
+    "StreamHead",
     "Synced",
     "Task",
     "TaskData",

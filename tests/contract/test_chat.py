@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,14 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from agent_storage import InvalidTransition, InvalidValue, MissingReference, NotFound, StillReferenced
+from agent_storage import (
+    Conflict,
+    InvalidTransition,
+    InvalidValue,
+    MissingReference,
+    NotFound,
+    StillReferenced,
+)
 from agent_storage.types import NewConversation, NewMessage, NewModel, NewProvider, NewToolResult
 
 
@@ -108,6 +116,115 @@ async def test_a_thread_is_the_message_and_its_ancestors_newest_first(face: Any)
     assert {message.content for message in await face.messages.thread(leaf.id)} == {"root", "middle", "leaf"}
 
 
+def refused(conninfo: str, text: Any, values: Any = ()) -> psycopg.Error:
+    """The error of raw SQL that a rule of the tables refuses."""
+    with psycopg.connect(conninfo, autocommit=True) as connection, pytest.raises(psycopg.Error) as caught:
+        connection.execute(text, values)
+    assert caught.value.sqlstate == "AS001"
+    return caught.value
+
+
+async def test_a_message_keeps_its_place_and_its_content_can_be_redacted(face: Any, migrated: str) -> None:
+    chat, other = await conversation(face), await conversation(face)
+    message = await face.messages.append(chat.id, "user", "secret")
+    for change in ({"conversation_id": other.id}, {"position": 7}):
+        with pytest.raises(InvalidValue, match="cannot be changed; fields are: role, content"):
+            await face.messages.update(message.id, **change)
+        with pytest.raises(InvalidValue, match="cannot be changed"):
+            await face.messages.update_many([message.id], change)
+    error = refused(migrated, "UPDATE messages SET conversation_id = %s", [other.id])
+    assert error.diag.constraint_name == "messages_conversation_id_immutable"
+    refused(migrated, "UPDATE messages SET position = position + 1")
+    redacted = await face.messages.update(message.id, content="[redacted]")
+    assert (redacted.conversation_id, redacted.position, redacted.content) == (chat.id, 1, "[redacted]")
+    assert [(await face.messages.append(one.id, "user", "next")).position for one in (chat, other)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "message_count = 0",
+        "message_count = message_count - 1",
+        "message_count = message_count + 1",
+        "message_count = 2147483647, last_message_at = clock_timestamp()",
+    ],
+)
+async def test_the_counter_of_a_conversation_moves_with_its_messages_alone(
+    face: Any, migrated: str, change: str
+) -> None:
+    chat = await conversation(face)
+    await face.messages.append_many(chat.id, [NewMessage(conversation_id=chat.id, role="user", content="x")] * 3)
+    refused(migrated, f"UPDATE conversations SET {change}")
+    await face.messages.delete_where({"position": 3})
+    refused(migrated, "UPDATE conversations SET message_count = 2")  # a position is not given out twice
+    assert (await face.messages.append(chat.id, "user", "x")).position == 4
+
+
+async def test_a_history_that_is_copied_with_its_positions_goes_on_where_it_ends(face: Any, migrated: str) -> None:
+    plain, counted = await conversation(face), uuid4()
+    positions = {plain.id: range(1, 10_001), counted: (7, 2, 5)}
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        connection.execute("INSERT INTO conversations (id, message_count) VALUES (%s, 9)", [counted])
+        with (
+            connection.cursor() as cursor,
+            cursor.copy("COPY messages (conversation_id, position, role, content) FROM STDIN") as copy,
+        ):
+            for chat, numbers in positions.items():
+                for number in numbers:
+                    copy.write_row((chat, number, "user", '"x"'))
+    moved = await face.conversations.require(plain.id)
+    assert moved.message_count == 10_000
+    assert moved.last_message_at > plain.last_message_at
+    assert (await face.messages.append(plain.id, "user", "x")).position == 10_001
+    assert (await face.messages.append(counted, "user", "x")).position == 10
+
+
+async def test_explicit_positions_among_many_appends_queue_with_them(storage: Any, migrated: str) -> None:
+    chat = await conversation(storage)
+
+    async def append() -> int:
+        return (await storage.messages.append(chat.id, "user", "x")).position
+
+    async def insert(position: int) -> None:
+        text = "INSERT INTO messages (conversation_id, position, role, content) VALUES (%s, %s, 'user', '1')"
+        async with await psycopg.AsyncConnection.connect(migrated, autocommit=True) as connection:
+            with contextlib.suppress(psycopg.errors.UniqueViolation):  # an append had it first
+                await connection.execute(text, [chat.id, position])
+
+    made = await asyncio.gather(*(append() for _ in range(100)), *(insert(9 * n) for n in range(1, 16)))
+    assert len({*made[:100]}) == 100
+    last = (await storage.messages.latest(chat.id, 1))[0].position
+    assert (await storage.conversations.require(chat.id)).message_count == last
+    assert await append() == last + 1
+
+
+async def test_a_parent_is_a_message_of_the_same_conversation(face: Any, migrated: str) -> None:
+    chat, other = await conversation(face), await conversation(face)
+    here = await face.messages.append(chat.id, "user", "here")
+    there = await face.messages.append(other.id, "user", "there")
+    with pytest.raises(Conflict, match=r"belongs to another conversation .*choose a message of the same"):
+        await face.messages.append(chat.id, "user", "x", parent_id=there.id)
+    with pytest.raises(Conflict, match="belongs to another conversation"):
+        await face.messages.update(here.id, parent_id=there.id)
+    with pytest.raises(Conflict, match="belongs to another conversation"):
+        await face.messages.update_many([here.id, there.id], {"parent_id": here.id})
+    with pytest.raises(MissingReference):
+        await face.messages.append(chat.id, "user", "x", parent_id=uuid4())
+    refused(migrated, "UPDATE messages SET parent_id = %s WHERE id = %s", [there.id, here.id])
+    parent = uuid4()  # a child may stand before its parent
+    family = [
+        NewMessage(conversation_id=chat.id, role="user", content="child", parent_id=parent),
+        NewMessage(id=parent, conversation_id=chat.id, role="user", content="parent", parent_id=here.id),
+    ]
+    child, _ = await face.messages.append_many(chat.id, family)
+    assert [message.content for message in await face.messages.thread(child.id)] == ["child", "parent", "here"]
+    family[0] = family[0].model_copy(update={"conversation_id": other.id})
+    with pytest.raises(Conflict):
+        await face.messages.create_many([one.model_copy(update={"id": None}) for one in family])
+    await face.messages.delete(parent)
+    assert (await face.messages.require(child.id)).parent_id is None
+
+
 async def test_search_finds_words_in_strings_and_parts_best_first(face: Any) -> None:
     chat, other = await conversation(face), await conversation(face)
     await face.messages.append(chat.id, "user", "the glacier near Finse, a glacier indeed")
@@ -155,6 +272,71 @@ async def test_a_fork_copies_up_to_a_position_and_leaves_the_origin(face: Any) -
     assert (await face.conversations.fork(chat.id)).message_count == 5
     with pytest.raises(NotFound):
         await face.conversations.fork(uuid4(), 1, "x")
+
+
+async def test_a_fork_knows_its_origin_and_keeps_the_times_of_its_messages(face: Any, migrated: str) -> None:
+    chat = await conversation(face, title="origin")
+    for number in range(1, 5):
+        await face.messages.append(chat.id, "user", str(number))
+    await face.messages.update((await face.messages.latest(chat.id, 2))[1].id, content="3, redacted")
+    originals = (await face.messages.page(chat.id, limit=3)).items
+    fork, whole = await face.conversations.fork(chat.id, 3), await face.conversations.fork(chat.id)
+    assert (fork.forked_from_id, fork.forked_at_position) == (chat.id, 3)
+    assert (whole.forked_from_id, whole.forked_at_position) == (chat.id, 4)
+    assert (chat.forked_from_id, chat.forked_at_position) == (None, None)
+    copies = (await face.messages.page(fork.id)).items
+    times = [[(one.created_at, one.updated_at) for one in some] for some in (originals, copies)]
+    assert times[0] == times[1]
+    assert fork.last_message_at == originals[-1].created_at
+    deeper = await face.conversations.fork(fork.id, 1)
+    assert (deeper.forked_from_id, deeper.forked_at_position) == (fork.id, 1)
+    assert [item.id for item in await face.conversations.forks(chat.id)] == [whole.id, fork.id]
+    assert (await face.conversations.forks(chat.id, limit=1)).more
+    await face.conversations.archive(whole.id)
+    assert [item.id for item in await face.conversations.forks(chat.id)] == [fork.id]
+    refused(migrated, "UPDATE conversations SET forked_from_id = %s WHERE id = %s", [chat.id, deeper.id])
+    refused(migrated, "UPDATE conversations SET forked_at_position = 2 WHERE id = %s", [deeper.id])
+    refused(migrated, "UPDATE conversations SET forked_from_id = id, forked_at_position = 1 WHERE id = %s", [chat.id])
+    with pytest.raises(InvalidValue, match="cannot be changed"):
+        await face.conversations.update(deeper.id, forked_from_id=None)
+    await face.conversations.delete(chat.id)
+    orphan = await face.conversations.require(fork.id)
+    assert (orphan.forked_from_id, orphan.forked_at_position, orphan.message_count) == (None, 3, 3)
+
+
+async def test_a_fork_takes_place_at_a_position_that_the_conversation_has_reached(face: Any) -> None:
+    chat = await conversation(face)
+    assert (await face.conversations.fork(chat.id)).forked_at_position == 0
+    with pytest.raises(InvalidValue, match=r"cannot be forked at position 1; it has no messages"):
+        await face.conversations.fork(chat.id, 1)
+    await face.messages.append_many(chat.id, [NewMessage(conversation_id=chat.id, role="user", content="x")] * 5)
+    made = await face.conversations.count()
+    for position in (-(2**31), -1, 0, 6, 2**31 - 1):
+        with pytest.raises(InvalidValue, match=rf"cannot be forked at position {position}; its positions are 1 to 5"):
+            await face.conversations.fork(chat.id, position)
+    assert await face.conversations.count() == made
+    await face.messages.delete_where({"conversation_id": chat.id, "position__gt": 2})
+    fork = await face.conversations.fork(chat.id, 4)
+    assert [copy.position for copy in (await face.messages.page(fork.id)).items] == [1, 2]
+    assert (await face.messages.append(fork.id, "user", "x")).position == 5
+
+
+async def test_forks_during_appends_are_whole(storage: Any) -> None:
+    chat = await conversation(storage)
+    await storage.messages.append(chat.id, "user", "0")
+
+    async def append() -> None:
+        for _ in range(20):
+            await storage.messages.append(chat.id, "user", "x")
+
+    async def fork() -> Any:
+        return await storage.conversations.fork(chat.id)
+
+    done = await asyncio.gather(*(append() for _ in range(10)), *(fork() for _ in range(30)))
+    for made in done[10:]:
+        copies = (await storage.messages.page(made.id, limit=1000)).items
+        assert [copy.position for copy in copies] == list(range(1, made.forked_at_position + 1))
+        assert made.message_count == made.forked_at_position
 
 
 async def test_usage_adds_tokens_and_their_cost_by_model(face: Any) -> None:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 
 from agent_storage import InvalidValue
-from agent_storage.types import NewStreamEvent
+from agent_storage.types import NewEventStream, NewStreamEvent
 
 from .test_approvals import listening
+from .test_chat import refused
 
 
 def events(stream: str, count: int) -> list[NewStreamEvent]:
     return [NewStreamEvent(stream_id=stream, node_id=f"node {n}", data={"n": n, "text": "\x00"}) for n in range(count)]
 
 
-async def follow(storage: Any, stream: str, until: int, after: int = 0) -> list[int]:
+async def follow(storage: Any, stream: str, until: int, after: int = 0, **fields: Any) -> list[int]:
     seen: list[int] = []
-    async with storage.stream_events.follow(stream, after) as followed:
+    async with storage.stream_events.follow(stream, after, **fields) as followed:
         async for event in followed:
             seen.append(event.sequence)
             if event.sequence >= until:
@@ -147,3 +150,180 @@ async def test_a_rolled_back_event_leaves_no_gap_and_wakes_nobody(storage: Any) 
             await tx.stream_events.publish("s")
             raise RuntimeError
     assert (await storage.stream_events.publish("s")).sequence == 2
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def delete(storage: Any, stream: str) -> None:
+    await storage.event_streams.delete((await storage.event_streams.get_by(stream_id=stream)).id)
+
+
+async def test_a_published_event_never_changes(face: Any, migrated: str) -> None:
+    event = await face.stream_events.publish("s", "node", {"n": 1})
+    for change in ({"data": {}}, {"stream_id": "t"}, {"node_id": None}, {"sequence": 2}):
+        with pytest.raises(InvalidValue, match="cannot be changed; the row never changes"):
+            await face.stream_events.update(event.id, **change)
+        with pytest.raises(InvalidValue, match="cannot be changed"):
+            await face.stream_events.update_many([event.id], change)
+    with pytest.raises(InvalidValue, match=r"stream_events\.data cannot be changed"):
+        await face.stream_events.patch(event.id, data={"n": 2})
+    for change in ("data = '{}'", "stream_id = 't'", "node_id = NULL", "sequence = 2", "created_at = now()"):
+        refused(migrated, f"UPDATE stream_events SET {change}")
+    assert list(await face.stream_events.read("s")) == [event]
+
+
+async def test_the_counter_of_a_stream_moves_with_its_events_alone(face: Any, migrated: str) -> None:
+    await face.stream_events.publish_many("s", events("s", 3))
+    head = await face.stream_events.head("s")
+    assert head.last_sequence == 3
+    stream = await face.event_streams.upsert(NewEventStream(stream_id="s"))
+    assert (stream.id, stream.last_sequence) == (head.id, 3)
+    for change in ({"last_sequence": 0}, {"stream_id": "t"}):
+        with pytest.raises(InvalidValue, match="cannot be changed; the row never changes"):
+            await face.event_streams.update(stream.id, **change)
+    with pytest.raises(InvalidValue, match="last_sequence"):
+        NewEventStream(stream_id="s", last_sequence=0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    for change in (
+        "last_sequence = 0",
+        "last_sequence = 2",
+        "last_sequence = 4",
+        "last_sequence = 9223372036854775807",
+        "stream_id = 't'",
+        "id = uuid_v7()",
+    ):
+        refused(migrated, f"UPDATE event_streams SET {change}")
+    text = "INSERT INTO event_streams (stream_id) VALUES ('s') ON CONFLICT (stream_id) DO UPDATE SET last_sequence = 0"
+    error = refused(migrated, text)
+    assert error.diag.constraint_name == "event_streams_last_sequence_follows_events"
+    await face.stream_events.delete_where({"sequence": 3})
+    refused(migrated, "UPDATE event_streams SET last_sequence = 2")  # a sequence is not given out twice
+    assert (await face.stream_events.publish("s")).sequence == 4
+
+
+async def test_a_stream_that_is_copied_with_its_sequences_goes_on_where_it_ends(face: Any, migrated: str) -> None:
+    await face.event_streams.create(NewEventStream(stream_id="s"))
+    with (
+        psycopg.connect(migrated, autocommit=True) as connection,
+        connection.cursor() as cursor,
+        cursor.copy("COPY stream_events (stream_id, sequence) FROM STDIN") as copy,
+    ):
+        for number in range(10_000, 0, -1):
+            copy.write_row(("s", number))
+    assert (await face.stream_events.head("s")).last_sequence == 10_000
+    assert (await face.stream_events.publish("s")).sequence == 10_001
+
+
+async def test_explicit_sequences_among_many_publishers_queue_with_them(storage: Any, migrated: str) -> None:
+    await storage.stream_events.publish("s")
+    follower = asyncio.create_task(follow(storage, "s", 111))
+
+    async def publish() -> int:
+        return (await storage.stream_events.publish("s")).sequence
+
+    async def insert() -> None:
+        text = "INSERT INTO stream_events (stream_id, sequence) SELECT 's', last_sequence + 1 FROM event_streams"
+        async with await psycopg.AsyncConnection.connect(migrated, autocommit=True) as connection:
+            for _ in range(200):
+                with contextlib.suppress(psycopg.errors.UniqueViolation):  # a publisher had it first
+                    await connection.execute(text)
+                    return
+        raise AssertionError("no sequence is free")
+
+    made = await asyncio.gather(*(publish() for _ in range(100)), *(insert() for _ in range(10)))
+    assert len({*made[:100]}) == 100
+    assert await asyncio.wait_for(follower, 30) == list(range(1, 112))
+    assert await publish() == 112
+
+
+async def test_a_follower_of_a_stream_that_is_deleted_and_published_again_gets_the_new_events(storage: Any) -> None:
+    await storage.stream_events.publish_many("s", events("s", 17))
+    seen: list[tuple[Any, int]] = []
+
+    async def read() -> None:
+        async with storage.stream_events.follow("s", 15) as followed:
+            async for event in followed:
+                seen.append((followed.generation, event.sequence))
+                if event.data == "end":
+                    return
+
+    following = asyncio.create_task(read())
+    await until(lambda: len(seen) == 2)
+    first = await storage.stream_events.head("s")
+    await delete(storage, "s")
+    await storage.stream_events.publish_many("s", events("s", 20))  # more than it has seen of the old one
+    await until(lambda: len(seen) == 22)
+    second = await storage.stream_events.head("s")
+    async with storage.transaction() as tx:  # gone and back in one transaction
+        await delete(tx, "s")
+        await tx.stream_events.publish("s", None, "end")
+    await asyncio.wait_for(following, 30)
+    third = await storage.stream_events.head("s")
+    assert seen == [
+        (first.id, 16),
+        (first.id, 17),
+        *((second.id, n) for n in range(1, 21)),
+        (third.id, 1),
+    ]
+
+
+async def test_a_follower_that_comes_back_gives_the_generation_that_it_has_seen(storage: Any) -> None:
+    await storage.stream_events.publish_many("s", events("s", 17))
+    old = await storage.stream_events.head("s")
+    assert await follow(storage, "s", 17, after=15, generation=old.id) == [16, 17]
+    await delete(storage, "s")
+    waiting = asyncio.create_task(follow(storage, "s", 3, after=17))  # no stream: it has seen 17 of an old one
+    await listening(storage)
+    await storage.stream_events.publish_many("s", events("s", 3))
+    assert await asyncio.wait_for(waiting, 30) == [1, 2, 3]
+    assert await follow(storage, "s", 3, after=17) == [1, 2, 3]  # beyond the end: of an old one too
+    await storage.stream_events.publish_many("s", events("s", 17))
+    assert await follow(storage, "s", 20, after=17, generation=old.id) == list(range(1, 21))
+    assert await follow(storage, "s", 20, after=17) == [18, 19, 20]
+    assert await storage.stream_events.read("s", generation=old.id) == []
+    new = await storage.stream_events.head("s")
+    assert len(await storage.stream_events.read("s", 18, generation=new.id)) == 2
+
+
+async def test_followers_of_a_stream_that_comes_and_goes_see_each_generation_in_order(storage: Any) -> None:
+    """Thirty followers, while the stream is deleted and published again; each sees a beginning of every generation."""
+    histories: list[dict[Any, list[int]]] = [{} for _ in range(30)]
+
+    async def read(history: dict[Any, list[int]]) -> None:
+        async with storage.stream_events.follow("s") as followed:
+            async for event in followed:
+                history.setdefault(followed.generation, []).append(event.sequence)
+                if event.data == "end":
+                    return
+
+    async def publish() -> None:
+        for _ in range(20):
+            await storage.stream_events.publish("s")
+
+    following = [asyncio.create_task(read(history)) for history in histories]
+    for _ in range(15):
+        publishing = asyncio.gather(*(publish() for _ in range(4)))
+        await storage.stream_events.publish("s")
+        await delete(storage, "s")
+        await publishing
+    await storage.stream_events.publish("s", None, "end")
+    await asyncio.wait_for(asyncio.gather(*following), 30)
+    last = await storage.stream_events.head("s")
+    for history in histories:
+        assert all(seen == list(range(1, len(seen) + 1)) for seen in history.values())
+        assert list(history)[-1] == last.id
+        assert history[last.id] == list(range(1, last.last_sequence + 1))
+
+
+def test_follow_on_the_sync_face_notices_another_stream(sync_storage: Any) -> None:
+    sync_storage.stream_events.publish_many("s", events("s", 4))
+    with sync_storage.stream_events.follow("s", 2) as followed:
+        assert [next(followed).sequence for _ in range(2)] == [3, 4]
+        old = followed.generation
+        sync_storage.event_streams.delete(old)
+        sync_storage.stream_events.publish_many("s", events("s", 9))
+        assert [next(followed).sequence for _ in range(9)] == list(range(1, 10))
+        assert followed.generation == sync_storage.stream_events.head("s").id != old

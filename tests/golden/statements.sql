@@ -51,13 +51,11 @@ SELECT (SELECT id FROM "providers" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* providers.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"providers"', ARRAY[$1::uuid]))
-DELETE FROM "providers" USING locked WHERE id = $1;
+DELETE FROM "providers" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* providers.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"providers"', $1))
-DELETE FROM "providers" USING locked WHERE id = ANY($1);
+DELETE FROM "providers" WHERE id = ANY($1);
 
 -- ---- models ----
 
@@ -86,14 +84,8 @@ INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_wind
 -- (new) gives many Model, certain, chunked
 /* models.create_many */
 INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"models", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "providers" WHERE id IN (SELECT "provider_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled"
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"models", $1)
 RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
 
 -- (new.id, new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled) gives one Model, certain
@@ -130,13 +122,11 @@ SELECT (SELECT id FROM "models" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* models.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"models"', ARRAY[$1::uuid]))
-DELETE FROM "models" USING locked WHERE id = $1;
+DELETE FROM "models" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* models.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"models"', $1))
-DELETE FROM "models" USING locked WHERE id = ANY($1);
+DELETE FROM "models" WHERE id = ANY($1);
 
 -- ---- conversations ----
 
@@ -157,63 +147,66 @@ SELECT count(m.id) AS messages,
 /* conversations.archive */
 UPDATE "conversations" SET archived_at = coalesce(archived_at, clock_timestamp())
  WHERE id = $1
-RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
 -- (id) gives one Conversation
 /* conversations.restore */
-UPDATE "conversations" SET archived_at = NULL WHERE id = $1 RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+UPDATE "conversations" SET archived_at = NULL WHERE id = $1 RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
--- (id, at_position, title) gives one Conversation
-/* conversations.fork */
-WITH copied AS MATERIALIZED (      -- materialized: each message gets its new id once
-    SELECT m.*, uuid_v7() AS new_id
-      FROM messages m
-     WHERE m.conversation_id = $1
-       AND m.position <= coalesce($2, m.position)
-), forked AS (
-    INSERT INTO conversations (title, project_id, model_id, metadata, message_count, last_message_at)
-    SELECT coalesce($3, title), project_id, model_id, metadata,
-           (SELECT coalesce(max(position), 0) FROM copied),
-           (SELECT coalesce(max(created_at), now()) FROM copied)
+-- (at_position, id, title) gives optional Conversation, certain
+/* conversations._fork */
+WITH origin AS (
+    SELECT *, coalesce($1, message_count) AS at_position
       FROM conversations
-     WHERE id = $1
+     WHERE id = $2 AND coalesce($1 BETWEEN 1 AND message_count, true)
+), copied AS MATERIALIZED (      -- materialized: each message gets its new id once
+    SELECT m.*, uuid_v7() AS new_id
+      FROM origin
+      JOIN messages m ON m.conversation_id = origin.id AND m.position <= origin.at_position
+), forked AS (
+    INSERT INTO conversations (title, project_id, model_id, metadata, forked_from_id, forked_at_position,
+                               message_count, last_message_at)
+    SELECT coalesce($3, title), project_id, model_id, metadata, id, at_position,
+           at_position, (SELECT coalesce(max(created_at), now()) FROM copied)
+      FROM origin
     RETURNING *
 ), placed AS (
     INSERT INTO messages (id, conversation_id, position, role, content, model_id, parent_id,
-                          tool_call_id, input_tokens, output_tokens, metadata)
+                          tool_call_id, input_tokens, output_tokens, metadata, created_at, updated_at)
     SELECT c.new_id, forked.id, c.position, c.role, c.content, c.model_id, parent.new_id,
-           c.tool_call_id, c.input_tokens, c.output_tokens, c.metadata
+           c.tool_call_id, c.input_tokens, c.output_tokens, c.metadata, c.created_at, c.updated_at
       FROM forked
      CROSS JOIN copied c
       LEFT JOIN copied parent ON parent.id = c.parent_id
 )
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM forked;
+SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM forked;
+
+-- (id, limit) gives found Conversation, repeatable, certain
+/* conversations.forks */
+SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at"
+  FROM "conversations"
+ WHERE forked_from_id = $1 AND archived_at IS NULL
+ ORDER BY id DESC
+ LIMIT $2;
 
 -- (new.id, new.title, new.project_id, new.model_id, new.metadata) gives one Conversation, certain
 /* conversations.create */
-INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
 -- (new) gives many Conversation, certain, chunked
 /* conversations.create_many */
 INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"conversations", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one),
-           (SELECT count(*) FROM (SELECT FROM "models" WHERE id IN (SELECT "model_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", coalesce("metadata", 'null')
-  FROM given
- CROSS JOIN locked
-RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+  FROM jsonb_populate_recordset(NULL::"conversations", $1)
+RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
 -- (id) gives optional Conversation, repeatable, certain
 /* conversations.get */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
+SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
 
 -- (id) gives one Conversation, repeatable
 /* conversations.require */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
+SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* conversations.exists */
@@ -221,7 +214,7 @@ SELECT EXISTS (SELECT FROM "conversations" WHERE id = $1);
 
 -- (low, high) gives many Conversation, repeatable, certain
 /* conversations._between_ids */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM "conversations" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* conversations._neighbours */
@@ -231,13 +224,11 @@ SELECT (SELECT id FROM "conversations" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* conversations.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"conversations"', ARRAY[$1::uuid]))
-DELETE FROM "conversations" USING locked WHERE id = $1;
+DELETE FROM "conversations" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* conversations.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"conversations"', $1))
-DELETE FROM "conversations" USING locked WHERE id = ANY($1);
+DELETE FROM "conversations" WHERE id = ANY($1);
 
 -- ---- messages ----
 
@@ -260,20 +251,10 @@ WITH given AS (
       FROM jsonb_populate_recordset(NULL::messages, $1) WITH ORDINALITY
 ), counted AS (
     SELECT conversation_id AS of, count(*)::integer AS messages FROM given GROUP BY conversation_id
-), locked AS MATERIALIZED (     -- in the order of ids, so that concurrent calls do not deadlock
-    SELECT id AS locked_id FROM conversations WHERE id IN (SELECT of FROM counted) ORDER BY id FOR NO KEY UPDATE
-), referred AS MATERIALIZED (   -- the foreign keys alone would lock these in the order of the rows
-    SELECT (SELECT count(*) FROM locked) AS conversations,
-           (SELECT count(*) FROM (SELECT FROM messages WHERE id IN (SELECT parent_id FROM given) ORDER BY id
-                                     FOR KEY SHARE) one) AS messages,
-           (SELECT count(*) FROM (SELECT FROM models WHERE id IN (SELECT model_id FROM given) ORDER BY id
-                                     FOR KEY SHARE) one) AS models
 ), moved AS (               -- the row locks, held to commit, hand out positions without a gap
     UPDATE conversations
        SET message_count = message_count + counted.messages, last_message_at = clock_timestamp()
       FROM counted
-      JOIN locked ON locked_id = counted.of
-     CROSS JOIN referred
      WHERE conversations.id = counted.of
     RETURNING counted.of, message_count - counted.messages AS before
 )
@@ -340,13 +321,11 @@ SELECT (SELECT id FROM "messages" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* messages.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"messages"', ARRAY[$1::uuid]))
-DELETE FROM "messages" USING locked WHERE id = $1;
+DELETE FROM "messages" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* messages.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"messages"', $1))
-DELETE FROM "messages" USING locked WHERE id = ANY($1);
+DELETE FROM "messages" WHERE id = ANY($1);
 
 -- ---- tool_configs ----
 
@@ -403,13 +382,11 @@ SELECT (SELECT id FROM "tool_configs" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* tool_configs.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_configs"', ARRAY[$1::uuid]))
-DELETE FROM "tool_configs" USING locked WHERE id = $1;
+DELETE FROM "tool_configs" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* tool_configs.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_configs"', $1))
-DELETE FROM "tool_configs" USING locked WHERE id = ANY($1);
+DELETE FROM "tool_configs" WHERE id = ANY($1);
 
 -- ---- tool_results ----
 
@@ -463,16 +440,8 @@ INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_
 -- (new) gives many ToolResult, certain, chunked
 /* tool_results.create_many */
 INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"tool_results", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "conversations" WHERE id IN (SELECT "conversation_id" FROM given) ORDER BY id FOR KEY SHARE) one),
-           (SELECT count(*) FROM (SELECT FROM "messages" WHERE id IN (SELECT "message_id" FROM given) ORDER BY id FOR KEY SHARE) one),
-           (SELECT count(*) FROM (SELECT FROM "tool_configs" WHERE id IN (SELECT "tool_config_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms"
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"tool_results", $1)
 RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
 
 -- (id) gives optional ToolResult, repeatable, certain
@@ -499,13 +468,11 @@ SELECT (SELECT id FROM "tool_results" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* tool_results.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_results"', ARRAY[$1::uuid]))
-DELETE FROM "tool_results" USING locked WHERE id = $1;
+DELETE FROM "tool_results" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* tool_results.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_results"', $1))
-DELETE FROM "tool_results" USING locked WHERE id = ANY($1);
+DELETE FROM "tool_results" WHERE id = ANY($1);
 
 -- ---- checkpoints ----
 
@@ -534,11 +501,8 @@ SELECT id
 
 -- (ids, keep_latest) gives one Pruned
 /* checkpoints._remove */
-WITH locked AS MATERIALIZED (
-    SELECT lock_for_delete('checkpoints', $1)
-), gone AS (
+WITH gone AS (
     DELETE FROM checkpoints c
-     USING locked
      WHERE id = ANY($1)
        AND (NOT $2       -- checked again: another may have become its agent's newest
             OR EXISTS (SELECT FROM checkpoints newer
@@ -555,14 +519,8 @@ INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name",
 -- (new) gives many Checkpoint, certain
 /* checkpoints.create_many */
 INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"checkpoints", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "checkpoints" WHERE id IN (SELECT "parent_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", coalesce("state", 'null')
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"checkpoints", $1)
 RETURNING "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
 
 -- (id) gives optional Checkpoint, repeatable, certain
@@ -589,27 +547,17 @@ SELECT (SELECT id FROM "checkpoints" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* checkpoints.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"checkpoints"', ARRAY[$1::uuid]))
-DELETE FROM "checkpoints" USING locked WHERE id = $1;
+DELETE FROM "checkpoints" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* checkpoints.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"checkpoints"', $1))
-DELETE FROM "checkpoints" USING locked WHERE id = ANY($1);
+DELETE FROM "checkpoints" WHERE id = ANY($1);
 
 -- ---- boards ----
 
 -- (slug) gives optional Board, repeatable, certain
 /* boards.get_by */
 SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM "boards" WHERE slug = $1;
-
--- () gives one Board
-/* boards._create_default */
-INSERT INTO boards (name, slug)  -- without data
-SELECT 'Main board', 'default'
-ON CONFLICT (slug) DO UPDATE  -- created by another session: return that one
-   SET slug = excluded.slug   -- without data, name
-RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
 -- (new.id, new.name, new.slug, new.data) gives one Board, certain
 /* boards.create */
@@ -656,13 +604,11 @@ SELECT (SELECT id FROM "boards" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* boards.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"boards"', ARRAY[$1::uuid]))
-DELETE FROM "boards" USING locked WHERE id = $1;
+DELETE FROM "boards" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* boards.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"boards"', $1))
-DELETE FROM "boards" USING locked WHERE id = ANY($1);
+DELETE FROM "boards" WHERE id = ANY($1);
 
 -- ---- repos ----
 
@@ -715,13 +661,11 @@ SELECT (SELECT id FROM "repos" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* repos.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"repos"', ARRAY[$1::uuid]))
-DELETE FROM "repos" USING locked WHERE id = $1;
+DELETE FROM "repos" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* repos.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"repos"', $1))
-DELETE FROM "repos" USING locked WHERE id = ANY($1);
+DELETE FROM "repos" WHERE id = ANY($1);
 
 -- ---- sessions ----
 
@@ -767,20 +711,13 @@ SELECT "s"."id", "s"."agent", "s"."status", "s"."board_id", "s"."repo_id", "s"."
 -- (id, limit) gives found Session, repeatable, certain
 /* sessions.ancestors */
 WITH RECURSIVE above (id, distance) AS (
-    SELECT $1::uuid, 0
-     UNION
-    SELECT link.id, distance + 1
+    SELECT coalesce(parent_session_id, forked_from_session_id), 1 FROM sessions WHERE id = $1
+     UNION ALL
+    SELECT coalesce(s.parent_session_id, s.forked_from_session_id), distance + 1
       FROM above
-     CROSS JOIN LATERAL (SELECT s.parent_session_id, s.forked_from_session_id
-                           FROM sessions s
-                          WHERE s.id = above.id
-                          LIMIT 1) origin
-     CROSS JOIN unnest(ARRAY[origin.parent_session_id, origin.forked_from_session_id]) AS link (id)
-     WHERE link.id IS NOT NULL
-), nearest AS (
-    SELECT id, min(distance) AS distance FROM above WHERE distance > 0 GROUP BY id
+      JOIN sessions s ON s.id = above.id
 )
-SELECT "s"."id", "s"."agent", "s"."status", "s"."board_id", "s"."repo_id", "s"."parent_session_id", "s"."forked_from_session_id", "s"."data", "s"."created_at", "s"."updated_at" FROM nearest JOIN sessions s USING (id) ORDER BY distance, id LIMIT $2;
+SELECT "s"."id", "s"."agent", "s"."status", "s"."board_id", "s"."repo_id", "s"."parent_session_id", "s"."forked_from_session_id", "s"."data", "s"."created_at", "s"."updated_at" FROM above JOIN sessions s USING (id) ORDER BY distance LIMIT $2;
 
 -- (agent, data, at_task, id) gives optional Session, certain
 /* sessions._spawn */
@@ -820,16 +757,8 @@ INSERT INTO "sessions" ("id", "agent", "status", "board_id", "repo_id", "parent_
 -- (new) gives many Session, certain
 /* sessions.create_many */
 INSERT INTO "sessions" ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"sessions", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "boards" WHERE id IN (SELECT "board_id" FROM given) ORDER BY id FOR KEY SHARE) one),
-           (SELECT count(*) FROM (SELECT FROM "repos" WHERE id IN (SELECT "repo_id" FROM given) ORDER BY id FOR KEY SHARE) one),
-           (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "parent_session_id" FROM given UNION ALL SELECT "forked_from_session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null')
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"sessions", $1)
 RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (id) gives optional Session, repeatable, certain
@@ -856,13 +785,11 @@ SELECT (SELECT id FROM "sessions" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* sessions.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"sessions"', ARRAY[$1::uuid]))
-DELETE FROM "sessions" USING locked WHERE id = $1;
+DELETE FROM "sessions" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* sessions.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"sessions"', $1))
-DELETE FROM "sessions" USING locked WHERE id = ANY($1);
+DELETE FROM "sessions" WHERE id = ANY($1);
 
 -- ---- tasks ----
 
@@ -891,14 +818,8 @@ INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data") VALUE
 -- (new) gives many Task, certain, chunked
 /* tasks.create_many */
 INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"tasks", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "session_id", "status", "completed_at", coalesce("data", 'null')
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"tasks", $1)
 RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
 
 -- (id) gives optional Task, repeatable, certain
@@ -925,13 +846,11 @@ SELECT (SELECT id FROM "tasks" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* tasks.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tasks"', ARRAY[$1::uuid]))
-DELETE FROM "tasks" USING locked WHERE id = $1;
+DELETE FROM "tasks" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* tasks.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tasks"', $1))
-DELETE FROM "tasks" USING locked WHERE id = ANY($1);
+DELETE FROM "tasks" WHERE id = ANY($1);
 
 -- ---- projects ----
 
@@ -953,37 +872,6 @@ SELECT "p"."id", "p"."name", "p"."path", "p"."description", "p"."settings", "p".
       FROM tickets
      WHERE project_id = p.id AND archived_at IS NULL) counted
  ORDER BY p.id DESC;
-
--- (id) gives one ProjectStatistics, repeatable
-/* projects.statistics */
-SELECT tickets.*, files.files, tasks.*
-  FROM projects p
- CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE status = 'open' AND archived_at IS NULL) AS open_tickets,
-           count(*) FILTER (WHERE status = 'in_progress' AND archived_at IS NULL) AS in_progress_tickets,
-           count(*) FILTER (WHERE status = 'done' AND archived_at IS NULL) AS done_tickets,
-           count(*) FILTER (WHERE status = 'closed' AND archived_at IS NULL) AS closed_tickets,
-           count(archived_at) AS archived_tickets
-      FROM tickets
-     WHERE project_id = p.id) tickets
- CROSS JOIN LATERAL (SELECT count(*) AS files FROM project_files WHERE project_id = p.id) files
- CROSS JOIN LATERAL (
-SELECT count(t.id) AS tasks,
-       count(*) FILTER (WHERE t.done) AS done_tasks,
-       count(*) FILTER (WHERE NOT t.done AND NOT t.waits) AS available_tasks,
-       count(*) FILTER (WHERE NOT t.done AND t.waits) AS blocked_tasks,
-       count(t.id) FILTER (WHERE t.estimated_hours IS NULL) AS unestimated_tasks,
-       coalesce(sum(t.estimated_hours), 0) AS estimated_hours,
-       coalesce(sum(t.estimated_hours) FILTER (WHERE t.done), 0) AS done_hours
-  FROM tickets k
-  LEFT JOIN LATERAL (
-    SELECT s.id, s.done, s.estimated_hours,
-           EXISTS (SELECT FROM ticket_tasks needed WHERE needed.id = ANY(s.depends_on) AND NOT needed.done)
-           AS waits
-      FROM ticket_tasks s
-     WHERE s.ticket_id = k.id) t ON true
- WHERE k.project_id = p.id AND k.archived_at IS NULL) tasks
- WHERE p.id = $1;
 
 -- (new.id, new.name, new.path, new.description, new.settings) gives one Project, certain
 /* projects.create */
@@ -1030,13 +918,11 @@ SELECT (SELECT id FROM "projects" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* projects.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"projects"', ARRAY[$1::uuid]))
-DELETE FROM "projects" USING locked WHERE id = $1;
+DELETE FROM "projects" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* projects.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"projects"', $1))
-DELETE FROM "projects" USING locked WHERE id = ANY($1);
+DELETE FROM "projects" WHERE id = ANY($1);
 
 -- ---- project_files ----
 
@@ -1052,21 +938,14 @@ SELECT id FROM projects WHERE id = $1 FOR NO KEY UPDATE;
 /* project_files._replace */
 WITH given AS (
     SELECT * FROM jsonb_populate_recordset(NULL::project_files, $1)
-), stored AS MATERIALIZED (     -- locked in the order of ids, as update_many and delete_many lock them
-    SELECT f.id AS stored_id, f.path AS stored_path
-      FROM project_files f
-     WHERE f.project_id = $2
-     ORDER BY f.id
-       FOR UPDATE
 ), gone AS (
     DELETE FROM project_files f
-     USING stored
-     WHERE f.id = stored_id
-       AND NOT EXISTS (SELECT FROM given WHERE given.path = stored_path)
+     WHERE f.project_id = $2
+       AND NOT EXISTS (SELECT FROM given WHERE given.path = f.path)
     RETURNING f.id
 ), written AS (
     INSERT INTO project_files AS f ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports")
-    SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null') FROM given WHERE (SELECT count(*) FROM stored) >= 0
+    SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null') FROM given
     ON CONFLICT (project_id, path) DO UPDATE SET "extension" = excluded."extension", "size_bytes" = excluded."size_bytes", "checksum" = excluded."checksum", "content" = excluded."content", "summary" = excluded."summary", "summarized_at" = excluded."summarized_at", "imports" = excluded."imports", "exports" = excluded."exports"
      WHERE f.checksum IS DISTINCT FROM excluded.checksum OR excluded.checksum IS NULL
     RETURNING (f.xmax = 0) AS added       -- no transaction has ended this version: it is the first
@@ -1083,14 +962,8 @@ INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_byte
 -- (new) gives many ProjectFile, certain, chunked
 /* project_files.create_many */
 INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"project_files", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null')
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"project_files", $1)
 RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
 
 -- (new.id, new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports) gives one ProjectFile, certain
@@ -1127,13 +1000,11 @@ SELECT (SELECT id FROM "project_files" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* project_files.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"project_files"', ARRAY[$1::uuid]))
-DELETE FROM "project_files" USING locked WHERE id = $1;
+DELETE FROM "project_files" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* project_files.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"project_files"', $1))
-DELETE FROM "project_files" USING locked WHERE id = ANY($1);
+DELETE FROM "project_files" WHERE id = ANY($1);
 
 -- ---- tickets ----
 
@@ -1147,41 +1018,6 @@ SELECT "t"."id", "t"."project_id", "t"."title", "t"."overview", "t"."status", "t
  WHERE t.project_id = $1 AND t.archived_at IS NULL
  ORDER BY t.id DESC
  LIMIT $2;
-
--- (comments, id) gives one TicketDetails, repeatable
-/* tickets.details */
-SELECT "t"."id", "t"."project_id", "t"."title", "t"."overview", "t"."status", "t"."priority", "t"."assignee", "t"."labels", "t"."archived_at", "t"."created_at", "t"."updated_at",
-       coalesce((SELECT jsonb_agg(jsonb_build_object('id', "tasks"."id", 'ticket_id', "tasks"."ticket_id", 'content', "tasks"."content", 'description', "tasks"."description", 'done', "tasks"."done", 'position', "tasks"."position", 'estimated_hours', "tasks"."estimated_hours", 'depends_on', "tasks"."depends_on", 'tags', "tasks"."tags", 'agent_id', "tasks"."agent_id", 'created_at', "tasks"."created_at", 'updated_at', "tasks"."updated_at") ORDER BY tasks.position)
-                   FROM ticket_tasks tasks
-                  WHERE tasks.ticket_id = t.id), '[]') AS tasks,
-       coalesce((SELECT jsonb_agg(jsonb_build_object('id', "comments"."id", 'ticket_id', "comments"."ticket_id", 'author', "comments"."author", 'body', "comments"."body", 'created_at', "comments"."created_at", 'updated_at', "comments"."updated_at") ORDER BY comments.id DESC)
-                   FROM (SELECT *
-                           FROM ticket_comments
-                          WHERE ticket_id = t.id
-                          ORDER BY id DESC
-                          LIMIT $1) comments), '[]') AS comments,
-       (SELECT count(*) FROM ticket_comments c WHERE c.ticket_id = t.id) AS comment_count
-  FROM tickets t
- WHERE t.id = $2;
-
--- (id) gives one TaskStatistics, repeatable
-/* tickets.statistics */
-SELECT count(t.id) AS tasks,
-       count(*) FILTER (WHERE t.done) AS done_tasks,
-       count(*) FILTER (WHERE NOT t.done AND NOT t.waits) AS available_tasks,
-       count(*) FILTER (WHERE NOT t.done AND t.waits) AS blocked_tasks,
-       count(t.id) FILTER (WHERE t.estimated_hours IS NULL) AS unestimated_tasks,
-       coalesce(sum(t.estimated_hours), 0) AS estimated_hours,
-       coalesce(sum(t.estimated_hours) FILTER (WHERE t.done), 0) AS done_hours
-  FROM tickets k
-  LEFT JOIN LATERAL (
-    SELECT s.id, s.done, s.estimated_hours,
-           EXISTS (SELECT FROM ticket_tasks needed WHERE needed.id = ANY(s.depends_on) AND NOT needed.done)
-           AS waits
-      FROM ticket_tasks s
-     WHERE s.ticket_id = k.id) t ON true
- WHERE k.id = $1
- GROUP BY k.id;
 
 -- (id) gives one Ticket
 /* tickets.archive */
@@ -1200,14 +1036,8 @@ INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "prior
 -- (new) gives many Ticket, certain, chunked
 /* tickets.create_many */
 INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"tickets", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "project_id", "title", "overview", "status", "priority", "assignee", "labels"
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"tickets", $1)
 RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
 
 -- (id) gives optional Ticket, repeatable, certain
@@ -1234,13 +1064,11 @@ SELECT (SELECT id FROM "tickets" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* tickets.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tickets"', ARRAY[$1::uuid]))
-DELETE FROM "tickets" USING locked WHERE id = $1;
+DELETE FROM "tickets" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* tickets.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tickets"', $1))
-DELETE FROM "tickets" USING locked WHERE id = ANY($1);
+DELETE FROM "tickets" WHERE id = ANY($1);
 
 -- ---- ticket_tasks ----
 
@@ -1248,50 +1076,15 @@ DELETE FROM "tickets" USING locked WHERE id = ANY($1);
 /* ticket_tasks.by_ticket */
 SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM "ticket_tasks" WHERE ticket_id = $1 ORDER BY position LIMIT $2;
 
--- (new) gives many TicketTask, certain, chunked
-/* ticket_tasks.create_many */
-INSERT INTO ticket_tasks ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::ticket_tasks, $1)
-), locked AS MATERIALIZED (     -- as strongly as the triggers lock, in the order of ids instead of the rows'
-    SELECT (SELECT count(*)
-              FROM (SELECT FROM tickets WHERE id IN (SELECT ticket_id FROM given) ORDER BY id
-                       FOR NO KEY UPDATE) one),
-           (SELECT count(*)
-              FROM (SELECT FROM ticket_tasks WHERE id IN (SELECT unnest(depends_on) FROM given) ORDER BY id
-                       FOR SHARE) one)
-)
-SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id" FROM given CROSS JOIN locked
-RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
-
--- (ticket_id, limit) gives found TicketTask, repeatable, certain
-/* ticket_tasks.available */
-SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at"
-  FROM "ticket_tasks" t
- WHERE ticket_id = $1 AND NOT done
-   AND NOT EXISTS (SELECT FROM ticket_tasks needed WHERE needed.id = ANY(t.depends_on) AND NOT needed.done)
- ORDER BY position
- LIMIT $2;
-
--- (ticket_id, limit) gives found TicketTask, repeatable, certain
-/* ticket_tasks.blocked */
-SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at"
-  FROM "ticket_tasks" t
- WHERE ticket_id = $1 AND NOT done
-   AND EXISTS (SELECT FROM ticket_tasks needed WHERE needed.id = ANY(t.depends_on) AND NOT needed.done)
- ORDER BY position
- LIMIT $2;
-
 -- (ticket_id, ids) gives many TicketTask, certain
 /* ticket_tasks._reorder */
 WITH locked AS MATERIALIZED (       -- reorders of one ticket take turns, and no task is added meanwhile
     SELECT id FROM tickets WHERE id = $1 FOR NO KEY UPDATE
 ), given AS (
     SELECT id, nth FROM unnest($2::uuid[]) WITH ORDINALITY AS ids (id, nth)
-), tasks AS MATERIALIZED (          -- in the order of ids, as update_many and delete_many lock them
-    SELECT t.id FROM ticket_tasks t JOIN locked ON t.ticket_id = locked.id ORDER BY t.id FOR NO KEY UPDATE OF t
 ), complete AS (
-    SELECT (SELECT array_agg(id ORDER BY id) FROM given) = (SELECT array_agg(id ORDER BY id) FROM tasks)
+    SELECT (SELECT array_agg(id ORDER BY id) FROM given)
+           = (SELECT array_agg(t.id ORDER BY t.id) FROM ticket_tasks t JOIN locked ON t.ticket_id = locked.id)
            AS agreed
 ), moved AS (
     UPDATE ticket_tasks t SET position = given.nth
@@ -1304,6 +1097,13 @@ SELECT "id", "ticket_id", "content", "description", "done", "position", "estimat
 -- (new.id, new.ticket_id, new.content, new.description, new.done, new.position, new.estimated_hours, new.depends_on, new.tags, new.agent_id) gives one TicketTask, certain
 /* ticket_tasks.create */
 INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
+
+-- (new) gives many TicketTask, certain, chunked
+/* ticket_tasks.create_many */
+INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id")
+SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id"
+  FROM jsonb_populate_recordset(NULL::"ticket_tasks", $1)
+RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
 
 -- (id) gives optional TicketTask, repeatable, certain
 /* ticket_tasks.get */
@@ -1329,13 +1129,11 @@ SELECT (SELECT id FROM "ticket_tasks" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* ticket_tasks.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"ticket_tasks"', ARRAY[$1::uuid]))
-DELETE FROM "ticket_tasks" USING locked WHERE id = $1;
+DELETE FROM "ticket_tasks" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* ticket_tasks.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"ticket_tasks"', $1))
-DELETE FROM "ticket_tasks" USING locked WHERE id = ANY($1);
+DELETE FROM "ticket_tasks" WHERE id = ANY($1);
 
 -- ---- ticket_comments ----
 
@@ -1350,14 +1148,8 @@ INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body") VALUES (coal
 -- (new) gives many TicketComment, certain, chunked
 /* ticket_comments.create_many */
 INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"ticket_comments", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "tickets" WHERE id IN (SELECT "ticket_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "ticket_id", "author", "body"
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"ticket_comments", $1)
 RETURNING "id", "ticket_id", "author", "body", "created_at", "updated_at";
 
 -- (id) gives optional TicketComment, repeatable, certain
@@ -1384,13 +1176,11 @@ SELECT (SELECT id FROM "ticket_comments" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* ticket_comments.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"ticket_comments"', ARRAY[$1::uuid]))
-DELETE FROM "ticket_comments" USING locked WHERE id = $1;
+DELETE FROM "ticket_comments" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* ticket_comments.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"ticket_comments"', $1))
-DELETE FROM "ticket_comments" USING locked WHERE id = ANY($1);
+DELETE FROM "ticket_comments" WHERE id = ANY($1);
 
 -- ---- workflows ----
 
@@ -1433,13 +1223,11 @@ SELECT (SELECT id FROM "workflows" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* workflows.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"workflows"', ARRAY[$1::uuid]))
-DELETE FROM "workflows" USING locked WHERE id = $1;
+DELETE FROM "workflows" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* workflows.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"workflows"', $1))
-DELETE FROM "workflows" USING locked WHERE id = ANY($1);
+DELETE FROM "workflows" WHERE id = ANY($1);
 
 -- ---- workflow_sessions ----
 
@@ -1476,14 +1264,8 @@ INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "stat
 -- (new) gives many WorkflowSession, certain, chunked
 /* workflow_sessions.create_many */
 INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "metadata")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"workflow_sessions", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "workflows" WHERE id IN (SELECT "workflow_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", coalesce("metadata", 'null')
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"workflow_sessions", $1)
 RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
 -- (id) gives optional WorkflowSession, repeatable, certain
@@ -1510,13 +1292,11 @@ SELECT (SELECT id FROM "workflow_sessions" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* workflow_sessions.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"workflow_sessions"', ARRAY[$1::uuid]))
-DELETE FROM "workflow_sessions" USING locked WHERE id = $1;
+DELETE FROM "workflow_sessions" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* workflow_sessions.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"workflow_sessions"', $1))
-DELETE FROM "workflow_sessions" USING locked WHERE id = ANY($1);
+DELETE FROM "workflow_sessions" WHERE id = ANY($1);
 
 -- ---- budget_pools ----
 
@@ -1594,14 +1374,8 @@ INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "used_budget
 -- (new) gives many BudgetPool, certain
 /* budget_pools.create_many */
 INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"budget_pools", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "parent_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "used_budget", "status", coalesce("metadata", 'null')
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"budget_pools", $1)
 RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
 
 -- (id) gives optional BudgetPool, repeatable, certain
@@ -1628,13 +1402,11 @@ SELECT (SELECT id FROM "budget_pools" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* budget_pools.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"budget_pools"', ARRAY[$1::uuid]))
-DELETE FROM "budget_pools" USING locked WHERE id = $1;
+DELETE FROM "budget_pools" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* budget_pools.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"budget_pools"', $1))
-DELETE FROM "budget_pools" USING locked WHERE id = ANY($1);
+DELETE FROM "budget_pools" WHERE id = ANY($1);
 
 -- ---- execution_states ----
 
@@ -1655,11 +1427,7 @@ WITH state AS (
     RETURNING *
 ), saved AS (
     INSERT INTO node_execution_states ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata")
-    SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null')
-      FROM jsonb_populate_recordset(NULL::node_execution_states, $9) given
-     ORDER BY (SELECT n.id           -- those that exist are locked in the order of ids, as update_many does
-                 FROM node_execution_states n
-                WHERE n.session_id = given.session_id AND n.node_id = given.node_id)
+    SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null') FROM jsonb_populate_recordset(NULL::node_execution_states, $9)
     ON CONFLICT (session_id, node_id) DO UPDATE SET "node_id" = excluded."node_id", "status" = excluded."status", "input" = excluded."input", "output" = excluded."output", "error" = excluded."error", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "retry_count" = excluded."retry_count", "pending_approval_id" = excluded."pending_approval_id", "metadata" = excluded."metadata"
     RETURNING *
 ), nodes AS (
@@ -1681,15 +1449,8 @@ INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_n
 -- (new) gives many ExecutionState, certain, chunked
 /* execution_states.create_many */
 INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"execution_states", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one),
-           (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "budget_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null')
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"execution_states", $1)
 RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
 
 -- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context) gives one ExecutionState, certain
@@ -1726,13 +1487,11 @@ SELECT (SELECT id FROM "execution_states" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* execution_states.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"execution_states"', ARRAY[$1::uuid]))
-DELETE FROM "execution_states" USING locked WHERE id = $1;
+DELETE FROM "execution_states" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* execution_states.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"execution_states"', $1))
-DELETE FROM "execution_states" USING locked WHERE id = ANY($1);
+DELETE FROM "execution_states" WHERE id = ANY($1);
 
 -- ---- node_execution_states ----
 
@@ -1769,14 +1528,8 @@ INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "i
 -- (new) gives many NodeExecutionState, certain, chunked
 /* node_execution_states.create_many */
 INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"node_execution_states", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null')
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"node_execution_states", $1)
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
 -- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives one NodeExecutionState, certain
@@ -1813,13 +1566,11 @@ SELECT (SELECT id FROM "node_execution_states" WHERE id > $1 ORDER BY id LIMIT 1
 
 -- (id) gives one bool, certain
 /* node_execution_states.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"node_execution_states"', ARRAY[$1::uuid]))
-DELETE FROM "node_execution_states" USING locked WHERE id = $1;
+DELETE FROM "node_execution_states" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* node_execution_states.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"node_execution_states"', $1))
-DELETE FROM "node_execution_states" USING locked WHERE id = ANY($1);
+DELETE FROM "node_execution_states" WHERE id = ANY($1);
 
 -- ---- llm_executions ----
 
@@ -1852,14 +1603,8 @@ INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", 
 -- (new) gives many LlmExecution, certain, chunked
 /* llm_executions.create_many */
 INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"llm_executions", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null')
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"llm_executions", $1)
 RETURNING "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at";
 
 -- (id) gives optional LlmExecution, repeatable, certain
@@ -1886,13 +1631,11 @@ SELECT (SELECT id FROM "llm_executions" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* llm_executions.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"llm_executions"', ARRAY[$1::uuid]))
-DELETE FROM "llm_executions" USING locked WHERE id = $1;
+DELETE FROM "llm_executions" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* llm_executions.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"llm_executions"', $1))
-DELETE FROM "llm_executions" USING locked WHERE id = ANY($1);
+DELETE FROM "llm_executions" WHERE id = ANY($1);
 
 -- ---- tool_call_logs ----
 
@@ -1916,14 +1659,8 @@ INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name",
 -- (new) gives many ToolCallLog, certain, chunked
 /* tool_call_logs.create_many */
 INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"tool_call_logs", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "llm_executions" WHERE id IN (SELECT "execution_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms"
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"tool_call_logs", $1)
 RETURNING "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at";
 
 -- (id) gives optional ToolCallLog, repeatable, certain
@@ -1950,13 +1687,11 @@ SELECT (SELECT id FROM "tool_call_logs" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* tool_call_logs.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_call_logs"', ARRAY[$1::uuid]))
-DELETE FROM "tool_call_logs" USING locked WHERE id = $1;
+DELETE FROM "tool_call_logs" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* tool_call_logs.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_call_logs"', $1))
-DELETE FROM "tool_call_logs" USING locked WHERE id = ANY($1);
+DELETE FROM "tool_call_logs" WHERE id = ANY($1);
 
 -- ---- approval_requests ----
 
@@ -1975,11 +1710,7 @@ RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_a
 /* approval_requests.expire_overdue */
 UPDATE "approval_requests"
    SET status = 'expired', resolved_at = clock_timestamp()
-  FROM (SELECT id AS overdue_id FROM "approval_requests"
-         WHERE status = 'pending' AND expires_at <= clock_timestamp()
-         ORDER BY id
-           FOR NO KEY UPDATE) overdue
- WHERE id = overdue_id
+ WHERE status = 'pending' AND expires_at <= clock_timestamp()
 RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
 
 -- (id) gives optional float | None, repeatable, certain
@@ -1993,14 +1724,8 @@ INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status"
 -- (new) gives many ApprovalRequest, certain, chunked
 /* approval_requests.create_many */
 INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes")
-WITH given AS MATERIALIZED (
-    SELECT * FROM jsonb_populate_recordset(NULL::"approval_requests", $1)
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
-)
 SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes"
-  FROM given
- CROSS JOIN locked
+  FROM jsonb_populate_recordset(NULL::"approval_requests", $1)
 RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
 
 -- (id) gives optional ApprovalRequest, repeatable, certain
@@ -2027,13 +1752,11 @@ SELECT (SELECT id FROM "approval_requests" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* approval_requests.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"approval_requests"', ARRAY[$1::uuid]))
-DELETE FROM "approval_requests" USING locked WHERE id = $1;
+DELETE FROM "approval_requests" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* approval_requests.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"approval_requests"', $1))
-DELETE FROM "approval_requests" USING locked WHERE id = ANY($1);
+DELETE FROM "approval_requests" WHERE id = ANY($1);
 
 -- ---- event_streams ----
 
@@ -2041,21 +1764,21 @@ DELETE FROM "approval_requests" USING locked WHERE id = ANY($1);
 /* event_streams.get_by */
 SELECT "id", "stream_id", "last_sequence", "created_at", "updated_at" FROM "event_streams" WHERE stream_id = $1;
 
--- (new.id, new.stream_id, new.last_sequence) gives one EventStream, certain
+-- (new.id, new.stream_id) gives one EventStream, certain
 /* event_streams.create */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3) RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
+INSERT INTO "event_streams" ("id", "stream_id") VALUES (coalesce($1, uuid_v7()), $2) RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
 -- (new) gives many EventStream, certain, chunked
 /* event_streams.create_many */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence")
-SELECT coalesce("id", uuid_v7()), "stream_id", "last_sequence"
+INSERT INTO "event_streams" ("id", "stream_id")
+SELECT coalesce("id", uuid_v7()), "stream_id"
   FROM jsonb_populate_recordset(NULL::"event_streams", $1)
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
--- (new.id, new.stream_id, new.last_sequence) gives one EventStream, certain
+-- (new.id, new.stream_id) gives one EventStream, certain
 /* event_streams._insert_or_update */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3)
-ON CONFLICT ("stream_id") DO UPDATE SET "last_sequence" = excluded."last_sequence"
+INSERT INTO "event_streams" ("id", "stream_id") VALUES (coalesce($1, uuid_v7()), $2)
+ON CONFLICT ("stream_id") DO UPDATE SET "stream_id" = excluded."stream_id"
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
 -- (new.stream_id) gives optional uuid.UUID | None, repeatable, certain
@@ -2086,13 +1809,11 @@ SELECT (SELECT id FROM "event_streams" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* event_streams.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"event_streams"', ARRAY[$1::uuid]))
-DELETE FROM "event_streams" USING locked WHERE id = $1;
+DELETE FROM "event_streams" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* event_streams.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"event_streams"', $1))
-DELETE FROM "event_streams" USING locked WHERE id = ANY($1);
+DELETE FROM "event_streams" WHERE id = ANY($1);
 
 -- ---- stream_events ----
 
@@ -2142,13 +1863,19 @@ WITH stream AS (
 )
 SELECT last_sequence FROM stream;
 
--- (stream_id, after, limit) gives found StreamEvent, repeatable, certain
+-- (stream_id, after, generation, limit) gives found StreamEvent, repeatable, certain
 /* stream_events.read */
 SELECT "id", "stream_id", "node_id", "data", "sequence", "created_at", "updated_at"
   FROM "stream_events"
  WHERE stream_id = $1 AND sequence > $2
+   AND ($3::uuid IS NULL
+        OR EXISTS (SELECT FROM event_streams WHERE stream_id = $1 AND id = $3))
  ORDER BY sequence
- LIMIT $3;
+ LIMIT $4;
+
+-- (stream_id) gives optional StreamHead, repeatable, certain
+/* stream_events.head */
+SELECT id, last_sequence FROM event_streams WHERE stream_id = $1;
 
 -- (id) gives optional StreamEvent, repeatable, certain
 /* stream_events.get */
@@ -2174,10 +1901,8 @@ SELECT (SELECT id FROM "stream_events" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* stream_events.delete */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"stream_events"', ARRAY[$1::uuid]))
-DELETE FROM "stream_events" USING locked WHERE id = $1;
+DELETE FROM "stream_events" WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* stream_events.delete_many */
-WITH locked AS MATERIALIZED (SELECT lock_for_delete('"stream_events"', $1))
-DELETE FROM "stream_events" USING locked WHERE id = ANY($1);
+DELETE FROM "stream_events" WHERE id = ANY($1);

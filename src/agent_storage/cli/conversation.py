@@ -89,10 +89,12 @@ def show(
 
 
 def _facts(conversation: Conversation, model: Model | None, usage: Usage) -> None:
+    origin = conversation.forked_from_id
     facts(
         {
             "conversation": conversation.id,
             "title": conversation.title or "untitled",
+            "forked from": f"{origin}, at position {conversation.forked_at_position}" if origin else None,
             "model": model.name if model else None,
             "last active": when(conversation.last_message_at),
             "archived": when(conversation.archived_at),

@@ -92,8 +92,8 @@ class _Run:
             context={"attempt": 1},
             extra={"updated_at": self.at},
         )
-        stream: dict[str, Any] = {"stream_id": self.stream, "last_sequence": self.sequence}
-        self.unit.add("event_streams", NewEventStream, self.begun, extra={"updated_at": self.at}, **stream)
+        moved = {"updated_at": self.at, "last_sequence": self.sequence}
+        self.unit.add("event_streams", NewEventStream, self.begun, extra=moved, stream_id=self.stream)
 
     def _charge(self) -> None:
         """Charge the cost of the run. A failed run had reserved it; a running one holds some more."""

@@ -12,9 +12,8 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -57,6 +56,8 @@ V = TypeVar("V")
 #: The result of a streaming method: `async with storage.messages.stream() as rows: async for row in rows: …`
 Stream = AbstractContextManager[Iterator[V]]
 
+#: The columns that no `update` changes, in any table.
+_KEPT = ("id", "created_at", "updated_at")
 #: The methods that only a table with a natural key has.
 _WITH_KEY = frozenset({"_insert_or_update", "_id_of"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -117,21 +118,13 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
             runner, declared = self.runner, statement()
             arguments = template.arguments(args, kwargs)
             if declared.chunked:
-                given = {name: list(rows) for name, rows in arguments.items()}
-                if _same_parents(repository.references, given.values()):
-                    return runner.run_chunked(declared, given)
-                return runner.run(declared, declared.encode(given, runner.codec))
+                return runner.run_chunked(declared, {name: list(rows) for name, rows in arguments.items()})
             return runner.run(declared, declared.encode(arguments, runner.codec))
 
         method = run
     functools.update_wrapper(method, template.function)
     vars(method).update(statement=statement, template=template)
     return method
-
-
-def _same_parents(references: Mapping[str, str], given: Iterable[list[Any]]) -> bool:
-    """Return whether all rows refer to the same ones. Else they are one statement, which locks those in one order."""
-    return all(len({getattr(row, name, None) for row in rows}) < 2 for name in references for rows in given)
 
 
 class Repository(Generic[R, N]):
@@ -143,8 +136,8 @@ class Repository(Generic[R, N]):
     #: Whether a row may refer to another one of the table. Then rows made together are one statement, however many, so
     #: that a child may stand before its parent.
     refers_to_itself: ClassVar[bool] = False
-    #: The foreign keys of one column: the table whose id each refers to. `create_many` locks those rows in one order.
-    references: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: Fields of `New…` that never change: `update` and `patch` refuse them, and triggers do so in SQL.
+    immutable: ClassVar[tuple[str, ...]] = ()
     #: A nullable timestamp column; rows that have it set are left out of every list unless a filter names it.
     soft_delete: ClassVar[str | None] = None
     record: ClassVar[type[Any]]
@@ -181,7 +174,7 @@ class Repository(Generic[R, N]):
         types: dict[Any, Any] = {}
         for base in cls.__mro__:
             types |= zip(getattr(base, "__parameters__", ()), (cls.record, cls.new), strict=False)
-        return Owner(cls.table, cls.record, cls.new, cls.natural_key, cls.refers_to_itself, cls.references, types)
+        return Owner(cls.table, cls.record, cls.new, cls.natural_key, cls.refers_to_itself, types)
 
     @classmethod
     def statements(cls) -> dict[str, Statement[Any]]:
@@ -209,7 +202,8 @@ class Repository(Generic[R, N]):
     @sql(
         """
         INSERT INTO {table} ({new.columns})
-        {new.given}
+        SELECT {new.rows}
+          FROM jsonb_populate_recordset(NULL::{table}, %(new)s)
         RETURNING {columns}
         """,
         chunked=True,
@@ -217,8 +211,8 @@ class Repository(Generic[R, N]):
     def create_many(self, new: Sequence[N]) -> list[R]:
         """Create rows, all or none. Return them in the order given.
 
-        One round trip. More than a thousand of the same parents are sent in chunks, one while the server runs the one
-        before, in a transaction that takes two round trips more. The server's time limit then holds for each chunk.
+        One round trip. More than a thousand are sent in chunks, one while the server runs the one before, in a
+        transaction that takes two round trips more. The server's time limit then holds for each chunk.
         """
         ...
 
@@ -400,19 +394,14 @@ class Repository(Generic[R, N]):
         Raises `NotFound`, and `InvalidValue` for a field that the `New…` record lacks or a value that it refuses.
         """
         names, values = self._changes(changes, id)
-        statement = dynamic.update(self.table, self.record, names, self._parents(names))
+        statement = dynamic.update(self.table, self.record, names)
         return self.runner.run(statement, [*values, dynamic.check_id(id, self.table)])
 
     def update_many(self, ids: Sequence[UUID], changes: Mapping[str, Any]) -> int:
-        """Change the same fields of several rows. Return how many there were.
-
-        One statement, which locks the rows in the order of ids: concurrent calls do not deadlock.
-        """
+        """Change the same fields of several rows. Return how many there were. One statement."""
         names, values = self._changes(changes, None)
         checked = [dynamic.check_id(item, self.table) for item in ids]
-        keys = not set(names).isdisjoint(self.natural_key)
-        statement = dynamic.update_many(self.table, names, self._parents(names), keys=keys)
-        return self.runner.run(statement, [*values, checked])
+        return self.runner.run(dynamic.update_many(self.table, names), [*values, checked])
 
     def patch(self, id: UUID, /, **documents: JsonObject) -> R:
         """Merge into JSON columns on the server: objects merge to any depth, arrays and scalars replace, None is null.
@@ -423,6 +412,8 @@ class Repository(Generic[R, N]):
         values: list[Any] = []
         for name in sorted(documents):
             column = fields.column(name)
+            if name in self.immutable:
+                raise self._unchangeable(name)
             if not column.mergeable:
                 raise InvalidValue(f"{self.table}.{name} is no JSON object; use update()", table=self.table)
             value = check(dynamic.document(name), documents[name], table=self.table)
@@ -434,33 +425,18 @@ class Repository(Generic[R, N]):
         statement = dynamic.patch(self.table, self.record, tuple(sorted(documents)))
         return self.runner.run(statement, [*values, dynamic.check_id(id, self.table)])
 
-    @sql(
-        """
-        WITH locked AS MATERIALIZED (SELECT lock_for_delete('{table}', ARRAY[%(id)s::uuid]))
-        DELETE FROM {table} USING locked WHERE id = %(id)s
-        """,
-        certain=True,
-    )
+    @sql("DELETE FROM {table} WHERE id = %(id)s", certain=True)
     def delete(self, id: UUID) -> bool:
         """Delete the row. Return whether there was one. Raises `StillReferenced` when other rows refer to it."""
         ...
 
-    @sql(
-        """
-        WITH locked AS MATERIALIZED (SELECT lock_for_delete('{table}', %(ids)s))
-        DELETE FROM {table} USING locked WHERE id = ANY(%(ids)s)
-        """,
-        certain=True,
-    )
+    @sql("DELETE FROM {table} WHERE id = ANY(%(ids)s)", certain=True)
     def delete_many(self, ids: list[UUID]) -> int:
-        """Delete these rows, all or none. Return how many there were.
-
-        These rows, and those that go or change with them, are locked in one order: concurrent calls do not deadlock.
-        """
+        """Delete these rows, all or none. Return how many there were."""
         ...
 
     def delete_where(self, where: Where) -> int:
-        """Delete the rows that match. Return how many there were. Rows are locked as by `delete_many`.
+        """Delete the rows that match. Return how many there were.
 
         Raises `InvalidValue` for an empty filter, which would empty the table.
         """
@@ -484,33 +460,23 @@ class Repository(Generic[R, N]):
             pairs.append((Condition(self.soft_delete, (), "is_null"), []))
         return tuple(condition for condition, _ in pairs), [value for _, values in pairs for value in values]
 
-    def _parents(self, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-        """The references among `names` whose rows an UPDATE locks first.
-
-        `lock_for_delete` locks a parent before the rows that go with it, but after those that only lose it (which may
-        be null): there an UPDATE that leaves the parent to the foreign key is in the same order.
-        """
-        known = columns(self.record)
-        return tuple(
-            (name, table)
-            for name, table in self.references.items()
-            if name in names and (table == self.table or not known[name].nullable)
-        )
-
     def _changes(self, changes: Mapping[str, Any], id_: UUID | None) -> tuple[tuple[str, ...], list[Any]]:
         """The names to set, sorted, and their parameters, each checked as the `New…` record would."""
         if not changes:
             raise InvalidValue(f"{self.table}: nothing to change", table=self.table)
-        known = {name: column for name, column in columns(self.new).items() if name != "id"}
+        known = {name: column for name, column in columns(self.new).items() if name not in (*_KEPT, *self.immutable)}
         values: list[Any] = []
         for name in sorted(changes):
             if name not in known:
-                raise InvalidValue(
-                    f"{self.table}.{name[:60]} cannot be changed; fields are: {', '.join(known)}", table=self.table
-                )
+                raise self._unchangeable(name)
             value = check(known[name], changes[name], table=self.table)
             values.append(encode(known[name], value, self.runner.codec, table=self.table, id_=id_))
         return tuple(sorted(changes)), values
+
+    def _unchangeable(self, name: str) -> InvalidValue:
+        known = [field for field in columns(self.new) if field not in (*_KEPT, *self.immutable)]
+        fields = f"fields are: {', '.join(known)}" if known else "the row never changes"
+        return InvalidValue(f"{self.table}.{name[:60]} cannot be changed; {fields}", table=self.table)
 
 
 class Repositories:

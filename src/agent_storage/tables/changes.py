@@ -19,7 +19,6 @@ from agent_storage.tables.coding.tasks import record as tasks
 from agent_storage.tables.projects.ticket_tasks import record as ticket_tasks
 from agent_storage.tables.projects.tickets import record as tickets
 from agent_storage.tables.workflows.approval_requests import record as approval_requests
-from agent_storage.tables.workflows.budget_entries import record as budget_entries
 from agent_storage.tables.workflows.budget_pools import record as budget_pools
 from agent_storage.tables.workflows.execution_states import record as execution_states
 from agent_storage.tables.workflows.node_execution_states import record as node_execution_states
@@ -62,7 +61,6 @@ class ConversationChanges(TypedDict, total=False):
 class MessageChanges(TypedDict, total=False):
     """Keywords of `messages.update`."""
 
-    conversation_id: UUID
     role: messages.Role
     content: Jsonb[messages.Content]
     model_id: UUID | None
@@ -243,6 +241,7 @@ class BudgetPoolChanges(TypedDict, total=False):
 
     parent_pool_id: UUID | None
     total_budget: Money
+    used_budget: Money
     status: budget_pools.PoolStatus
     metadata: Jsonb[JsonObject]
 
@@ -334,39 +333,6 @@ class ApprovalRequestChanges(TypedDict, total=False):
 class EventStreamChanges(TypedDict, total=False):
     """Keywords of `event_streams.update`."""
 
-    stream_id: Key
-    last_sequence: BigCount
-
 
 class StreamEventChanges(TypedDict, total=False):
     """Keywords of `stream_events.update`."""
-
-    stream_id: Key
-    node_id: str | None
-    data: Jsonb[Json]
-
-
-class BudgetReservationChanges(TypedDict, total=False):
-    """Keywords of `budget_reservations.update`."""
-
-    pool_id: UUID
-    amount: Money
-    key: Key | None
-    actor: str | None
-    session_id: UUID | None
-    expires_at: Timestamp | None
-    metadata: Jsonb[JsonObject]
-
-
-class BudgetEntryChanges(TypedDict, total=False):
-    """Keywords of `budget_entries.update`."""
-
-    pool_id: UUID
-    kind: budget_entries.EntryKind
-    amount: Money
-    to_pool_id: UUID | None
-    reservation_id: UUID | None
-    key: Key | None
-    actor: str | None
-    session_id: UUID | None
-    metadata: Jsonb[JsonObject]

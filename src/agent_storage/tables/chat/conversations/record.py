@@ -21,11 +21,16 @@ class NewConversation(Input):
 
 
 class Conversation(Record, NewConversation):
-    """A conversation. `message_count` is also the position of its last message."""
+    """A conversation. `message_count` is also the position of its last message.
+
+    A fork names its origin, None after that was deleted, and the position up to which it was copied.
+    """
 
     message_count: int
     last_message_at: datetime
     archived_at: datetime | None
+    forked_from_id: UUID | None
+    forked_at_position: int | None
 
 
 class Usage(BaseModel, frozen=True):

@@ -7,8 +7,9 @@ from uuid import UUID
 
 from typing_extensions import TypeVar
 
+from agent_storage.errors import InvalidValue
 from agent_storage.repository import Repository, sql
-from agent_storage.statements.lists import Page
+from agent_storage.statements.lists import Found, Page
 from agent_storage.tables.chat.conversations.record import Conversation, NewConversation, Usage
 
 if TYPE_CHECKING:
@@ -68,32 +69,66 @@ class Conversations(Repository[R, N]):
         ...
 
     @sql("""
-        WITH copied AS MATERIALIZED (      -- materialized: each message gets its new id once
-            SELECT m.*, uuid_v7() AS new_id
-              FROM messages m
-             WHERE m.conversation_id = %(id)s
-               AND m.position <= coalesce(%(at_position)s, m.position)
-        ), forked AS (
-            INSERT INTO conversations (title, project_id, model_id, metadata, message_count, last_message_at)
-            SELECT coalesce(%(title)s, title), project_id, model_id, metadata,
-                   (SELECT coalesce(max(position), 0) FROM copied),
-                   (SELECT coalesce(max(created_at), now()) FROM copied)
+        WITH origin AS (
+            SELECT *, coalesce(%(at_position)s, message_count) AS at_position
               FROM conversations
-             WHERE id = %(id)s
+             WHERE id = %(id)s AND coalesce(%(at_position)s BETWEEN 1 AND message_count, true)
+        ), copied AS MATERIALIZED (      -- materialized: each message gets its new id once
+            SELECT m.*, uuid_v7() AS new_id
+              FROM origin
+              JOIN messages m ON m.conversation_id = origin.id AND m.position <= origin.at_position
+        ), forked AS (
+            INSERT INTO conversations (title, project_id, model_id, metadata, forked_from_id, forked_at_position,
+                                       message_count, last_message_at)
+            SELECT coalesce(%(title)s, title), project_id, model_id, metadata, id, at_position,
+                   at_position, (SELECT coalesce(max(created_at), now()) FROM copied)
+              FROM origin
             RETURNING *
         ), placed AS (
             INSERT INTO messages (id, conversation_id, position, role, content, model_id, parent_id,
-                                  tool_call_id, input_tokens, output_tokens, metadata)
+                                  tool_call_id, input_tokens, output_tokens, metadata, created_at, updated_at)
             SELECT c.new_id, forked.id, c.position, c.role, c.content, c.model_id, parent.new_id,
-                   c.tool_call_id, c.input_tokens, c.output_tokens, c.metadata
+                   c.tool_call_id, c.input_tokens, c.output_tokens, c.metadata, c.created_at, c.updated_at
               FROM forked
              CROSS JOIN copied c
               LEFT JOIN copied parent ON parent.id = c.parent_id
         )
         SELECT {columns} FROM forked
     """)
+    async def _fork(self, id: UUID, at_position: int | None, title: str | None) -> R | None:
+        """Return the fork; None if there is no such conversation or position."""
+        ...
+
     async def fork(self, id: UUID, at_position: int | None = None, title: str | None = None) -> R:
-        """Copy the conversation up to and including a position (default: all of it). Raises `NotFound`."""
+        """Copy the conversation up to and including a position (default: all of it), with the messages' times.
+
+        The fork names its origin and the position. One statement. Raises `NotFound`, and `InvalidValue` for a position
+        that the conversation has not reached.
+        """
+        fork = await self._fork(id, at_position, title)
+        if fork is not None:
+            return fork
+        last = (await self.require(id)).message_count
+        raise InvalidValue(
+            f"conversations: {id} cannot be forked at position {at_position}; its positions are 1 to {last}"
+            if last
+            else f"conversations: {id} cannot be forked at position {at_position}; it has no messages",
+            table=self.table,
+            column="at_position",
+        )
+
+    @sql(
+        """
+        SELECT {columns}
+          FROM {table}
+         WHERE forked_from_id = %(id)s AND archived_at IS NULL
+         ORDER BY id DESC
+         LIMIT %(limit)s
+        """,
+        repeatable=True,
+    )
+    async def forks(self, id: UUID, limit: int = 100) -> Found[R]:
+        """Return the forks of a conversation, newest first. Archived ones are left out."""
         ...
 
     if TYPE_CHECKING:

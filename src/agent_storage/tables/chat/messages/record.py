@@ -90,7 +90,7 @@ class NewMessage(Input):
 
 
 class Message(Record, NewMessage):
-    """A message. `position` counts from 1 within its conversation."""
+    """A message. `position` counts from 1 within its conversation; neither of the two ever changes."""
 
     position: int
 

@@ -27,6 +27,7 @@ class Messages(Repository[R, N]):
     table = "messages"
     refers_to_itself = True
     references = {"conversation_id": "conversations", "model_id": "models", "parent_id": "messages"}
+    immutable = ("conversation_id",)
 
     @sql(
         """

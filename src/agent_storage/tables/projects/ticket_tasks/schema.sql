@@ -18,7 +18,8 @@ CREATE INDEX ticket_tasks_agent_id_idx ON ticket_tasks (agent_id, id) WHERE agen
 CREATE INDEX ticket_tasks_depends_on_idx ON ticket_tasks USING gin (depends_on) WHERE depends_on <> '{}';
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON ticket_tasks FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
 
--- A task without a position becomes its ticket's last. The ticket's row lock, held to commit, makes concurrent ones queue.
+-- A task without a position becomes its ticket's last, and so does one that moves to another ticket, unless the UPDATE
+-- gives it a position too. The ticket's row lock, held to commit, makes concurrent ones queue.
 CREATE FUNCTION trigger_place_ticket_task() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -29,6 +30,9 @@ END
 $$;
 CREATE TRIGGER place_ticket_task BEFORE INSERT ON ticket_tasks
     FOR EACH ROW WHEN (NEW.position IS NULL) EXECUTE FUNCTION trigger_place_ticket_task();
+CREATE TRIGGER move_ticket_task BEFORE UPDATE OF ticket_id ON ticket_tasks
+    FOR EACH ROW WHEN (NEW.ticket_id <> OLD.ticket_id AND NEW.position = OLD.position)
+    EXECUTE FUNCTION trigger_place_ticket_task();
 
 -- A step depends on steps of its own ticket, never in a circle; a deleted step is removed from what depended on it.
 -- An INSERT locks the steps that it names, so that none is deleted or moved meanwhile. An UPDATE could close a circle
@@ -119,7 +123,7 @@ COMMENT ON COLUMN ticket_tasks.ticket_id IS 'Ticket that the step belongs to';
 COMMENT ON COLUMN ticket_tasks.content IS 'Text of the step';
 COMMENT ON COLUMN ticket_tasks.description IS 'Details of the step';
 COMMENT ON COLUMN ticket_tasks.done IS 'Whether the step is done';
-COMMENT ON COLUMN ticket_tasks.position IS 'Position within the ticket, counted from 1; by default after the last step';
+COMMENT ON COLUMN ticket_tasks.position IS 'Position within the ticket, counted from 1; by default after the last step, also when moved to another ticket';
 COMMENT ON COLUMN ticket_tasks.estimated_hours IS 'Estimated effort in hours';
 COMMENT ON COLUMN ticket_tasks.depends_on IS 'Ids of the steps of the ticket that have to be done before';
 COMMENT ON COLUMN ticket_tasks.tags IS 'Tags of the step';

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from agent_storage.statements.records import BigCount, Input, Key, Record
+from agent_storage.statements.records import Input, Key, Record
 
 
 class NewEventStream(Input):
     """Fields to create a stream. Publishing creates it implicitly."""
 
     stream_id: Key
-    last_sequence: BigCount = 0
 
 
 class EventStream(Record, NewEventStream):
-    """A stream and the sequence of its last event."""
+    """A stream and the sequence of its last event, which follows the events."""
+
+    last_sequence: int

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
+from pydantic import BaseModel
+
 from agent_storage.statements.records import Input, Json, Jsonb, Key, Record
 
 
@@ -14,6 +18,13 @@ class NewStreamEvent(Input):
 
 
 class StreamEvent(Record, NewStreamEvent):
-    """An event. `sequence` counts from 1 within its stream, in the order of commits, without a gap."""
+    """An event, which never changes. `sequence` counts from 1 within its stream without a gap, in order of commits."""
 
     sequence: int
+
+
+class StreamHead(BaseModel, frozen=True):
+    """How far a stream has come. `id` is another one when the stream was deleted and published again."""
+
+    id: UUID
+    last_sequence: int

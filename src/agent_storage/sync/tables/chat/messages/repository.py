@@ -27,7 +27,7 @@ class Messages(Repository[R, N]):
 
     table = "messages"
     refers_to_itself = True
-    references = {"conversation_id": "conversations", "model_id": "models", "parent_id": "messages"}
+    immutable = ("conversation_id",)
 
     @sql(
         """
@@ -53,20 +53,10 @@ class Messages(Repository[R, N]):
               FROM jsonb_populate_recordset(NULL::messages, %(new)s) WITH ORDINALITY
         ), counted AS (
             SELECT conversation_id AS of, count(*)::integer AS messages FROM given GROUP BY conversation_id
-        ), locked AS MATERIALIZED (     -- in the order of ids, so that concurrent calls do not deadlock
-            SELECT id AS locked_id FROM conversations WHERE id IN (SELECT of FROM counted) ORDER BY id FOR NO KEY UPDATE
-        ), referred AS MATERIALIZED (   -- the foreign keys alone would lock these in the order of the rows
-            SELECT (SELECT count(*) FROM locked) AS conversations,
-                   (SELECT count(*) FROM (SELECT FROM messages WHERE id IN (SELECT parent_id FROM given) ORDER BY id
-                                             FOR KEY SHARE) one) AS messages,
-                   (SELECT count(*) FROM (SELECT FROM models WHERE id IN (SELECT model_id FROM given) ORDER BY id
-                                             FOR KEY SHARE) one) AS models
         ), moved AS (               -- the row locks, held to commit, hand out positions without a gap
             UPDATE conversations
                SET message_count = message_count + counted.messages, last_message_at = clock_timestamp()
               FROM counted
-              JOIN locked ON locked_id = counted.of
-             CROSS JOIN referred
              WHERE conversations.id = counted.of
             RETURNING counted.of, message_count - counted.messages AS before
         )

@@ -23,6 +23,7 @@ class EventStreams(Repository[R, N]):
 
     table = "event_streams"
     natural_key = ("stream_id",)
+    immutable = ("stream_id",)
 
     @sql("SELECT {columns} FROM {table} WHERE stream_id = %(stream_id)s", repeatable=True)
     def get_by(self, *, stream_id: str) -> R | None:
