@@ -204,6 +204,7 @@ def _changes(tables: dict[str, str]) -> str:
             fields.append(f"    {name}: {text}")
         for title, without in {new.removeprefix("New") + "Changes": (), **_FEWER.get(table, {})}.items():
             kept = [field for field in fields if field.split(":")[0].strip() not in without]
+            kept += _IMPORTED if without else []
             what = "update" if not without else "append" if table == "messages" else "set"
             classes.append(
                 f'class {title}(TypedDict, total=False):\n    """Keywords of `{table}.{what}`."""\n\n' + "\n".join(kept)
@@ -213,6 +214,8 @@ def _changes(tables: dict[str, str]) -> str:
     return _formatted(head + "\n".join(sorted(imports)) + "\n\n\n" + "\n\n\n".join(classes) + "\n")
 
 
+#: The fields of every `New…`. `update` does not take them.
+_IMPORTED = ["    id: UUID", "    created_at: Timestamp", "    updated_at: Timestamp"]
 #: Methods that take the fields of a `New…` without those that are their parameters.
 _FEWER = {
     "messages": {"MessageFields": ("conversation_id", "role", "content")},

@@ -1,0 +1,1 @@
+DROP FUNCTION rows_as_given(anyelement, jsonb, boolean);
