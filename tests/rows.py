@@ -96,7 +96,7 @@ class Factory:
         return "text" if kind is not Any and get_origin(kind) is not dict else self.dice.choice(DOCUMENTS)
 
 
-SKIPPED = {"id", "position", "parent_id", "last_sequence"}
+SKIPPED = {"id", "updated_at", "position", "parent_id", "last_sequence"}
 #: Names and keys, which refuse what PostgreSQL cannot hold as it is.
 KEYS = {"agent", "agent_id", "author", "tool_call_id", "kind", "title", "tool_name"}
 

@@ -444,7 +444,11 @@ WITH given ("id", "conversation_id", "role", "content", "model_id", "parent_id",
       FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
      CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, "Item")
 ), locked AS MATERIALIZED (
-    SELECT id FROM conversations WHERE id IN (SELECT conversation_id FROM given) ORDER BY id FOR NO KEY UPDATE
+    SELECT id
+      FROM conversations
+     WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
+     ORDER BY id
+       FOR NO KEY UPDATE
 ), present AS MATERIALIZED (
     SELECT present.*
       FROM (SELECT count(*) AS locks FROM locked) AS waited
@@ -483,7 +487,11 @@ WITH given ("id", "conversation_id", "role", "content", "model_id", "parent_id",
       FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
      CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, "Item")
 ), locked AS MATERIALIZED (
-    SELECT id FROM conversations WHERE id IN (SELECT conversation_id FROM given) ORDER BY id FOR NO KEY UPDATE
+    SELECT id
+      FROM conversations
+     WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
+     ORDER BY id
+       FOR NO KEY UPDATE
 ), present AS MATERIALIZED (
     SELECT present.*
       FROM (SELECT count(*) AS locks FROM locked) AS waited
@@ -1961,11 +1969,21 @@ SELECT "found"."id", "found"."name", "found"."version", "found"."definition", "f
 
 -- (id, metadata, workflow_id) gives one WorkflowSession
 /* workflow_sessions.create_from */
-INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
-SELECT coalesce($1, uuid_v7()), w.id, w.definition, coalesce($2, '{}'::jsonb)
-  FROM workflows w
- WHERE w.id = $3
-RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+WITH made AS (
+    INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
+    SELECT coalesce($1, uuid_v7()), w.id, w.definition, coalesce($2, '{}'::jsonb)
+      FROM workflows w
+     WHERE w.id = $3
+    ON CONFLICT (id) DO NOTHING
+    RETURNING *
+)
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM made
+ UNION ALL
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at"        -- a run that exists keeps its snapshot
+  FROM rows_as_given(NULL::workflow_sessions, jsonb_build_array(jsonb_build_object(
+           'id', $1::uuid, 'workflow_id', $3, 'metadata', coalesce($2, '{}'),
+           '?', ARRAY['metadata', 'workflow_id'])), false)
+ WHERE NOT EXISTS (SELECT FROM made);
 
 -- (workflow_id, limit) gives found WorkflowSession, repeatable, certain
 /* workflow_sessions.by_workflow */

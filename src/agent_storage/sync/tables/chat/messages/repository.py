@@ -30,7 +30,11 @@ _IDENTIFIED = """
               FROM jsonb_array_elements(%(new)s) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, "Item")
         ), locked AS MATERIALIZED (
-            SELECT id FROM conversations WHERE id IN (SELECT conversation_id FROM given) ORDER BY id FOR NO KEY UPDATE
+            SELECT id
+              FROM conversations
+             WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
+             ORDER BY id
+               FOR NO KEY UPDATE
         ), present AS MATERIALIZED (
             SELECT present.*
               FROM (SELECT count(*) AS locks FROM locked) AS waited
