@@ -66,9 +66,12 @@ DECLARE
     found   bigint;
     differs record;
 BEGIN
-    SELECT array_agg((value ->> 'id')::uuid), jsonb_object_agg((value ->> 'id')::uuid, value)
-      INTO ids, items
-      FROM jsonb_array_elements(given);
+    SELECT array_agg((value ->> 'id')::uuid) INTO ids FROM jsonb_array_elements(given);
+    EXECUTE format('SELECT count(*) FROM %1$s AS stored WHERE stored.id = ANY ($1)', target) INTO found USING ids;
+    IF found = 0 AND NOT required THEN
+        RETURN;
+    END IF;
+    SELECT jsonb_object_agg((value ->> 'id')::uuid, value) INTO items FROM jsonb_array_elements(given);
     EXECUTE format(
         'SELECT stored.id, array_agg(given.name) AS names
            FROM %1$s AS stored
