@@ -105,7 +105,7 @@ class Factory:
         return "text" if kind is not Any and get_origin(kind) is not dict else self.dice.choice(DOCUMENTS)
 
 
-SKIPPED = {"to_pool_id", "reservation_id", "id", "position", "parent_id", "last_sequence"}
+SKIPPED = {"to_pool_id", "reservation_id", "id", "updated_at", "position", "parent_id", "last_sequence"}
 #: Names and keys, which refuse what PostgreSQL cannot hold as it is.
 KEYS = {"agent", "agent_id", "author", "tool_call_id", "kind", "title", "tool_name"}
 

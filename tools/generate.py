@@ -207,6 +207,7 @@ def _changes(tables: dict[str, str]) -> str:
         changes = new.removeprefix("New") + "Changes"
         for title, without in {changes: _immutable(folder), **_FEWER.get(table, {})}.items():
             kept = [field for field in fields if field.split(":")[0].strip() not in without]
+            kept += _IMPORTED if title != changes else []
             what = "update" if title == changes else "append" if table == "messages" else "set"
             classes.append(
                 f'class {title}(TypedDict, total=False):\n    """Keywords of `{table}.{what}`."""\n\n' + "\n".join(kept)
@@ -216,6 +217,8 @@ def _changes(tables: dict[str, str]) -> str:
     return _formatted(head + "\n".join(sorted(imports)) + "\n\n\n" + "\n\n\n".join(classes) + "\n")
 
 
+#: The fields of every `New…`. `update` does not take them.
+_IMPORTED = ["    id: UUID", "    created_at: Timestamp", "    updated_at: Timestamp"]
 #: Methods that take the fields of a `New…` without those that are their parameters.
 _FEWER = {
     "messages": {"MessageFields": ("conversation_id", "role", "content")},

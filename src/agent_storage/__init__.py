@@ -42,6 +42,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from agent_storage.health import Health
     from agent_storage.repository import Repository, Stream, sql
+    from agent_storage.statements.ids import uuid7
     from agent_storage.statements.lists import Found, Page
     from agent_storage.statements.records import Document, Encrypted, Input, Jsonb, Key, Money, Record, Timestamp
     from agent_storage.storage import Storage
@@ -52,6 +53,7 @@ _LAZY = {
     ),
     "Health": "health",
     "Found": "statements.lists",
+    "uuid7": "statements.ids",
     "Page": "statements.lists",
     "Repository": "repository",
     "Stream": "repository",
@@ -113,4 +115,5 @@ __all__ = [
     "Unreadable",
     "WaitTimeout",
     "sql",
+    "uuid7",
 ]

@@ -78,7 +78,7 @@ class Conflict(StorageError):
 
 
 class AlreadyExists(Conflict):
-    """A row with the same unique key already exists."""
+    """A row with the same unique key already exists; for an id that is given again, it differs from what was given."""
 
 
 class InvalidTransition(Conflict):
@@ -154,7 +154,8 @@ class ConnectionLost(Unavailable):
 class OutcomeUnknown(ConnectionLost):
     """The connection broke after a write was sent: it may or may not have been committed.
 
-    Safe to repeat only with an id that the caller chose; otherwise read back first.
+    A call with an id or key that the caller gave can be repeated: it returns the row that is there. Otherwise read back
+    first.
     """
 
     outcome = "unknown"
@@ -166,8 +167,8 @@ class MigrationError(StorageError):
     exit_code = 1
 
 
-#: The SQLSTATE of the package's triggers for a change that violates a rule of the table.
-_RULE = "AS001"
+#: The SQLSTATEs of the package's functions: a change violates a rule of the table; a row exists with other values.
+_RULE, _DIFFERS = "AS001", "AS002"
 
 # Exact codes first, then classes. Only the error's kind is here; the messages are below.
 _BY_SQLSTATE: dict[str, type[StorageError]] = {
@@ -185,6 +186,7 @@ _BY_SQLSTATE: dict[str, type[StorageError]] = {
     "3F000": SchemaMismatch,
     "25006": Unavailable,
     _RULE: Conflict,
+    _DIFFERS: AlreadyExists,
 }
 _BY_CLASS: dict[str, type[StorageError]] = {
     "22": InvalidValue,
@@ -257,6 +259,8 @@ def _sentence(
     at = f" (statement {statement})" if statement else ""
     if error.sqlstate == _RULE:
         return f"{subject}: {diag.message_primary} (constraint {constraint}); {diag.message_hint}{at}"
+    if error.sqlstate == _DIFFERS:
+        return f"{subject}: {diag.message_primary}; {diag.message_hint}{at}"
     if kind is AlreadyExists:
         key = _KEY.match(diag.message_detail or "")
         fields = f" with the same {key[1]}" if key else ""
@@ -291,7 +295,7 @@ def _sentence(
     if kind is OutcomeUnknown:
         return (
             f"the connection broke after a write was sent{at}: it may or may not have been committed; "
-            "read back before repeating; explicit ids make a repeat safe"
+            "with an id of yours, repeat the call; otherwise read back first"
         )
     if kind is ConnectionLost:
         return f"the connection to PostgreSQL broke{at}; try again"

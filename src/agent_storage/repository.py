@@ -18,7 +18,9 @@ from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
+    Final,
     Generic,
+    Literal,
     LiteralString,
     Self,
     TypeVar,
@@ -42,7 +44,7 @@ from agent_storage.statements.filters import Condition, Fields, Order, Where
 from agent_storage.statements.ids import prefix_range, shortest_prefix
 from agent_storage.statements.lists import Found, Page, check_limit
 from agent_storage.statements.pagination import read_cursor
-from agent_storage.statements.records import Input, JsonObject, Record, columns
+from agent_storage.statements.records import MAINTAINED, Input, JsonObject, Record, columns
 from agent_storage.statements.statement import Statement
 
 # Both are covariant, so that type checkers accept a repository with a wider record in place of the shipped one. They do
@@ -56,8 +58,27 @@ V = TypeVar("V")
 #: The result of a streaming method: `async with storage.messages.stream() as rows: async for row in rows: …`
 Stream = AbstractAsyncContextManager[AsyncIterator[V]]
 
-#: The columns that no `update` changes, in any table.
-_KEPT = ("id", "created_at", "updated_at")
+#: Rows with ids, made unless they exist: `made` and then `found`, in which both are. A row that exists is read after
+#: INSERT has waited for the transaction that makes it.
+IDENTIFIED: Final = """
+        WITH given ({new.columns}, "Item", "Nth") AS MATERIALIZED (
+            SELECT {new.rows}, "Item", "Nth"
+              FROM jsonb_array_elements(%(new)s) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, "Item")
+        ), made AS (
+            INSERT INTO {table} ({new.columns}) SELECT {new.columns} FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::{table}, "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+"""
+
 #: The methods that only a table with a natural key has.
 _WITH_KEY = frozenset({"_insert_or_update", "_id_of"})
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -70,6 +91,7 @@ def sql(
     certain: bool = False,
     missing: LiteralString | None = None,
     chunked: bool = False,
+    identified: LiteralString | Literal[True] | None = None,
 ) -> Callable[[F], F]:
     """Declare a method by its SQL; the method's body is `...`. See `declaration.py` for slots and placeholders.
 
@@ -77,9 +99,16 @@ def sql(
     answer was lost. `certain`: the server gives a row or an error, so a batch may commit in the same round trip.
     `missing`: what `NotFound` says when there is no row; placeholders as in the text. `chunked`: it takes a sequence
     of `Input`s and nothing else, and gives a list; many rows are sent in chunks, all or nothing, unless the table
-    `refers_to_itself`.
+    `refers_to_itself`. `identified`: another text, for rows that have an id or times of the caller's, so that the call
+    can be repeated; in it `%(new)s` is a JSON array, of an `Input` too. With True, the text is itself such a one.
     """
-    options = {"repeatable": repeatable, "certain": certain, "missing": missing, "chunked": chunked}
+    options = {
+        "repeatable": repeatable,
+        "certain": certain,
+        "missing": missing,
+        "chunked": chunked,
+        "identified": identified,
+    }
 
     def declare(function: F) -> F:
         return cast(F, Declared(Template(function, text, options)))
@@ -118,10 +147,11 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
             runner, declared = self.runner, statement()
             arguments = template.arguments(args, kwargs)
             if declared.chunked:
-                given = {name: list(rows) for name, rows in arguments.items()}
-                if _same_parents(repository.references, given.values()):
-                    return await runner.run_chunked(declared, given)
-                return await runner.run(declared, declared.encode(given, runner.codec))
+                arguments = {name: list(rows) for name, rows in arguments.items()}
+            if declared.identified is not None:
+                declared = declared.of(arguments)
+            if declared.chunked and _same_parents(repository.references, arguments.values()):
+                return await runner.run_chunked(declared, arguments)
             return await runner.run(declared, declared.encode(arguments, runner.codec))
 
         method = run
@@ -189,7 +219,9 @@ class Repository(Generic[R, N]):
     @classmethod
     def statements(cls) -> dict[str, Statement[Any]]:
         """Return every declared statement of this repository by method name, its own first."""
-        return {name: item.statement() for name, item in vars(cls).items() if hasattr(item, "statement")}
+        found = {name: item.statement() for name, item in vars(cls).items() if hasattr(item, "statement")}
+        others = {f"{name}_identified": one.identified for name, one in found.items() if one.identified}
+        return {**found, **others}
 
     @classmethod
     def fields(cls) -> Fields:
@@ -204,21 +236,30 @@ class Repository(Generic[R, N]):
 
     # ---- create ----------------------------------------------------------------------------------------------------
 
-    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}", certain=True)
+    @sql(
+        "INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}",
+        certain=True,
+        identified=IDENTIFIED + "SELECT {columns} FROM found",
+    )
     async def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """Return the new row. Raises `AlreadyExists`, `MissingReference` for a foreign key that points nowhere."""
+        """Return the new row. With an `id` the call can be repeated: a row that exists as given is returned.
+
+        Raises `AlreadyExists` for a row that differs in a field that was given, and for a natural key that is taken;
+        `MissingReference` for a foreign key that points nowhere.
+        """
         ...
 
     @sql(
         """
         INSERT INTO {table} ({new.columns})
-        {new.given}
+        {new.source}
         RETURNING {columns}
         """,
         chunked=True,
+        identified=IDENTIFIED + 'SELECT {found.columns} FROM given JOIN found USING (id) ORDER BY "Nth"',
     )
     async def create_many(self, new: Sequence[N]) -> list[R]:
-        """Create rows, all or none. Return them in the order given.
+        """Create rows, all or none. Return them in the order given. Rows with an `id` may exist, as for `create`.
 
         One round trip. More than a thousand of the same parents are sent in chunks, one while the server runs the one
         before, in a transaction that takes two round trips more. The server's time limit then holds for each chunk.
@@ -506,7 +547,9 @@ class Repository(Generic[R, N]):
         """The names to set, sorted, and their parameters, each checked as the `New…` record would."""
         if not changes:
             raise InvalidValue(f"{self.table}: nothing to change", table=self.table)
-        known = {name: column for name, column in columns(self.new).items() if name not in (*_KEPT, *self.immutable)}
+        known = {
+            name: column for name, column in columns(self.new).items() if name not in {*MAINTAINED, *self.immutable}
+        }
         values: list[Any] = []
         for name in sorted(changes):
             if name not in known:

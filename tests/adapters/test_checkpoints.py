@@ -13,6 +13,7 @@ import pytest
 from agent_storage import Conflict, InvalidSettings, InvalidValue, Storage, StorageError, Unavailable
 from agent_storage.adapters.checkpoints import CheckpointProvider, CheckpointProviders, PostgresCheckpoints
 from agent_storage.migrations.migrator import Migrator
+from agent_storage.statements.records import MAINTAINED
 from agent_storage.types import NewCheckpoint
 
 NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)
@@ -53,8 +54,8 @@ async def test_what_is_stored_is_retrieved_whole(provider: CheckpointProvider) -
     )
     found = await provider.retrieve_checkpoint(await provider.store_checkpoint(new))
     assert found
-    assert {name: getattr(found, name) for name in type(new).model_fields if name != "id"} == new.model_dump(
-        exclude={"id"}
+    assert {name: getattr(found, name) for name in type(new).model_fields if name not in MAINTAINED} == new.model_dump(
+        exclude=set(MAINTAINED)
     )
 
 

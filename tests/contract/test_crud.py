@@ -20,11 +20,12 @@ async def test_create_gives_back_what_was_given_and_what_the_database_added(face
     assert await face.conversations.get(made.id) == made
 
 
-async def test_an_id_of_the_callers_own_makes_a_retry_a_conflict_instead_of_a_second_row(face: Any) -> None:
+async def test_an_id_of_the_callers_own_makes_a_retry_the_same_row_instead_of_a_second_one(face: Any) -> None:
     mine = uuid4()
-    await face.conversations.create(NewConversation(id=mine))
-    with pytest.raises(AlreadyExists, match="same id"):
-        await face.conversations.create(NewConversation(id=mine))
+    made = await face.conversations.create(NewConversation(id=mine, title="a"))
+    assert await face.conversations.create(NewConversation(id=mine, title="a")) == made
+    with pytest.raises(AlreadyExists, match="differs in title"):
+        await face.conversations.create(NewConversation(id=mine, title="b"))
     assert await face.conversations.count() == 1
 
 
@@ -40,7 +41,7 @@ async def test_create_many_keeps_the_order_and_is_all_or_nothing(face: Any) -> N
     made = await face.conversations.create_many(news)
     assert [item.title for item in made] == [item.title for item in news]
     with pytest.raises(AlreadyExists):
-        await face.conversations.create_many([NewConversation(), NewConversation(id=made[0].id)])
+        await face.conversations.create_many([NewConversation(), NewConversation(id=made[0].id, title="other")])
     assert await face.conversations.count() == 50
     assert await face.conversations.create_many([]) == []
 

@@ -214,7 +214,7 @@ def test_what_a_page_of_an_application_asks_is_served_by_an_index(sync_storage: 
             (messages.statements()["get"], [some]),
             (messages.statements()["_between_ids"], [some, some]),
             (messages.statements()["_neighbours"], [some]),
-            (messages.statements()["create"], [some, some, "'user'", "'1'", *["NULL"] * 5, "'{}'"]),
+            (messages.statements()["create"], [some, "'user'", "'1'", *["NULL"] * 5, "'{}'"]),
             (conversations.statements()["usage"], [some]),
             (type(sync_storage.tool_results).statements()["by_conversation"], [some, "20"]),
         ]

@@ -57,7 +57,7 @@ def test_every_public_list_of_rows_takes_a_limit() -> None:
         f"{table}.{name}"
         for table, repository in REPOSITORIES.items()
         for name, statement in repository.statements().items()
-        if not name.startswith("_") and statement.shape.kind == "many" and name != "create_many"
+        if not name.startswith("_") and statement.shape.kind == "many" and "create_many" not in name
     }
     assert unlimited == {"approval_requests.expire_overdue"}  # a change, which returns what it changed
 

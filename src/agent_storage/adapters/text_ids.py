@@ -24,8 +24,9 @@ NAMESPACE = UUID("6f0a6c1e-2f57-5d0b-9c4e-0b8f5a1d7e93")
 #: The key that a row's JSON column keeps texts under; callers never see it.
 RESERVED = "_ids"
 
-# Inside the reserved object: when the row was made, for ids that do not say it, and a value that the caller himself
-# stored under the reserved key, so that none of it is lost or misread.
+# Inside the reserved object: a UUIDv7 of when the row was made, and a value that the caller himself stored under the
+# reserved key, so that none of it is lost or misread. The first also differs when the same item is saved again, which
+# the interface refuses, while `create` returns the row.
 _MADE, _OWN = "$made", "$own"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -59,7 +60,7 @@ def to_row(values: Mapping[str, Any], kept_in: str, references: Iterable[str]) -
         row[name] = row_id(text)
         if str(row[name]) != text:
             kept[name] = text
-    if "id" in row and row["id"].version != 7:
+    if "id" in row:
         kept[_MADE] = str(uuid7())
     row[kept_in] = _with_kept(row[kept_in], kept)
     return row
@@ -84,8 +85,7 @@ def replaced(stored: JsonObject, given: JsonObject) -> JsonObject:
 def in_order(rows: Sequence[R], kept_in: str, *, newest_first: bool = False) -> list[R]:
     """Return rows in the order of their creation.
 
-    Rows of one transaction have the same `created_at`, and a UUIDv5 holds no time. They are ordered by the UUIDv7
-    that is stored with them.
+    Rows of one transaction have the same `created_at`. They are ordered by the UUIDv7 that is stored with them.
     """
 
     def moment(row: R) -> tuple[Any, str]:

@@ -46,8 +46,8 @@ def write(tx: Storage, unit: Unit, counts: dict[str, int]) -> None:
 
 
 def _copy(runner: Transaction, table: str, rows: list[Row]) -> None:
-    names = list(columns(type(rows[0].new)))
     extra = list(rows[0].extra)
+    names = [name for name in columns(type(rows[0].new)) if name not in extra]
 
     def values(row: Row) -> list[Any]:
         given = [*encode_row(row.new, names, runner.codec, table=table).values(), *(row.extra[name] for name in extra)]

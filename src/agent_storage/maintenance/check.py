@@ -23,13 +23,11 @@ from agent_storage.maintenance.rules import check_descriptions, check_rules
 from agent_storage.maintenance.stored import StoredColumn, load, type_name
 from agent_storage.repository import Repository
 from agent_storage.statements.codec import Codec, encode
-from agent_storage.statements.records import Column, columns
+from agent_storage.statements.records import MAINTAINED, Column, columns
 from agent_storage.statements.statement import Statement
 from agent_storage.statements.text import JsonText, decode_json, register
 from agent_storage.statements.types import accepted
 from agent_storage.tables import REPOSITORIES
-
-_MAINTAINED = frozenset({"id", "created_at", "updated_at"})
 
 
 def check(
@@ -86,7 +84,7 @@ def _check_default(
 ) -> Iterator[Finding]:
     """A default in the record must be the column's: rows that SQL inserts and rows that we insert are alike."""
     field = repository.new.model_fields.get(column.name)
-    if field is None or column.name in _MAINTAINED or field.is_required() or field.default_factory is not None:
+    if field is None or column.name in MAINTAINED or field.is_required() or field.default_factory is not None:
         return
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined or (default is None and stored.default is None):

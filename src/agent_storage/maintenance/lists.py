@@ -1,7 +1,8 @@
 """`storage check`: column lists in declared statements, compared with the `New…` record of their table.
 
-`INSERT INTO t (…)` has to name every field of the record but `id`, and `ON CONFLICT (…) DO UPDATE SET` every one but
-`id` and the key. A statement that leaves fields out on purpose says so in a comment after the list:
+`INSERT INTO t (…)` has to name every field of the record but `id`, `created_at` and `updated_at`, and `ON CONFLICT (…)
+DO UPDATE SET` every one but these and the key. A statement that leaves fields out on purpose says so in a comment after
+the list:
 
     INSERT INTO sessions (agent, data)    -- without status, board_id
 """
@@ -12,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Set
 
 from agent_storage.maintenance.findings import Finding
+from agent_storage.statements.records import MAINTAINED
 
 _INSERT = re.compile(
     r'\bINSERT INTO "?(?P<table>\w+)"?(?: AS \w+)?\s*\((?P<names>[^()]*)\)(?:\s*--\s*without (?P<without>[\w, ]+))?'
@@ -30,7 +32,7 @@ def check_lists(name: str, text: str, fields: Mapping[str, Set[str]]) -> Iterato
     for insert in _INSERT.finditer(text):
         if insert["table"] not in fields:
             continue
-        wanted = fields[insert["table"]] - {"id"}
+        wanted = fields[insert["table"]] - MAINTAINED
         place = f"INSERT INTO {insert['table']}"
         yield from _compare(name, place, wanted, _words(insert["names"]), _words(insert["without"]))
         following = _INSERT.search(text, insert.end())

@@ -35,7 +35,7 @@ def encode(column: Column, value: Any, codec: Codec, *, table: str, id_: UUID | 
     if column.encrypted:
         if id_ is None:
             raise InvalidValue(f"{table}.{column.name} is encrypted for one row: set it row by row", table=table)
-        return codec.keyring.encrypt(_secret_text(value), Place(table, id_, column.name))
+        return codec.keyring.encrypt(secret_text(value), Place(table, id_, column.name))
     document = column.adapter.dump_python(value) if column.typed else value
     try:
         return encode_json(document, limit=codec.json_limit, typed=column.typed)
@@ -50,6 +50,8 @@ def encode_row(new: Input, names: Sequence[str], codec: Codec, *, table: str) ->
     """
     values = new.__dict__
     row = {name: values[name] for name in names}
+    if row.get("updated_at") and new.created_at and row["updated_at"] < new.created_at:
+        raise InvalidValue(f"{table}.updated_at is before created_at", table=table, column="updated_at")
     id_ = new.id
     for column in _stored(cast(Any, type(new))):
         if column.name in row:
@@ -83,8 +85,8 @@ def check(column: Column, value: Any, *, table: str | None) -> Any:
         raise invalid(error, table or "argument", column=column.name, table=table) from None
 
 
-def _secret_text(value: Any) -> str:
-    """A secret as text: a `SecretStr` as it is, anything else as JSON."""
+def secret_text(value: Any) -> str:
+    """Return a secret as it is encrypted: a `SecretStr` as its text, anything else as JSON."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return orjson.dumps(value, default=_reveal).decode()

@@ -2,7 +2,7 @@
 
 Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
 `Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, `{new.updates}` (for ON CONFLICT), `{new.rows}`,
-the select list over rows that travel as one JSON array, and `{new.given}`, the query that selects them after it has
+the select list over rows that travel as one JSON array, and `{new.source}`, the query that selects them after it has
 locked the rows that they refer to. `{tasks.json}`, where `tasks` is a field of the result that
 holds records, is a JSON object of such a record's columns in the row `tasks`. Other braces are left alone:
 `'{}'::jsonb` is no slot.
@@ -23,9 +23,11 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 
-from agent_storage.statements.records import Column, Input, Record, bare, columns, nullable, storage
+from agent_storage.statements.records import MAINTAINED, TIMES, Column, Input, Record, bare, columns, nullable, storage
+from agent_storage.statements.secrets import IdentifiedSecrets
 from agent_storage.statements.statement import (
     Encoder,
+    IdentifiedEncoder,
     LimitEncoder,
     RowEncoder,
     RowsEncoder,
@@ -34,10 +36,15 @@ from agent_storage.statements.statement import (
     ValueEncoder,
 )
 
-_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows|given|json)\}")
+_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows|source|json)\}")
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>[a-z_][a-z0-9_.]*)\)s|(?P<other>.?))", re.DOTALL)
-#: Filled by the database when the caller gives none; everything else has its default in the record.
-_BY_DATABASE = {"id": "uuid_v7()"}
+#: Filled by the database when the caller gives none; everything else has its default in the record. No row is changed
+#: before it was created.
+_BY_DATABASE = {
+    "id": "coalesce({id}, uuid_v7())",
+    "created_at": "coalesce({created_at}, least({updated_at}, now()))",
+    "updated_at": "coalesce({updated_at}, greatest({created_at}, now()))",
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,15 @@ class Template:
 
     def __init__(self, function: Callable[..., Any], text: str, options: Mapping[str, Any]) -> None:
         self.function = function
-        self.options = options
+        #: The declaration for rows that have an id or times of the caller's; and whether this is such a one.
+        identified = options.get("identified")
+        self.identified = (
+            Template(function, identified, {**options, "identified": True, "missing": None})
+            if isinstance(identified, str)
+            else None
+        )
+        self.is_identified = identified is True
+        self.options = {name: option for name, option in options.items() if name != "identified"}
         self.text = textwrap.dedent(text).strip()
         self.name = function.__name__
         self._signature = inspect.signature(function)
@@ -120,7 +135,11 @@ class _Compiler:
         if self.owner.refers_to_itself:
             options["chunked"] = False
         self._check_missing(options.get("missing"), paths)
-        return Statement(self.name, text, self.shape, table=self.owner.table, encoders=encoders, **options)
+        if self.template.identified:
+            options["identified"] = self.template.identified.compile(self.owner)
+        secret = self.template.is_identified and any(one.encrypted for one in columns(self.owner.new).values())
+        kind = IdentifiedSecrets[Any] if secret else Statement[Any]
+        return kind(self.name, text, self.shape, table=self.owner.table, encoders=encoders, **options)
 
     def _check_missing(self, missing: str | None, paths: Sequence[str]) -> None:
         for match in _PLACEHOLDER.finditer(missing or ""):
@@ -132,7 +151,7 @@ class _Compiler:
         if of and what == "json":
             return self._fill_json(of)
         if of in self.hints and (new := self._input(of)):
-            return self._fill_input(of, what, list(columns(new)))
+            return self._fill_input(of, what, self._names(new))
         if what == "columns":
             self._check_columns()
             prefix = f"{quoted(of)}." if of else ""
@@ -143,25 +162,34 @@ class _Compiler:
             return ", ".join(map(quoted, self.owner.natural_key))
         raise self._fault(f"the slot {match[0]} belongs to no Input parameter")
 
+    def _names(self, new: type[Input]) -> list[str]:
+        """The fields that are sent. With a text for identified rows, this one is for rows whose id and times are made
+        by the database; but secrets are encrypted for an id.
+        """
+        made: Any = MAINTAINED if self.template.identified else ()
+        if made and any(column.encrypted for column in columns(new).values()):
+            made = TIMES
+        return [name for name in columns(new) if name not in made]
+
     def _fill_input(self, of: str, what: str, names: list[str]) -> str:
         if what == "columns":
             return ", ".join(map(quoted, names))
         if what == "values":
-            return ", ".join(_or_default(name, f"%({of}.{name})s") for name in names)
+            return ", ".join(_or_default(name, {one: f"%({of}.{one})s" for one in names}) for name in names)
         if what == "key":
             return ", ".join(f"%({of}.{name})s" for name in self.owner.natural_key)
         if what == "rows":
             fields = columns(self._input(of) or self.owner.new)
-            return ", ".join(_or_default(name, _row_value(fields[name])) for name in names)
-        if what == "given":
-            return self._given(of, names)
+            return ", ".join(_or_default(name, {one: _row_value(fields[one]) for one in names}) for name in names)
+        if what == "source":
+            return self._source(of, names)
         if what == "updates":
             # With nothing but the key, the key is set to itself, so that RETURNING gives the row all the same.
-            changed = [name for name in names if name not in {"id", *self.owner.natural_key}]
+            changed = [name for name in names if name not in {*MAINTAINED, *self.owner.natural_key}]
             return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in changed or self.owner.natural_key)
         raise self._fault(f"the slot {{{of}.{what}}} is unknown")
 
-    def _given(self, of: str, names: list[str]) -> str:
+    def _source(self, of: str, names: list[str]) -> str:
         """The rows given. Those that they refer to are locked first, in the order of ids, as the foreign keys do later.
 
         The foreign keys alone lock them in the order of the rows, which deadlocks with a DELETE of several.
@@ -226,7 +254,7 @@ class _Compiler:
         new = self._input(name)
         if field and (new is None or field not in columns(new)):
             raise self._fault(f"the placeholder %({name}.{field})s names no field of {name}")
-        if not field and new is not None and not self._many(name):
+        if not field and new is not None and not self._many(name) and not self.template.is_identified:
             raise self._fault(f"the placeholder %({name})s is an {new.__name__}: name its fields, %({name}.field)s")
 
     def _encoder(self, name: str, fields: Sequence[str]) -> Encoder:
@@ -236,8 +264,10 @@ class _Compiler:
         if new is None:
             hint = self.hints[name]
             return ValueEncoder(Column(name, hint, nullable(hint), storage(hint)), self.owner.table)
+        if self.template.is_identified:
+            return IdentifiedEncoder(name, new, self.owner.record, self.owner.table)
         if self._many(name):
-            return RowsEncoder(name, new, self.owner.table)
+            return RowsEncoder(name, new, self._names(new), self.owner.table)
         return RowEncoder(name, new, fields, self.owner.table)
 
     def _many(self, name: str) -> bool:
@@ -267,8 +297,8 @@ def _row_value(column: Column) -> str:
     return f"coalesce({quoted(column.name)}, 'null')" if column.json and not column.nullable else quoted(column.name)
 
 
-def _or_default(name: str, value: str) -> str:
-    return f"coalesce({value}, {_BY_DATABASE[name]})" if name in _BY_DATABASE else value
+def _or_default(name: str, values: Mapping[str, str]) -> str:
+    return _BY_DATABASE[name].format(**values) if name in _BY_DATABASE else values[name]
 
 
 def substitute(annotation: Any, variables: Mapping[Any, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from agent_storage.errors import InvalidValue
@@ -13,15 +14,24 @@ from agent_storage.errors import InvalidValue
 SHORTEST_PREFIX = 4
 SHORTEST_ID = 8
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HEX = re.compile(r"[0-9a-f]+")
 
 
-def uuid7() -> UUID:
-    """Return a new UUIDv7: 48 bits of Unix milliseconds, 12 bits of their fraction, 62 random bits.
+def uuid7(at: datetime | None = None) -> UUID:
+    """Return a new UUIDv7 of now, or of the moment `at`, for rows that are imported.
 
-    The same layout as PostgreSQL 18's `uuidv7()` (RFC 9562, method 3 of section 6.2), so ids of both sort by time.
+    48 bits of Unix milliseconds, 12 bits of their fraction, 62 random bits: the same layout as PostgreSQL 18's
+    `uuidv7()` (RFC 9562, method 3 of section 6.2), so ids of both sort by time. A moment before 1970 counts as 1970.
+    Raises `InvalidValue` for a moment without a time zone.
     """
-    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    if at is None:
+        now = time.time_ns()
+    elif at.tzinfo is None:
+        raise InvalidValue("uuid7: the moment must have a time zone, such as datetime.now(UTC)")
+    else:
+        now = max(0, (at - _EPOCH) // timedelta(microseconds=1)) * 1000
+    milliseconds, nanoseconds = divmod(now, 1_000_000)
     fraction = (nanoseconds << 12) // 1_000_000
     random = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1)
     return UUID(int=(milliseconds << 80) | (0x7 << 76) | (fraction << 64) | (0b10 << 62) | random)

@@ -31,6 +31,10 @@ from agent_storage.errors import InvalidValue
 
 T = TypeVar("T")
 
+#: The timestamps of every table, and the columns that the database fills unless the caller gives them.
+TIMES = ("created_at", "updated_at")
+MAINTAINED = frozenset({"id", *TIMES})
+
 #: Any JSON value, and a JSON object.
 Json = Any
 JsonObject = dict[str, Any]
@@ -120,19 +124,24 @@ def invalid(
 
 
 class Input(BaseModel, metaclass=_RaisesInvalidValue):
-    """Fields to create a row. An explicit `id` makes a retry safe; the default is a UUIDv7 of the database."""
+    """Fields to create a row. With an `id` the call can be repeated; the default is a UUIDv7 of the database.
+
+    `created_at` and `updated_at` are for rows that are imported; by default both are the database's time of the INSERT.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
     id: UUID | None = None
+    created_at: Timestamp | None = None
+    updated_at: Timestamp | None = None
 
 
 class Record(Input):
     """A row as the database gives it back."""
 
     id: UUID = Field(default=...)
-    created_at: datetime
-    updated_at: datetime
+    created_at: datetime = Field(default=...)
+    updated_at: datetime = Field(default=...)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -267,7 +276,6 @@ def columns(record: type[BaseModel]) -> dict[str, Column]:
 @cache
 def _columns(record: Any) -> dict[str, Column]:
     hints = typing.get_type_hints(record, include_extras=True)
-    last = ("created_at", "updated_at")
-    names = [name for name in record.model_fields if name not in last]
-    names += [name for name in last if name in record.model_fields]
+    names = [name for name in record.model_fields if name not in TIMES]
+    names += [name for name in TIMES if name in record.model_fields]
     return {name: Column(name, hints[name], nullable(hints[name]), storage(hints[name])) for name in names}

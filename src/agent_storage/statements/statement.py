@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +19,9 @@ from pydantic import BaseModel
 
 from agent_storage.errors import InvalidValue, NotFound
 from agent_storage.statements.codec import Codec, RowMaker, check, encode, encode_row
+from agent_storage.statements.ids import uuid7
 from agent_storage.statements.lists import Found, check_limit, within
-from agent_storage.statements.records import Column, Input, bare, columns, nullable
+from agent_storage.statements.records import Column, Input, Record, bare, columns, nullable
 from agent_storage.statements.text import JsonText, escape_all, unusual
 from agent_storage.statements.types import to_json
 
@@ -85,6 +86,7 @@ class Statement(Generic[T]):
         certain: bool = False,
         missing: str | None = None,
         chunked: bool = False,
+        identified: Statement[T] | None = None,
     ) -> None:
         self.name = name
         self.text = f"/* {name} */\n{text}"
@@ -94,6 +96,8 @@ class Statement(Generic[T]):
         self.repeatable = repeatable
         self.certain = certain or shape.kind != "one"
         self.chunked = chunked
+        #: The statement for rows that have an id or times of the caller's; this one is for rows that have none.
+        self.identified = identified
         #: Whether PostgreSQL undoes it as a whole when it fails, so that it may share a connection.
         self.atomic = _COMMENT.sub("", text, count=1).partition(" ")[0].split("\n")[0].lower() in _ATOMIC
         self.rows = RowMaker(shape.item, table=table)
@@ -109,6 +113,12 @@ class Statement(Generic[T]):
     def parameters(self) -> list[Parameter]:
         """The parameters in the order of their numbers, `$1` first."""
         return [parameter for _, encoder in self._encoders for parameter in encoder.parameters]
+
+    def of(self, arguments: Mapping[str, Any]) -> Statement[T]:
+        """Return the statement for these rows: `identified` if one of them has an id or times of the caller's."""
+        if self.identified is None:
+            return self
+        return self.identified if any(map(_identified, arguments.values())) else self
 
     def encode(self, arguments: Mapping[str, Any], codec: Codec) -> list[Any]:
         """Return the values to send, in order. Raises `InvalidValue` before anything is sent."""
@@ -248,10 +258,10 @@ class RowEncoder:
 class RowsEncoder:
     """Several `Input`s: one JSON array, which the server spreads into rows of the table's own types."""
 
-    def __init__(self, name: str, new: type[Input], table: str) -> None:
+    def __init__(self, name: str, new: type[Input], fields: Sequence[str], table: str) -> None:
         self.new = new
         self.table = table
-        self.fields = list(columns(new))
+        self.fields = list(fields)
         self.parameters = [Parameter(name, Column(name, list[Any], nullable=False, storage="jsonb"))]
 
     def encode(self, value: Any, codec: Codec) -> list[Any]:
@@ -259,10 +269,61 @@ class RowsEncoder:
         return [encode_rows(value, self.new, self.fields, codec, table=self.table)]
 
 
+class IdentifiedEncoder(RowsEncoder):
+    """One `Input` or several as a JSON array of rows that all have ids, with the names of the fields that were given.
+
+    `rows_as_given()` compares those fields with the row that has the id. Not compared are `updated_at`, which later
+    changes move, fields for which None lets the database decide, and secrets, whose ciphertexts always differ.
+    """
+
+    def __init__(self, name: str, new: type[Input], record: type[Record], table: str) -> None:
+        super().__init__(name, new, list(columns(new)), table)
+        known = columns(record)
+        self._compared = {name for name in self.fields if name not in ("id", "updated_at")}
+        self._secret = {name for name in self._compared if known[name].encrypted}
+        self._decided = {name for name in self._compared if not known[name].nullable and not known[name].json}
+
+    def encode(self, value: Any, codec: Codec) -> list[Any]:
+        """Return the array. Raises `InvalidValue` for an id that is given twice."""
+        rows: list[Any] = [value] if isinstance(value, Input) else list(value)
+        rows = [one if getattr(one, "id", value) else _with_id(one) for one in rows]
+        ids = [one.id for one in rows if isinstance(one, Input)]
+        if len(set(ids)) < len(ids):
+            twice = next(one for one in ids if ids.count(one) > 1)
+            raise InvalidValue(f"{self.table}.id: {twice} is given twice", table=self.table, column="id")
+        return [encode_rows(rows, self.new, self.fields, codec, table=self.table, given=self._given)]
+
+    def _given(self, new: Input) -> list[str]:
+        values = new.__dict__
+        given = self._compared & new.model_fields_set
+        return sorted(name for name in given if name not in (self._decided if values[name] is None else self._secret))
+
+
+def _with_id(new: Input) -> Input:
+    """The row with an id that sorts by its time of creation."""
+    return new.model_copy(update={"id": uuid7(new.created_at)})
+
+
+def _identified(given: Any) -> bool:
+    """Return whether an argument is a row, or holds one, that has an id or times of the caller's."""
+    if isinstance(given, Input):
+        return given.id is not None or given.created_at is not None or given.updated_at is not None
+    return isinstance(given, list) and any(map(_identified, cast(list[Any], given)))
+
+
 def encode_rows(
-    news: Iterable[Input], new: type[Input], fields: Sequence[str], codec: Codec, *, table: str
+    news: Iterable[Input],
+    new: type[Input],
+    fields: Sequence[str],
+    codec: Codec,
+    *,
+    table: str,
+    given: Callable[[Input], list[str]] | None = None,
 ) -> JsonText:
-    """Return rows as one JSON array of objects, each value as the server reads it exactly."""
+    """Return rows as one JSON array of objects, each value as the server reads it exactly.
+
+    The names that `given` returns are added to each object as `?`, which is the name of no column.
+    """
     rows: list[dict[str, Any]] = []
     others = _not_json(cast(Any, new), tuple(fields))
     for item in news:
@@ -274,6 +335,8 @@ def encode_rows(
                 row[name] = to_json(row[name])
             except (TypeError, ValueError, OverflowError) as error:
                 raise InvalidValue(f"{table}.{name} cannot be sent: {error}", table=table, column=name) from None
+        if given is not None:
+            row["?"] = given(item)
         rows.append(row)
     try:
         raw = orjson.dumps(rows, default=_fragment)

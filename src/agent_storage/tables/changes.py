@@ -80,6 +80,9 @@ class MessageFields(TypedDict, total=False):
     input_tokens: Count | None
     output_tokens: Count | None
     metadata: Jsonb[JsonObject]
+    id: UUID
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class ToolConfigChanges(TypedDict, total=False):
@@ -286,6 +289,9 @@ class NodeStateFields(TypedDict, total=False):
     retry_count: Count
     pending_approval_id: UUID | None
     metadata: Jsonb[JsonObject]
+    id: UUID
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class LlmExecutionChanges(TypedDict, total=False):

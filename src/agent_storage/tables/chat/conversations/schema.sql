@@ -51,13 +51,25 @@ $$;
 CREATE TRIGGER check_message_count AFTER UPDATE OF message_count ON conversations
     FOR EACH ROW WHEN (NEW.message_count <> OLD.message_count) EXECUTE FUNCTION trigger_check_message_count();
 
+-- While there is no message, the time of the last one is that of the creation, of an imported conversation too.
+CREATE FUNCTION trigger_set_last_message_at() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.last_message_at := NEW.created_at;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER set_last_message_at BEFORE INSERT ON conversations
+    FOR EACH ROW WHEN (NEW.message_count = 0 AND NEW.last_message_at <> NEW.created_at)
+    EXECUTE FUNCTION trigger_set_last_message_at();
+
 COMMENT ON TABLE conversations IS 'Conversations between people and models';
 COMMENT ON COLUMN conversations.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
 COMMENT ON COLUMN conversations.title IS 'Title to show in lists';
 COMMENT ON COLUMN conversations.project_id IS 'Project that the conversation belongs to';
 COMMENT ON COLUMN conversations.model_id IS 'Model that answers by default';
 COMMENT ON COLUMN conversations.message_count IS 'Position of the last message; deleting messages does not lower it';
-COMMENT ON COLUMN conversations.last_message_at IS 'Time of the last message, or of the creation while there is none';
+COMMENT ON COLUMN conversations.last_message_at IS 'Time of the newest message, or of the creation while there is none';
 COMMENT ON COLUMN conversations.archived_at IS 'Time of archiving; null while the conversation is active';
 COMMENT ON COLUMN conversations.metadata IS 'JSON object of the platform''s own fields';
 COMMENT ON COLUMN conversations.created_at IS 'Time of the INSERT; never changes';

@@ -22,11 +22,11 @@ CREATE INDEX tool_results_created_at_idx ON tool_results (created_at);
 CREATE INDEX tool_results_open_idx ON tool_results (status, started_at) WHERE status IN ('pending', 'running');
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON tool_results FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
 
--- A call that is created running without a start has started now.
+-- A call that is created running without a start has started now, an imported one when it was created.
 CREATE FUNCTION trigger_set_started_at() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.started_at := clock_timestamp();
+    NEW.started_at := CASE WHEN NEW.created_at = now() THEN clock_timestamp() ELSE NEW.created_at END;
     RETURN NEW;
 END
 $$;

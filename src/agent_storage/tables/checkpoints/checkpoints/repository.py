@@ -9,7 +9,7 @@ from uuid import UUID
 from typing_extensions import TypeVar
 
 from agent_storage.errors import InvalidValue
-from agent_storage.repository import Repository, sql
+from agent_storage.repository import IDENTIFIED, Repository, sql
 from agent_storage.statements.lists import Page
 from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint, Pruned
 
@@ -30,9 +30,16 @@ class Checkpoints(Repository[R, N]):
     refers_to_itself = True
     references = {"parent_id": "checkpoints"}
 
-    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id", certain=True)
+    @sql(
+        "INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id",
+        certain=True,
+        identified=IDENTIFIED + "SELECT found.id FROM found",
+    )
     async def store(self, new: N) -> UUID:  # pyright: ignore[reportGeneralTypeIssues]
-        """Create a checkpoint and return its id alone. Raises `AlreadyExists`, `MissingReference` for its parent."""
+        """Create a checkpoint and return its id alone. With an `id` the call can be repeated, as for `create`.
+
+        Raises `AlreadyExists`, `MissingReference` for its parent.
+        """
         ...
 
     @sql(

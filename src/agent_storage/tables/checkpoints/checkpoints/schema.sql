@@ -21,11 +21,11 @@ CREATE INDEX checkpoints_captured_at_idx ON checkpoints (captured_at DESC, id DE
 CREATE INDEX checkpoints_parent_id_idx ON checkpoints (parent_id);
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON checkpoints FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
 
--- A checkpoint without a time was captured now.
+-- A checkpoint without a time was captured now, an imported one when it was created.
 CREATE FUNCTION trigger_set_captured_at() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.captured_at := clock_timestamp();
+    NEW.captured_at := CASE WHEN NEW.created_at = now() THEN clock_timestamp() ELSE NEW.created_at END;
     RETURN NEW;
 END
 $$;

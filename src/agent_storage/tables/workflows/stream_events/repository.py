@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from uuid import UUID
 
@@ -28,6 +29,47 @@ R = TypeVar("R", bound=StreamEvent, default=StreamEvent, covariant=True)
 N = TypeVar("N", bound=NewStreamEvent, default=NewStreamEvent, covariant=True)
 
 
+#: Events with ids, each at the end of its stream unless it exists. The events of a stream are looked up under its row
+#: lock (DO UPDATE evaluates its expressions after it has taken it), so an attempt that is under way is waited for.
+_IDENTIFIED = """
+        WITH given ({new.columns}, "Item", "Nth") AS MATERIALIZED (
+            SELECT {new.rows}, "Item", "Nth"
+              FROM jsonb_array_elements(%(new)s) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::stream_events, "Item")
+        ), streams AS (
+            SELECT stream_id AS of, count(*) AS events, jsonb_agg("Item") AS "Items" FROM given GROUP BY stream_id
+        ), moved AS MATERIALIZED (
+            INSERT INTO event_streams AS s (stream_id, last_sequence)
+            SELECT of, events FROM streams ORDER BY of
+            ON CONFLICT (stream_id) DO UPDATE
+               SET last_sequence = s.last_sequence + excluded.last_sequence
+                                   - (SELECT count(*)
+                                        FROM streams
+                                       CROSS JOIN LATERAL rows_as_given(NULL::stream_events, "Items", false)
+                                       WHERE of = excluded.stream_id)
+            RETURNING s.stream_id AS of, s.last_sequence
+        ), present AS MATERIALIZED (
+            SELECT present.*
+              FROM (SELECT count(*) AS locks FROM moved) AS waited
+             CROSS JOIN LATERAL rows_as_given(NULL::stream_events, CASE WHEN locks >= 0 THEN %(new)s END, false)
+                        AS present
+        ), missing AS MATERIALIZED (
+            SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY "Nth" DESC) - 1 AS "Behind"
+              FROM given
+             WHERE id NOT IN (SELECT id FROM present)
+        ), made AS (
+            INSERT INTO stream_events ({new.columns}, sequence)
+            SELECT {new.columns}, moved.last_sequence - "Behind"
+              FROM missing
+              JOIN moved ON moved.of = stream_id
+             ORDER BY "Nth"
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made UNION ALL SELECT * FROM present
+        )
+"""
+
+
 class StreamEvents(Repository[R, N]):
     """Events of streams, in the order of commits, without gaps."""
 
@@ -46,12 +88,17 @@ class StreamEvents(Repository[R, N]):
         RETURNING {columns}
         """,
         certain=True,
+        identified=_IDENTIFIED + "SELECT {columns} FROM found",
     )
     async def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """Create the event at the end of its stream, and the stream with its first event. One statement."""
+        """Create the event at the end of its stream, and the stream with its first event. One statement.
+
+        With an `id` the call can be repeated: an event that exists as given is returned, and no sequence is taken.
+        """
         ...
 
-    @sql("""
+    @sql(
+        """
         WITH given AS (
             SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY ordinality) AS nth
               FROM jsonb_populate_recordset(NULL::stream_events, %(new)s) WITH ORDINALITY
@@ -70,9 +117,14 @@ class StreamEvents(Repository[R, N]):
           JOIN counted ON counted.of = stream_id
          ORDER BY ordinality
         RETURNING {columns}
-    """)
+    """,
+        identified=_IDENTIFIED + 'SELECT {found.columns} FROM given JOIN found USING (id) ORDER BY "Nth"',
+    )
     async def create_many(self, new: Sequence[N]) -> list[R]:
-        """Create the events at the end of their streams, in the order given; all or none, one round trip."""
+        """Create the events at the end of their streams, in the order given; all or none, one round trip.
+
+        Events with an `id` may exist, as for `create`.
+        """
         ...
 
     @sql(
@@ -93,6 +145,15 @@ class StreamEvents(Repository[R, N]):
     )
     async def _publish(self, stream_id: str, number: BigCount, new: Sequence[N]) -> int:
         """Add events at the end of a stream. Return its last sequence. Other publishers wait until the commit."""
+        ...
+
+    @sql(
+        _IDENTIFIED + 'SELECT found.sequence FROM given JOIN found USING (id) ORDER BY "Nth"',
+        certain=True,
+        identified=True,
+    )
+    async def _publish_identified(self, new: Sequence[N]) -> list[int]:
+        """Add the events that do not exist. Return the sequences of all."""
         ...
 
     @sql(
@@ -121,22 +182,36 @@ class StreamEvents(Repository[R, N]):
         """Return how far a stream has come, or None if nothing was ever published to it."""
         ...
 
-    async def publish(self, stream_id: str, node_id: str | None = None, data: Json = None) -> R:
-        """Publish an event at the end of a stream. Followers receive it at commit. One round trip."""
-        given = {} if data is None else {"data": data}
-        return await self.create(self.new(stream_id=stream_id, node_id=node_id, **given))
+    async def publish(
+        self,
+        stream_id: str,
+        node_id: str | None = None,
+        data: Json = None,
+        *,
+        id: UUID | None = None,
+        created_at: datetime | None = None,
+    ) -> R:
+        """Publish an event at the end of a stream. Followers receive it at commit. One round trip.
 
-    async def publish_many(self, stream_id: str, events: Sequence[N]) -> range:
+        With an `id` the call can be repeated, as for `create`.
+        """
+        given = {} if data is None else {"data": data}
+        return await self.create(self.new(stream_id=stream_id, node_id=node_id, id=id, created_at=created_at, **given))
+
+    async def publish_many(self, stream_id: str, events: Sequence[N]) -> Sequence[int]:
         """Publish events at the end of a stream, in the order given, all or none. Return their sequences.
 
         For thousands at a time, since the events are not sent back. One round trip; more than 10,000 are a transaction
-        of several. Raises `InvalidValue` for an event of another stream.
+        of several. Events with an `id` may exist, as for `create`. Raises `InvalidValue` for an event of another
+        stream.
         """
         events = list(events)
         if any(event.stream_id != stream_id for event in events):
             raise InvalidValue(f"stream_events: not all events belong to {stream_id}", table=self.table)
         if not events:
             return range(0)
+        if any(event.id or event.created_at or event.updated_at for event in events):
+            return await self._publish_all(events)
         if len(events) <= _AT_ONCE:
             last = await self._publish(stream_id, len(events), events)
         else:
@@ -146,6 +221,15 @@ class StreamEvents(Repository[R, N]):
                     some = events[start : start + _AT_ONCE]
                     last = await rows._publish(stream_id, len(some), some)
         return range(last - len(events) + 1, last + 1)
+
+    async def _publish_all(self, events: Sequence[N]) -> list[int]:
+        if len(events) <= _AT_ONCE:
+            return await self._publish_identified(events)
+        async with self.transaction() as rows:
+            sequences: list[int] = []
+            for start in range(0, len(events), _AT_ONCE):
+                sequences += await rows._publish_identified(events[start : start + _AT_ONCE])
+            return sequences
 
     @asynccontextmanager
     async def follow(

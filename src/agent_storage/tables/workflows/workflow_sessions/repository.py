@@ -34,18 +34,32 @@ class WorkflowSessions(Repository[R, N]):
 
     @sql(
         """
-        INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
-        SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, coalesce(%(metadata)s, '{}'::jsonb)
-          FROM workflows w
-         WHERE w.id = %(workflow_id)s
-        RETURNING {columns}
+        WITH made AS (
+            INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
+            SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, coalesce(%(metadata)s, '{}'::jsonb)
+              FROM workflows w
+             WHERE w.id = %(workflow_id)s
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        )
+        SELECT {columns} FROM made
+         UNION ALL
+        SELECT {columns}        -- a run that exists keeps its snapshot
+          FROM rows_as_given(NULL::workflow_sessions, jsonb_build_array(jsonb_build_object(
+                   'id', %(id)s::uuid, 'workflow_id', %(workflow_id)s, 'metadata', coalesce(%(metadata)s, '{}'),
+                   '?', ARRAY['metadata', 'workflow_id'])), false)
+         WHERE NOT EXISTS (SELECT FROM made)
     """,
         missing="workflows has no row %(workflow_id)s: create the workflow first",
     )
     async def create_from(
         self, workflow_id: UUID, metadata: Jsonb[JsonObject] | None = None, *, id: UUID | None = None
     ) -> R:
-        """Create a running session of the workflow as it is now; later changes do not reach it. Raises `NotFound`."""
+        """Create a running session of the workflow as it is now; later changes do not reach it.
+
+        With an `id` the call can be repeated: a session that exists is returned, with the snapshot that it has. Raises
+        `NotFound`, `AlreadyExists` for one of another workflow or with other metadata.
+        """
         ...
 
     @sql(

@@ -22,6 +22,52 @@ R = TypeVar("R", bound=Message, default=Message, covariant=True)
 N = TypeVar("N", bound=NewMessage, default=NewMessage, covariant=True)
 
 
+#: Messages with ids, each at the next position unless it exists. Only the locks make an attempt that is under way wait
+#: and be seen, so the messages are looked up after them.
+_IDENTIFIED = """
+        WITH given ({new.columns}, "Item", "Nth") AS MATERIALIZED (
+            SELECT {new.rows}, "Item", "Nth"
+              FROM jsonb_array_elements(%(new)s) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, "Item")
+        ), locked AS MATERIALIZED (
+            SELECT id
+              FROM conversations
+             WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
+             ORDER BY id
+               FOR NO KEY UPDATE
+        ), present AS MATERIALIZED (
+            SELECT present.*
+              FROM (SELECT count(*) AS locks FROM locked) AS waited
+             CROSS JOIN LATERAL rows_as_given(NULL::messages, CASE WHEN locks >= 0 THEN %(new)s END, false) AS present
+        ), missing AS MATERIALIZED (
+            SELECT *, row_number() OVER (PARTITION BY conversation_id ORDER BY "Nth") AS "Place"
+              FROM given
+             WHERE id NOT IN (SELECT id FROM present)
+        ), counted AS (
+            SELECT conversation_id AS of, count(*)::integer AS messages, max(created_at) AS newest
+              FROM missing
+             GROUP BY conversation_id
+        ), moved AS (
+            UPDATE conversations
+               SET message_count = message_count + counted.messages,
+                   last_message_at = CASE WHEN message_count = 0 THEN newest ELSE greatest(last_message_at, newest) END
+              FROM counted
+             WHERE conversations.id = counted.of
+            RETURNING counted.of, message_count - counted.messages AS before
+        ), made AS (
+            INSERT INTO messages ({new.columns}, position)
+            SELECT {new.columns}, coalesce(moved.before, 0) + "Place"
+              FROM missing
+              LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
+             ORDER BY "Nth"
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made UNION ALL SELECT * FROM present
+        )
+        SELECT {found.columns} FROM given JOIN found USING (id) ORDER BY "Nth"
+"""
+
+
 class Messages(Repository[R, N]):
     """Messages of conversations, in order."""
 
@@ -42,12 +88,18 @@ class Messages(Repository[R, N]):
         RETURNING {columns}
         """,
         missing="conversations has no row %(new.conversation_id)s: create the conversation first",
+        identified=_IDENTIFIED,
     )
     def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """Create the message at its conversation's next position, in one round trip. Raises `NotFound`."""
+        """Create the message at its conversation's next position, in one round trip.
+
+        With an `id` the call can be repeated: a message that exists as given is returned, and no position is taken.
+        Raises `NotFound`, `AlreadyExists` for a message that differs in a field that was given.
+        """
         ...
 
-    @sql("""
+    @sql(
+        """
         WITH given AS (
             SELECT *, row_number() OVER (PARTITION BY conversation_id ORDER BY ordinality) AS nth
               FROM jsonb_populate_recordset(NULL::messages, %(new)s) WITH ORDINALITY
@@ -66,11 +118,13 @@ class Messages(Repository[R, N]):
           LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
          ORDER BY ordinality
         RETURNING {columns}
-    """)
+    """,
+        identified=_IDENTIFIED,
+    )
     def create_many(self, new: Sequence[N]) -> list[R]:
         """Create the messages at their conversations' next positions, in the order given; all or none, one round trip.
 
-        Raises `MissingReference`, which is a `NotFound`.
+        Messages with an `id` may exist, as for `create`. Raises `MissingReference`, which is a `NotFound`.
         """
         ...
 
@@ -130,7 +184,9 @@ class Messages(Repository[R, N]):
     def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Unpack[MessageFields]) -> R:
         """Append a message; `fields` are those of `NewMessage`. One statement, one round trip.
 
-        Positions are gapless, however many calls append at once. Raises `NotFound` for a missing conversation.
+        Positions are gapless, however many calls append at once. With an `id` the call can be repeated, as for
+        `create`. With `created_at` the message is an old one: `last_message_at` is then the newest time of a message.
+        Raises `NotFound` for a missing conversation.
         """
         return self.create(self.new(conversation_id=conversation_id, role=role, content=content, **fields))
 

@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from agent_storage.errors import InvalidValue
 from agent_storage.statements.lists import Page
-from agent_storage.sync.repository import Repository, sql
+from agent_storage.sync.repository import IDENTIFIED, Repository, sql
 from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint, Pruned
 
 if TYPE_CHECKING:
@@ -31,9 +31,16 @@ class Checkpoints(Repository[R, N]):
     refers_to_itself = True
     references = {"parent_id": "checkpoints"}
 
-    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id", certain=True)
+    @sql(
+        "INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING id",
+        certain=True,
+        identified=IDENTIFIED + "SELECT found.id FROM found",
+    )
     def store(self, new: N) -> UUID:  # pyright: ignore[reportGeneralTypeIssues]
-        """Create a checkpoint and return its id alone. Raises `AlreadyExists`, `MissingReference` for its parent."""
+        """Create a checkpoint and return its id alone. With an `id` the call can be repeated, as for `create`.
+
+        Raises `AlreadyExists`, `MissingReference` for its parent.
+        """
         ...
 
     @sql(

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from datetime import datetime
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -15,7 +16,7 @@ from agent_storage.errors import InvalidValue, Unavailable
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import BigCount, Json
 from agent_storage.sync.repository import Repository, sql
-from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent, StreamHead
+from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent
 
 if TYPE_CHECKING:
     from agent_storage.tables.changes import StreamEventChanges
@@ -29,11 +30,51 @@ R = TypeVar("R", bound=StreamEvent, default=StreamEvent, covariant=True)
 N = TypeVar("N", bound=NewStreamEvent, default=NewStreamEvent, covariant=True)
 
 
+#: Events with ids, each at the end of its stream unless it exists. The events of a stream are looked up under its row
+#: lock (DO UPDATE evaluates its expressions after it has taken it), so an attempt that is under way is waited for.
+_IDENTIFIED = """
+        WITH given ({new.columns}, "Item", "Nth") AS MATERIALIZED (
+            SELECT {new.rows}, "Item", "Nth"
+              FROM jsonb_array_elements(%(new)s) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::stream_events, "Item")
+        ), streams AS (
+            SELECT stream_id AS of, count(*) AS events, jsonb_agg("Item") AS "Items" FROM given GROUP BY stream_id
+        ), moved AS MATERIALIZED (
+            INSERT INTO event_streams AS s (stream_id, last_sequence)
+            SELECT of, events FROM streams ORDER BY of
+            ON CONFLICT (stream_id) DO UPDATE
+               SET last_sequence = s.last_sequence + excluded.last_sequence
+                                   - (SELECT count(*)
+                                        FROM streams
+                                       CROSS JOIN LATERAL rows_as_given(NULL::stream_events, "Items", false)
+                                       WHERE of = excluded.stream_id)
+            RETURNING s.stream_id AS of, s.last_sequence
+        ), present AS MATERIALIZED (
+            SELECT present.*
+              FROM (SELECT count(*) AS locks FROM moved) AS waited
+             CROSS JOIN LATERAL rows_as_given(NULL::stream_events, CASE WHEN locks >= 0 THEN %(new)s END, false)
+                        AS present
+        ), missing AS MATERIALIZED (
+            SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY "Nth" DESC) - 1 AS "Behind"
+              FROM given
+             WHERE id NOT IN (SELECT id FROM present)
+        ), made AS (
+            INSERT INTO stream_events ({new.columns}, sequence)
+            SELECT {new.columns}, moved.last_sequence - "Behind"
+              FROM missing
+              JOIN moved ON moved.of = stream_id
+             ORDER BY "Nth"
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made UNION ALL SELECT * FROM present
+        )
+"""
+
+
 class StreamEvents(Repository[R, N]):
     """Events of streams, in the order of commits, without gaps."""
 
     table = "stream_events"
-    immutable = ("stream_id", "node_id", "data")
 
     @sql(
         """
@@ -47,12 +88,17 @@ class StreamEvents(Repository[R, N]):
         RETURNING {columns}
         """,
         certain=True,
+        identified=_IDENTIFIED + "SELECT {columns} FROM found",
     )
     def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """Create the event at the end of its stream, and the stream with its first event. One statement."""
+        """Create the event at the end of its stream, and the stream with its first event. One statement.
+
+        With an `id` the call can be repeated: an event that exists as given is returned, and no sequence is taken.
+        """
         ...
 
-    @sql("""
+    @sql(
+        """
         WITH given AS (
             SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY ordinality) AS nth
               FROM jsonb_populate_recordset(NULL::stream_events, %(new)s) WITH ORDINALITY
@@ -71,9 +117,14 @@ class StreamEvents(Repository[R, N]):
           JOIN counted ON counted.of = stream_id
          ORDER BY ordinality
         RETURNING {columns}
-    """)
+    """,
+        identified=_IDENTIFIED + 'SELECT {found.columns} FROM given JOIN found USING (id) ORDER BY "Nth"',
+    )
     def create_many(self, new: Sequence[N]) -> list[R]:
-        """Create the events at the end of their streams, in the order given; all or none, one round trip."""
+        """Create the events at the end of their streams, in the order given; all or none, one round trip.
+
+        Events with an `id` may exist, as for `create`.
+        """
         ...
 
     @sql(
@@ -97,45 +148,58 @@ class StreamEvents(Repository[R, N]):
         ...
 
     @sql(
+        _IDENTIFIED + 'SELECT found.sequence FROM given JOIN found USING (id) ORDER BY "Nth"',
+        certain=True,
+        identified=True,
+    )
+    def _publish_identified(self, new: Sequence[N]) -> list[int]:
+        """Add the events that do not exist. Return the sequences of all."""
+        ...
+
+    @sql(
         """
         SELECT {columns}
           FROM {table}
          WHERE stream_id = %(stream_id)s AND sequence > %(after)s
-           AND (%(generation)s::uuid IS NULL
-                OR EXISTS (SELECT FROM event_streams WHERE stream_id = %(stream_id)s AND id = %(generation)s))
          ORDER BY sequence
          LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def read(self, stream_id: str, after: int = 0, limit: int = 100, *, generation: UUID | None = None) -> Found[R]:
-        """Return the events after the sequence `after`, oldest first.
+    def read(self, stream_id: str, after: int = 0, limit: int = 100) -> Found[R]:
+        """Return the events after the sequence `after`, oldest first."""
+        ...
 
-        With `generation`, the `head().id` of a stream, return none when the stream was deleted and published again.
+    def publish(
+        self,
+        stream_id: str,
+        node_id: str | None = None,
+        data: Json = None,
+        *,
+        id: UUID | None = None,
+        created_at: datetime | None = None,
+    ) -> R:
+        """Publish an event at the end of a stream. Followers receive it at commit. One round trip.
+
+        With an `id` the call can be repeated, as for `create`.
         """
-        ...
-
-    @sql("SELECT id, last_sequence FROM event_streams WHERE stream_id = %(stream_id)s", repeatable=True)
-    def head(self, stream_id: str) -> StreamHead | None:
-        """Return how far a stream has come, or None if nothing was ever published to it."""
-        ...
-
-    def publish(self, stream_id: str, node_id: str | None = None, data: Json = None) -> R:
-        """Publish an event at the end of a stream. Followers receive it at commit. One round trip."""
         given = {} if data is None else {"data": data}
-        return self.create(self.new(stream_id=stream_id, node_id=node_id, **given))
+        return self.create(self.new(stream_id=stream_id, node_id=node_id, id=id, created_at=created_at, **given))
 
-    def publish_many(self, stream_id: str, events: Sequence[N]) -> range:
+    def publish_many(self, stream_id: str, events: Sequence[N]) -> Sequence[int]:
         """Publish events at the end of a stream, in the order given, all or none. Return their sequences.
 
         For thousands at a time, since the events are not sent back. One round trip; more than 10,000 are a transaction
-        of several. Raises `InvalidValue` for an event of another stream.
+        of several. Events with an `id` may exist, as for `create`. Raises `InvalidValue` for an event of another
+        stream.
         """
         events = list(events)
         if any(event.stream_id != stream_id for event in events):
             raise InvalidValue(f"stream_events: not all events belong to {stream_id}", table=self.table)
         if not events:
             return range(0)
+        if any(event.id or event.created_at or event.updated_at for event in events):
+            return self._publish_all(events)
         if len(events) <= _AT_ONCE:
             last = self._publish(stream_id, len(events), events)
         else:
@@ -146,85 +210,41 @@ class StreamEvents(Repository[R, N]):
                     last = rows._publish(stream_id, len(some), some)
         return range(last - len(events) + 1, last + 1)
 
+    def _publish_all(self, events: Sequence[N]) -> list[int]:
+        if len(events) <= _AT_ONCE:
+            return self._publish_identified(events)
+        with self.transaction() as rows:
+            sequences: list[int] = []
+            for start in range(0, len(events), _AT_ONCE):
+                sequences += rows._publish_identified(events[start : start + _AT_ONCE])
+            return sequences
+
     @contextmanager
-    def follow(self, stream_id: str, after: int = 0, *, generation: UUID | None = None) -> Generator[Follower[R], None]:
+    def follow(self, stream_id: str, after: int = 0) -> Generator[Iterator[R], None]:
         """Yield every event after `after`: those that exist, then those to come, each once and in order, without end.
 
             with storage.stream_events.follow("run-1") as events:
                 for event in events:
                     ...
 
-        Waits for notifications and never polls. A broken connection is made again and no event is missed. When the
-        stream is deleted and published again, its new events follow, from the first one. To follow across restarts of
-        a program, keep the event's sequence and `events.generation`, and give both: an `after` of another generation is
-        not compared with the new sequences. Without `generation`, an `after` beyond the stream's end begins at its
-        first event.
+        Waits for notifications and never polls. A broken connection is made again and no event is missed.
         """
         with self.runner.listen("event_streams", stream_id) as signal:
-            yield Follower(self, signal, stream_id, after, generation)
+            yield self._followed(signal, stream_id, after)
+
+    def _followed(self, signal: Signal, stream_id: str, after: int) -> Generator[R, None]:
+        while True:
+            try:
+                events = self.read(stream_id, after, _CHUNK)
+            except Unavailable:
+                signal.wait(_PAUSE)
+                continue
+            for event in events:
+                after = event.sequence
+                yield event
+            if not events:
+                signal.wait()
 
     if TYPE_CHECKING:
 
         def update(self, id: UUID, /, **changes: Unpack[StreamEventChanges]) -> R: ...  # noqa: D102
-
-
-class Follower(Iterator[R]):
-    """The events of a stream, each once and in order, without end."""
-
-    def __init__(
-        self, rows: StreamEvents[R, Any], signal: Signal, stream_id: str, after: int, generation: UUID | None
-    ) -> None:
-        #: The id of the stream's row, to which the event that was yielded last belongs. None while there is no stream.
-        self.generation = generation
-        self._rows = rows
-        self._signal = signal
-        self._stream_id = stream_id
-        self._after = after
-        self._found = self._events()
-
-    def __iter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __next__(self) -> R:
-        """Return the next event, when there is one."""
-        return next(self._found)
-
-    def _events(self) -> Generator[R, None]:
-        located = False
-        while True:
-            try:
-                if not located:
-                    self._locate(self._rows.head(self._stream_id), first=True)
-                    located = True
-                events = self._read()
-            except Unavailable:
-                self._signal.wait(_PAUSE)
-                continue
-            for event in events:
-                self._after = event.sequence
-                yield event
-            if not events.more:
-                self._signal.wait()
-
-    def _read(self) -> Found[R]:
-        """Return the next events. When there are none, the stream may be another one by now."""
-        while True:
-            if self.generation is not None:
-                events = self._rows.read(self._stream_id, self._after, _CHUNK, generation=self.generation)
-                if events:
-                    return events
-            if not self._locate(self._rows.head(self._stream_id)):
-                return Found()
-
-    def _locate(self, head: StreamHead | None, *, first: bool = False) -> bool:
-        """Go to the first event of the stream if it is another one. Return whether there is one to read from."""
-        if head is None:
-            self.generation, self._after = None, 0
-            return False
-        if head.id == self.generation:
-            return False
-        if not first or self.generation is not None or self._after > head.last_sequence:
-            self._after = 0
-        self.generation = head.id
-        return True
