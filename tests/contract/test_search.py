@@ -49,6 +49,7 @@ FOUND = [
     ("config.yaml", "edit /etc/app/config.yaml first", "**config**.**yaml**"),
     ("checkin", "check-in and checkin", "**checkin**"),
     ("check-in", "check-in at nine", "**check**-**in**"),
+    ("--verbose", "use --verbose", "--**verbose**"),
     ("7", "it is -7 outside", "-**7**"),
     ("message_count", "the column message_count is wrong", "**message**_**count**"),
     ("don't", "I don’t know", "**don**’**t**"),
@@ -161,7 +162,7 @@ async def test_a_search_has_a_conversation_a_project_a_role_or_a_time_as_its_sco
     assert await contents(since=answer.created_at) == {"that glacier"}
     assert await contents(until=answer.created_at) == {"the glacier", "a glacier"}
     assert await contents(since=datetime.now(UTC) + timedelta(days=1)) == set()
-    for bad in ({"role": "nobody"}, {"since": datetime(2026, 1, 1)}, {"project_id": "p"}):
+    for bad in ({"role": "nobody"}, {"since": datetime.now()}, {"project_id": "p"}):  # noqa: DTZ005
         with pytest.raises(InvalidValue):
             await contents(**bad)
 
@@ -208,7 +209,7 @@ def big_texts() -> dict[str, Any]:
         "spaces": " " * 4_000_000,
         "points": "." * 4_000_000,
         "quotes": "\\\"'" * 700_000,
-        "NUL": "\x00" * 600_000,
+        "NUL": "\x00" * 200_000,
         "a tool result": [{"type": "tool_result", "tool_call_id": "1", "result": [{"n": n} for n in range(250_000)]}],
         "many parts": [{"type": "text", "text": f"part {n}"} for n in range(80_000)],
     }
@@ -256,9 +257,10 @@ def test_a_search_that_is_too_long_is_refused_before_sql(sync_storage: sync.Stor
 @pytest.mark.parametrize(
     "search",
     [
-        "' OR 1=1 --", '"unbalanced', "((", "\x00", "\ud800", "a & | !", "-" * 1000, '"' * 999, "or " * 333, "a -" * 333,
-        "-a or " * 160, "友" * 1000, '-"友達 a" 友', "\\", "'", "''", "a\\'b", ":*", "a:*b", "<->", "a <2> b", "!x",
-        "\u0301", "-\u0301", "ﷺ" * 300, "\U0001f600" * 500, "İstanbul", "a\u200bb", "x" * 1000, "a b " * 250,
+        "' OR 1=1 --", '"unbalanced', "((", "\x00", "\ud800", "a & | !", "-" * 1000, "- " * 400 + "a", "-\t-\n-a",
+        '"' * 999, "or " * 333, "a -" * 333, "-a or " * 160, "友" * 1000, '-"友達 a" 友', "\\", "'", "''", "a\\'b", ":*",
+        "a:*b", "<->", "a <2> b", "!x", "\u0301", "-\u0301", "ﷺ" * 300, "\U0001f600" * 500, "İstanbul", "a\u200bb",
+        "x" * 1000, "a b " * 250,
     ],
 )  # fmt: skip
 def test_an_odd_search_is_no_error(talk: sync.Storage, search: str) -> None:

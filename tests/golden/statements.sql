@@ -281,18 +281,22 @@ WITH hits AS MATERIALIZED (
       FROM search_query(search_fold($1)) AS query
       JOIN messages m ON search_words(search_fold(message_text(m.content))) @@ query
      WHERE querytree(query) NOT IN ('', 'T')        -- what only excludes words would find everything else
-       AND ($2::uuid IS NULL OR m.conversation_id = $2)
-       AND ($3::uuid IS NULL
-            OR m.conversation_id IN (SELECT c.id FROM conversations c WHERE c.project_id = $3))
-       AND ($4::text IS NULL OR m.role = $4)
-       AND ($5::timestamptz IS NULL OR m.created_at >= $5)
-       AND ($6::timestamptz IS NULL OR m.created_at < $6)
+       -- CASE: the planner takes `parameter IS NULL OR …` for selective, and then reads the table
+       AND CASE WHEN $2::uuid IS NULL THEN true
+                ELSE m.conversation_id = $2 END
+       AND CASE WHEN $3::uuid IS NULL THEN true
+                ELSE m.conversation_id IN (SELECT id FROM conversations WHERE project_id = $3) END
+       AND CASE WHEN $4::text IS NULL THEN true ELSE m.role = $4 END
+       AND CASE WHEN $5::timestamptz IS NULL THEN true ELSE m.created_at >= $5 END
+       AND CASE WHEN $6::timestamptz IS NULL THEN true ELSE m.created_at < $6 END
 ), ranked AS (              -- a common word is in thousands of messages, and a rank takes 0.1 ms
     SELECT newest.id, query,
            ts_rank(words, replace(query::text, ':*', '')::tsquery)::float8 + ts_rank(words, query) / 10 AS rank
       FROM (SELECT * FROM hits ORDER BY id DESC LIMIT 500) AS newest
-      JOIN messages m USING (id)
-     CROSS JOIN LATERAL search_words(search_fold(message_text(m.content))) AS words
+     CROSS JOIN LATERAL (SELECT search_words(search_fold(message_text(m.content))) AS words
+                           FROM messages m
+                          WHERE m.id = newest.id
+                         OFFSET 0) AS message
      ORDER BY rank DESC, newest.id DESC
      LIMIT $7
 )

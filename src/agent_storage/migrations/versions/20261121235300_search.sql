@@ -108,8 +108,10 @@ LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE COST 500 AS $$
 DECLARE
     cjk   CONSTANT text := '\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff'
                            '\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff';
-    typed text := websearch_to_tsquery('simple', regexp_replace(folded, '(-?[' || cjk || ']+)', ' \1 ', 'g'));
+    typed text;
 BEGIN
+    folded := regexp_replace(folded, '(-\s*){2,}', ' ', 'g');       -- each would be a negation of the next
+    typed := websearch_to_tsquery('simple', regexp_replace(folded, '(-?[' || cjk || ']+)', ' \1 ', 'g'));
     IF typed ~ ('[' || cjk || ']') THEN
         typed := regexp_replace(typed, '<[-0-9]+>', '&', 'g');
     END IF;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, computed_field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Tag, computed_field
 
 from agent_storage.statements.records import Count, Input, Json, Jsonb, JsonObject, Record
 from agent_storage.tables.chat.messages.snippet import snippet
@@ -72,10 +72,18 @@ Part = Annotated[
     | Annotated[UnknownPart, Tag("unknown")],
     Discriminator(_kind),
 ]
+
+
+def _check_search(value: str) -> str:
+    if len(value) > 1000:
+        raise ValueError("must have at most 1,000 characters")
+    return value
+
+
 #: A message's content: text, or parts.
 Content = str | list[Part]
 #: A search as it is typed.
-SearchText = Annotated[str, Field(max_length=1000)]
+SearchText = Annotated[str, AfterValidator(_check_search)]
 
 
 class NewMessage(Input):

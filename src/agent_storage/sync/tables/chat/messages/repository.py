@@ -112,18 +112,22 @@ class Messages(Repository[R, N]):
               FROM search_query(search_fold(%(text)s)) AS query
               JOIN messages m ON search_words(search_fold(message_text(m.content))) @@ query
              WHERE querytree(query) NOT IN ('', 'T')        -- what only excludes words would find everything else
-               AND (%(conversation_id)s::uuid IS NULL OR m.conversation_id = %(conversation_id)s)
-               AND (%(project_id)s::uuid IS NULL
-                    OR m.conversation_id IN (SELECT c.id FROM conversations c WHERE c.project_id = %(project_id)s))
-               AND (%(role)s::text IS NULL OR m.role = %(role)s)
-               AND (%(since)s::timestamptz IS NULL OR m.created_at >= %(since)s)
-               AND (%(until)s::timestamptz IS NULL OR m.created_at < %(until)s)
+               -- CASE: the planner takes `parameter IS NULL OR …` for selective, and then reads the table
+               AND CASE WHEN %(conversation_id)s::uuid IS NULL THEN true
+                        ELSE m.conversation_id = %(conversation_id)s END
+               AND CASE WHEN %(project_id)s::uuid IS NULL THEN true
+                        ELSE m.conversation_id IN (SELECT id FROM conversations WHERE project_id = %(project_id)s) END
+               AND CASE WHEN %(role)s::text IS NULL THEN true ELSE m.role = %(role)s END
+               AND CASE WHEN %(since)s::timestamptz IS NULL THEN true ELSE m.created_at >= %(since)s END
+               AND CASE WHEN %(until)s::timestamptz IS NULL THEN true ELSE m.created_at < %(until)s END
         ), ranked AS (              -- a common word is in thousands of messages, and a rank takes 0.1 ms
             SELECT newest.id, query,
                    ts_rank(words, replace(query::text, ':*', '')::tsquery)::float8 + ts_rank(words, query) / 10 AS rank
               FROM (SELECT * FROM hits ORDER BY id DESC LIMIT 500) AS newest
-              JOIN messages m USING (id)
-             CROSS JOIN LATERAL search_words(search_fold(message_text(m.content))) AS words
+             CROSS JOIN LATERAL (SELECT search_words(search_fold(message_text(m.content))) AS words
+                                   FROM messages m
+                                  WHERE m.id = newest.id
+                                 OFFSET 0) AS message
              ORDER BY rank DESC, newest.id DESC
              LIMIT %(limit)s
         )
