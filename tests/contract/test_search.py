@@ -50,6 +50,7 @@ FOUND = [
     ("checkin", "check-in and checkin", "**checkin**"),
     ("check-in", "check-in at nine", "**check**-**in**"),
     ("--verbose", "use --verbose", "--**verbose**"),
+    ("Bergen - Oslo", "from Bergen to Oslo", "**Bergen** to **Oslo**"),
     ("7", "it is -7 outside", "-**7**"),
     ("message_count", "the column message_count is wrong", "**message**_**count**"),
     ("don't", "I don’t know", "**don**’**t**"),
@@ -258,8 +259,8 @@ def test_a_search_that_is_too_long_is_refused_before_sql(sync_storage: sync.Stor
     "search",
     [
         "' OR 1=1 --", '"unbalanced', "((", "\x00", "\ud800", "a & | !", "-" * 1000, "- " * 400 + "a", "-\t-\n-a",
-        '"' * 999, "or " * 333, "a -" * 333, "-a or " * 160, "友" * 1000, '-"友達 a" 友', "\\", "'", "''", "a\\'b", ":*",
-        "a:*b", "<->", "a <2> b", "!x", "\u0301", "-\u0301", "ﷺ" * 300, "\U0001f600" * 500, "İstanbul", "a\u200bb",
+        '"' * 999, "or " * 333, "a -" * 333, "-a or " * 160, "友" * 1000, '-"友達 a" 友', "\\", "'", "''", "a\\'b",
+        ":*", "a:*b", "<->", "a <2> b", "!x", "\u0301", "-\u0301", "ﷺ" * 300, "\U0001f600" * 500, "a\u200bb",
         "x" * 1000, "a b " * 250,
     ],
 )  # fmt: skip

@@ -122,7 +122,7 @@ DECLARE
                            '\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff';
     typed text;
 BEGIN
-    folded := regexp_replace(folded, '(-\s*){2,}', ' ', 'g');       -- each would be a negation of the next
+    folded := regexp_replace(folded, '(-\s*){2,}|-(?=\s|$)', ' ', 'g');     -- dashes would negate the next word
     typed := websearch_to_tsquery('simple', regexp_replace(folded, '(-?[' || cjk || ']+)', ' \1 ', 'g'));
     IF typed ~ ('[' || cjk || ']') THEN
         typed := regexp_replace(typed, '<[-0-9]+>', '&', 'g');
