@@ -13,7 +13,7 @@ from agent_storage.database.listener import AsyncSignal
 from agent_storage.errors import InvalidValue, Unavailable
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
-from agent_storage.statements.records import BigCount, Json
+from agent_storage.statements.records import BigCount, Json, Key
 from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class StreamEvents(Repository[R, N]):
         """,
         certain=True,
     )
-    async def _publish(self, stream_id: str, number: BigCount, new: Sequence[N]) -> int:
+    async def _publish(self, stream_id: Key, number: BigCount, new: Sequence[N]) -> int:
         """Add events at the end of a stream. Return its last sequence. Other publishers wait until the commit."""
         ...
 
