@@ -131,6 +131,7 @@ def searches(conninfo: str, contents: list[str]) -> Iterator[Figure]:
             "a rare word": lambda n: rare[n],
             "the first letters of a rare word": lambda n: rare[n][:5],
         }
+        merged = 0.0
         for state in ("words waiting", "merged"):
             if state == "merged":
                 started = time.perf_counter()

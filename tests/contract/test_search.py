@@ -288,3 +288,23 @@ def test_common_and_rare_words_are_found_by_the_index(sync_storage: sync.Storage
             text = plan(connection, statement, values)
             assert "messages_search_idx" in text, text
             assert "Seq Scan on messages" not in text, text
+
+
+async def test_the_words_of_new_messages_are_merged_on_request(face: Any) -> None:
+    await conversation(face, "the glacier")
+    assert await face.messages.merge_search() >= 1
+    assert await face.messages.merge_search() == 0
+    assert len(await face.messages.search("glacier")) == 1
+
+
+def test_an_insert_leaves_the_words_to_autovacuum(sync_storage: sync.Storage, migrated: str) -> None:
+    chat = sync_storage.conversations.create(NewConversation())
+    texts = [" ".join(f"word{n}x{m}" for m in range(80)) for n in range(3000)]
+    sync_storage.messages.create_many([NewMessage(conversation_id=chat.id, role="user", content=one) for one in texts])
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        options = "SELECT option_name || '=' || option_value FROM pg_class, pg_options_to_table(reloptions)"
+        stored = connection.execute(f"{options} WHERE relname = 'messages'").fetchall()
+        assert ("autovacuum_analyze_threshold=5000",) in stored
+        assert ("autovacuum_analyze_scale_factor=0",) in stored
+        (waiting,) = connection.execute("SELECT gin_clean_pending_list('messages_search_idx')").fetchone() or (0,)
+    assert waiting * 8192 > 4_194_304  # beyond the default limit, at which an INSERT would have merged them
