@@ -276,7 +276,7 @@ def test_common_and_rare_words_are_found_by_the_index(sync_storage: sync.Storage
     )
     assert [match.content for match in sync_storage.messages.search("word77", 1)] == ["common word77"]
     newest = sync_storage.messages.search("common", 1000)
-    assert len(newest) == 500
+    assert len(newest) == 200
     assert newest[0].content == "common word4999"
     statement = type(sync_storage.messages).statements()["search"]
     given = {"text": "'word7'", "limit": "20"}

@@ -122,7 +122,7 @@ class Messages(Repository[R, N]):
         ), ranked AS (              -- a common word is in thousands of messages, and a rank takes 0.1 ms
             SELECT newest.id, query,
                    ts_rank(words, replace(query::text, ':*', '')::tsquery)::float8 + ts_rank(words, query) / 10 AS rank
-              FROM (SELECT * FROM hits ORDER BY id DESC LIMIT 500) AS newest
+              FROM (SELECT * FROM hits ORDER BY id DESC LIMIT 200) AS newest
              CROSS JOIN LATERAL (SELECT search_words(search_fold(message_text(m.content))) AS words
                                    FROM messages m
                                   WHERE m.id = newest.id
@@ -152,7 +152,7 @@ class Messages(Repository[R, N]):
 
         `text` is what people type, at most 1,000 characters: words, "a phrase", `or`, `-without`. A word finds longer
         words, and those of its English stem; accents and case do not count. Without a scope every message is searched;
-        `since` is inclusive, `until` is not. Of more than 500 hits the newest 500 are ranked.
+        `since` is inclusive, `until` is not. Of more than 200 hits the newest 200 are ranked.
         """
         ...
 
