@@ -29,7 +29,7 @@ from agent_storage.types import NewConversation, NewMessage
 from .figures import Figure, percentile, save, show
 from .serving import a_database, machine
 
-BATCH, WORDS, VOCABULARY, SEARCHES = 1000, 80, 20_000, 200
+BATCH, WORDS, VOCABULARY, SEARCHES = 1000, 80, 20_000, 100
 SETTINGS = {"synchronous_commit": "off", "autovacuum_naptime": "5s"}
 
 WAYS: dict[str, LiteralString] = {
