@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from agent_storage import sync
-from agent_storage.statements.records import Column, columns, nullable
+from agent_storage.statements.records import Column, bare, columns, nullable
 from agent_storage.sync.tables import REPOSITORIES
 
 #: Which table a reference leads to; every other `…_id` is text or nothing.
@@ -85,8 +85,9 @@ class Factory:
         if get_origin(kind) is Literal:
             return self.dice.choice(get_args(kind))
         if get_origin(kind) is list:
-            texts = get_args(kind)[0] is str
-            return self.dice.sample(["bug", "ui", "\x00"], self.dice.randrange(3)) if texts else []
+            texts = bare(get_args(kind)[0]) is str
+            held = ["bug", "ui", "Ø" if column.name in KEYS else "\x00"]
+            return self.dice.sample(held, self.dice.randrange(3)) if texts else []
         made = {
             int: lambda: self.dice.randrange(4) + (column.name == "context_window"),
             bool: lambda: self.dice.random() < 0.5,
@@ -107,7 +108,10 @@ class Factory:
 
 SKIPPED = {"to_pool_id", "reservation_id", "id", "updated_at", "position", "parent_id", "last_sequence"}
 #: Names and keys, which refuse what PostgreSQL cannot hold as it is.
-KEYS = {"agent", "agent_id", "author", "tool_call_id", "kind", "title", "tool_name"}
+KEYS = {
+    "agent", "agent_id", "agent_type", "assignee", "author", "kind", "labels", "session_id", "title", "tool_call_id",
+    "tool_name", "version",
+}  # fmt: skip
 
 
 def parents_first() -> list[str]:

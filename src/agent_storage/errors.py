@@ -194,6 +194,7 @@ _BY_CLASS: dict[str, type[StorageError]] = {
     "28": Unavailable,
     "3D": Unavailable,
     "53": Unavailable,
+    "54": InvalidValue,  # a limit of PostgreSQL: an index entry, a document, a text of 1 GB
     "57": ConnectionLost,
 }
 

@@ -559,7 +559,7 @@ class Repository(Generic[R, N]):
         return tuple(sorted(changes)), values
 
     def _unchangeable(self, name: str) -> InvalidValue:
-        known = [field for field in columns(self.new) if field not in (*_KEPT, *self.immutable)]
+        known = [field for field in columns(self.new) if field not in {*MAINTAINED, *self.immutable}]
         fields = f"fields are: {', '.join(known)}" if known else "the row never changes"
         return InvalidValue(f"{self.table}.{name[:60]} cannot be changed; {fields}", table=self.table)
 

@@ -225,21 +225,6 @@ async def test_a_parent_is_a_message_of_the_same_conversation(face: Any, migrate
     assert (await face.messages.require(child.id)).parent_id is None
 
 
-async def test_search_finds_words_in_strings_and_parts_best_first(face: Any) -> None:
-    chat, other = await conversation(face), await conversation(face)
-    await face.messages.append(chat.id, "user", "the glacier near Finse, a glacier indeed")
-    await face.messages.append(chat.id, "assistant", [{"type": "text", "text": "One glacier"}, {"type": "x", "n": 1}])
-    await face.messages.append(other.id, "user", "no ice here")
-    found = await face.messages.search(chat.id, "glacier")
-    assert [match.position for match in found] == [1, 2]
-    assert "**glacier**" in found[0].snippet
-    assert found[0].rank >= found[1].rank
-    assert len(await face.messages.search(None, "ice or glacier")) == 3
-    assert await face.messages.search(other.id, "glacier") == []
-    for odd in ("", "' OR 1=1 --", '"unbalanced', "((", "\x00", "a & | !"):
-        await face.messages.search(None, odd)
-
-
 async def test_recent_lists_by_last_message_and_hides_what_is_archived(face: Any) -> None:
     first, second, third = [await conversation(face, title=name) for name in ("a", "b", "c")]
     await face.messages.append(first.id, "user", "back to the top")

@@ -394,18 +394,40 @@ WITH RECURSIVE thread AS (
 ) CYCLE id SET repeated USING path
 SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "position", "created_at", "updated_at" FROM thread WHERE NOT repeated ORDER BY distance LIMIT $2;
 
--- (text, conversation_id, limit) gives found MessageMatch, repeatable, certain
+-- (text, conversation_id, project_id, role, since, until, limit) gives found MessageMatch, repeatable, certain
 /* messages.search */
-SELECT "m"."id", "m"."conversation_id", "m"."role", "m"."content", "m"."model_id", "m"."parent_id", "m"."tool_call_id", "m"."input_tokens", "m"."output_tokens", "m"."metadata", "m"."position", "m"."created_at", "m"."updated_at",
-       ts_rank(to_tsvector('simple', message_text(m.content)), query)::float8 AS rank,
-       ts_headline('simple', message_text(m.content), query,
-                   'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=24, MinWords=8') AS snippet
-  FROM messages m
- CROSS JOIN websearch_to_tsquery('simple', $1) AS query
- WHERE to_tsvector('simple', message_text(m.content)) @@ query
-   AND ($2::uuid IS NULL OR m.conversation_id = $2)
- ORDER BY rank DESC, m.id DESC
- LIMIT $3;
+WITH hits AS MATERIALIZED (
+    SELECT m.id, query
+      FROM search_query(search_fold($1)) AS query
+      JOIN messages m ON search_words(search_fold(message_text(m.content))) @@ query
+     WHERE querytree(query) NOT IN ('', 'T')        -- what only excludes words would find everything else
+       -- CASE: the planner takes `parameter IS NULL OR …` for selective, and then reads the table
+       AND CASE WHEN $2::uuid IS NULL THEN true
+                ELSE m.conversation_id = $2 END
+       AND CASE WHEN $3::uuid IS NULL THEN true
+                ELSE m.conversation_id IN (SELECT id FROM conversations WHERE project_id = $3) END
+       AND CASE WHEN $4::text IS NULL THEN true ELSE m.role = $4 END
+       AND CASE WHEN $5::timestamptz IS NULL THEN true ELSE m.created_at >= $5 END
+       AND CASE WHEN $6::timestamptz IS NULL THEN true ELSE m.created_at < $6 END
+), ranked AS (              -- a common word is in thousands of messages, and a rank takes 0.1 ms
+    SELECT newest.id, query,
+           ts_rank(words, replace(query::text, ':*', '')::tsquery)::float8 + ts_rank(words, query) / 10 AS rank
+      FROM (SELECT * FROM hits ORDER BY id DESC LIMIT 200) AS newest
+     CROSS JOIN LATERAL (SELECT search_words(search_fold(message_text(m.content))) AS words
+                           FROM messages m
+                          WHERE m.id = newest.id
+                         OFFSET 0) AS message
+     ORDER BY rank DESC, newest.id DESC
+     LIMIT $7
+)
+SELECT "m"."id", "m"."conversation_id", "m"."role", "m"."content", "m"."model_id", "m"."parent_id", "m"."tool_call_id", "m"."input_tokens", "m"."output_tokens", "m"."metadata", "m"."position", "m"."created_at", "m"."updated_at", ranked.rank, ranked.query::text AS query
+  FROM ranked
+  JOIN messages m USING (id)
+ ORDER BY ranked.rank DESC, m.id DESC;
+
+-- () gives one int, certain
+/* messages.merge_search */
+SELECT gin_clean_pending_list('messages_search_idx'::regclass);
 
 -- (id) gives optional Message, repeatable, certain
 /* messages.get */

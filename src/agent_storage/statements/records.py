@@ -75,6 +75,8 @@ def _check_timestamp(value: datetime) -> datetime:
 
 #: A name, slug or key: 1 to 500 characters that PostgreSQL's text holds as they are.
 Key = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_check_key)]
+#: A text that an index holds and that may be empty: at most 500 characters, as a key has them.
+Label = Annotated[str, Field(max_length=500), AfterValidator(_check_key)]
 #: A moment: aware, and within what both PostgreSQL and Python can hold.
 Timestamp = Annotated[datetime, AfterValidator(_check_timestamp)]
 #: A number of things (PostgreSQL integer): 0 to 2,147,483,647.

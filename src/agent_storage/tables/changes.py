@@ -9,7 +9,18 @@ from uuid import UUID
 
 from pydantic import Field, SecretStr
 
-from agent_storage.statements.records import BigCount, Count, Encrypted, Json, Jsonb, JsonObject, Key, Money, Timestamp
+from agent_storage.statements.records import (
+    BigCount,
+    Count,
+    Encrypted,
+    Json,
+    Jsonb,
+    JsonObject,
+    Key,
+    Label,
+    Money,
+    Timestamp,
+)
 from agent_storage.tables.chat.messages import record as messages
 from agent_storage.tables.chat.tool_results import record as tool_results
 from agent_storage.tables.coding.boards import record as boards
@@ -119,8 +130,8 @@ class CheckpointChanges(TypedDict, total=False):
     """Keywords of `checkpoints.update`."""
 
     agent_id: Key
-    session_id: str | None
-    agent_type: str | None
+    session_id: Label | None
+    agent_type: Label | None
     name: str | None
     captured_at: Timestamp | None
     parent_id: UUID | None
@@ -195,8 +206,8 @@ class TicketChanges(TypedDict, total=False):
     overview: str | None
     status: tickets.TicketStatus
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)]
-    assignee: str | None
-    labels: list[str]
+    assignee: Label | None
+    labels: list[Label]
 
 
 class TicketTaskChanges(TypedDict, total=False):
@@ -210,7 +221,7 @@ class TicketTaskChanges(TypedDict, total=False):
     estimated_hours: ticket_tasks.Hours | None
     depends_on: list[UUID]
     tags: list[str]
-    agent_id: str | None
+    agent_id: Label | None
 
 
 class TicketCommentChanges(TypedDict, total=False):
@@ -225,7 +236,7 @@ class WorkflowChanges(TypedDict, total=False):
     """Keywords of `workflows.update`."""
 
     name: Key
-    version: str
+    version: Annotated[Label, Field(max_length=100)]
     definition: Jsonb[Json]
     metadata: Jsonb[JsonObject]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Tag, computed_field
 
 from agent_storage.statements.records import Count, Input, Json, Jsonb, JsonObject, Record
+from agent_storage.tables.chat.messages.snippet import snippet
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -71,8 +72,18 @@ Part = Annotated[
     | Annotated[UnknownPart, Tag("unknown")],
     Discriminator(_kind),
 ]
+
+
+def _check_search(value: str) -> str:
+    if len(value) > 1000:
+        raise ValueError("must have at most 1,000 characters")
+    return value
+
+
 #: A message's content: text, or parts.
 Content = str | list[Part]
+#: A search as it is typed.
+SearchText = Annotated[str, AfterValidator(_check_search)]
 
 
 class NewMessage(Input):
@@ -99,4 +110,11 @@ class MessageMatch(Message):
     """A message that a search found: how well it fits, and a snippet with the hits between `**`."""
 
     rank: float
-    snippet: str
+    query: str
+    """The search as PostgreSQL ran it, a tsquery."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def snippet(self) -> str:
+        """The words around the first hits, as they were written, each hit between `**`."""
+        return snippet(self.content, self.query)

@@ -7,15 +7,15 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from agent_storage.statements.records import Input, Json, Jsonb, Key, Record, Timestamp
+from agent_storage.statements.records import Input, Json, Jsonb, Key, Label, Record, Timestamp
 
 
 class _About(Input):
     """A checkpoint without its state."""
 
     agent_id: Key
-    session_id: str | None = None
-    agent_type: str | None = None
+    session_id: Label | None = None
+    agent_type: Label | None = None
     name: str | None = None
     captured_at: Timestamp | None = None
     parent_id: UUID | None = None

@@ -3,8 +3,8 @@
 CREATE TABLE checkpoints (
     id          uuid        PRIMARY KEY DEFAULT uuid_v7(),
     agent_id    text        NOT NULL CHECK (char_length(agent_id) BETWEEN 1 AND 500),
-    session_id  text,
-    agent_type  text,
+    session_id  text        CHECK (char_length(session_id) <= 500),
+    agent_type  text        CHECK (char_length(agent_type) <= 500),
     name        text,
     state       jsonb       NOT NULL,
     captured_at timestamptz NOT NULL,

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from agent_storage.statements.records import Input, Record
+from agent_storage.statements.records import Input, Label, Record
 
 Hours = Annotated[Decimal, Field(ge=0, max_digits=8, decimal_places=2)]
 
@@ -27,7 +27,7 @@ class NewTicketTask(Input):
     estimated_hours: Hours | None = None
     depends_on: list[UUID] = []
     tags: list[str] = []
-    agent_id: str | None = None
+    agent_id: Label | None = None
 
 
 class TicketTask(Record, NewTicketTask):

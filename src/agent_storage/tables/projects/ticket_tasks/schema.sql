@@ -9,7 +9,7 @@ CREATE TABLE ticket_tasks (
     estimated_hours numeric(8,2) CHECK (estimated_hours >= 0),
     depends_on      uuid[]       NOT NULL DEFAULT '{}',
     tags            text[]       NOT NULL DEFAULT '{}',
-    agent_id        text,
+    agent_id        text         CHECK (char_length(agent_id) <= 500),
     created_at      timestamptz  NOT NULL DEFAULT now(),
     updated_at      timestamptz  NOT NULL DEFAULT now(),
     UNIQUE (ticket_id, position) DEFERRABLE INITIALLY IMMEDIATE

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from agent_storage.statements.records import Input, Jsonb, Key, Record
+from agent_storage.statements.records import Input, Jsonb, Key, Label, Record
 from agent_storage.tables.projects.ticket_comments.record import TicketComment
 from agent_storage.tables.projects.ticket_tasks.record import TicketTask
 
@@ -24,8 +24,8 @@ class NewTicket(Input):
     overview: str | None = None
     status: TicketStatus = "open"
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
-    assignee: str | None = None
-    labels: list[str] = []
+    assignee: Label | None = None
+    labels: list[Label] = []
 
 
 class Ticket(Record, NewTicket):

@@ -5,8 +5,9 @@ CREATE TABLE tickets (
     overview   text,
     status     text        NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'in_progress', 'done', 'closed')),
     priority   integer     NOT NULL DEFAULT 0,
-    assignee   text,
-    labels     text[]      NOT NULL DEFAULT '{}',
+    assignee   text        CHECK (char_length(assignee) <= 500),
+    labels     text[]      NOT NULL DEFAULT '{}'
+                           CHECK (labels = labels::varchar(500)[]::text[]),         -- the cast would cut a longer one
     archived_at timestamptz,                                -- set: archived, and left out of every list
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now()

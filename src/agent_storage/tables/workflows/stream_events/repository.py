@@ -14,7 +14,7 @@ from agent_storage.database.listener import AsyncSignal
 from agent_storage.errors import InvalidValue, Unavailable
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
-from agent_storage.statements.records import BigCount, Json
+from agent_storage.statements.records import BigCount, Json, Key
 from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent, StreamHead
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class StreamEvents(Repository[R, N]):
         """,
         certain=True,
     )
-    async def _publish(self, stream_id: str, number: BigCount, new: Sequence[N]) -> int:
+    async def _publish(self, stream_id: Key, number: BigCount, new: Sequence[N]) -> int:
         """Add events at the end of a stream. Return its last sequence. Other publishers wait until the commit."""
         ...
 

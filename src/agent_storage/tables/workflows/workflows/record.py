@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Key, Record
+from typing import Annotated
+
+from pydantic import Field
+
+from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Key, Label, Record
 
 
 class NewWorkflow(Input):
     """Fields to create a workflow. Several may have the same name and version."""
 
     name: Key
-    version: str = "1"
+    version: Annotated[Label, Field(max_length=100)] = "1"
     definition: Jsonb[Json]
     metadata: Jsonb[JsonObject] = {}
 

@@ -1,7 +1,7 @@
 CREATE TABLE workflows (
     id         uuid        PRIMARY KEY DEFAULT uuid_v7(),
     name       text        NOT NULL CHECK (char_length(name) BETWEEN 1 AND 500),
-    version    text        NOT NULL DEFAULT '1',
+    version    text        NOT NULL DEFAULT '1' CHECK (char_length(version) <= 100),
     definition jsonb       NOT NULL,
     metadata   jsonb       NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),

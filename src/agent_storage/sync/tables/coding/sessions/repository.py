@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 
 from agent_storage.errors import NotFound
 from agent_storage.statements.lists import Found
-from agent_storage.statements.records import Jsonb
+from agent_storage.statements.records import Jsonb, Key
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.coding.sessions.record import NewSession, Session, SessionData, SessionStatus
 
@@ -132,7 +132,7 @@ class Sessions(Repository[R, N]):
            AND (%(at_task)s IS NULL OR EXISTS (SELECT FROM tasks WHERE id = %(at_task)s AND session_id = %(id)s))
         RETURNING {columns}
     """)
-    def _spawn(self, id: UUID, agent: str | None, at_task: UUID | None, data: Jsonb[SessionData]) -> R | None:
+    def _spawn(self, id: UUID, agent: Key | None, at_task: UUID | None, data: Jsonb[SessionData]) -> R | None:
         """Return the child, or None without its parent or the task of the parent."""
         ...
 
@@ -148,7 +148,7 @@ class Sessions(Repository[R, N]):
            AND (%(at_task)s IS NULL OR EXISTS (SELECT FROM tasks WHERE id = %(at_task)s AND session_id = %(id)s))
         RETURNING {columns}
     """)
-    def _fork(self, id: UUID, agent: str | None, at_task: UUID | None, data: Jsonb[SessionData]) -> R | None:
+    def _fork(self, id: UUID, agent: Key | None, at_task: UUID | None, data: Jsonb[SessionData]) -> R | None:
         """Return the fork, or None without its origin or the task of the origin."""
         ...
 

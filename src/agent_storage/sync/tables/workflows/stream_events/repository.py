@@ -14,7 +14,7 @@ from typing_extensions import TypeVar
 from agent_storage.database.listener import Signal
 from agent_storage.errors import InvalidValue, Unavailable
 from agent_storage.statements.lists import Found
-from agent_storage.statements.records import BigCount, Json
+from agent_storage.statements.records import BigCount, Json, Key
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent
 
@@ -143,7 +143,7 @@ class StreamEvents(Repository[R, N]):
         """,
         certain=True,
     )
-    def _publish(self, stream_id: str, number: BigCount, new: Sequence[N]) -> int:
+    def _publish(self, stream_id: Key, number: BigCount, new: Sequence[N]) -> int:
         """Add events at the end of a stream. Return its last sequence. Other publishers wait until the commit."""
         ...
 

@@ -1,0 +1,10 @@
+ALTER TABLE workflows
+    DROP CONSTRAINT workflows_version_check;
+ALTER TABLE ticket_tasks
+    DROP CONSTRAINT ticket_tasks_agent_id_check;
+ALTER TABLE tickets
+    DROP CONSTRAINT tickets_labels_check,
+    DROP CONSTRAINT tickets_assignee_check;
+ALTER TABLE checkpoints
+    DROP CONSTRAINT checkpoints_agent_type_check,
+    DROP CONSTRAINT checkpoints_session_id_check;
