@@ -1243,9 +1243,12 @@ UPDATE "workflow_sessions" SET status = $1
  WHERE id = $2 AND status = ANY($3)
 RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
--- (status, id) gives optional WorkflowSession, certain
-/* workflow_sessions._pause */
-UPDATE "workflow_sessions" SET status = $1 WHERE id = $2 AND status = 'running' RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+-- (id) gives optional WorkflowSession, certain
+/* workflow_sessions._resume */
+UPDATE "workflow_sessions"
+   SET status = coalesce(awaited_by_run(id), 'running')
+ WHERE id = $1 AND (status = 'paused' OR status LIKE 'waiting%' AND awaited_by_run(id) IS NULL)
+RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
 -- (new.id, new.workflow_id, new.workflow_snapshot, new.status, new.metadata) gives one WorkflowSession, certain
 /* workflow_sessions.create */
@@ -1511,6 +1514,23 @@ ON CONFLICT (session_id, node_id) DO UPDATE
        metadata = CASE WHEN 'metadata' = ANY($13) THEN excluded.metadata ELSE n.metadata END
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
+-- (session_id, node_id) gives optional NodeExecutionState, certain
+/* node_execution_states._retry */
+WITH run AS (
+    UPDATE workflow_sessions
+       SET status = CASE status WHEN 'failed' THEN 'running' ELSE status END
+     WHERE id = $1 AND status <> 'completed'
+       AND EXISTS (SELECT FROM "node_execution_states"
+                    WHERE session_id = $1 AND node_id = $2 AND status = 'failed')
+    RETURNING id AS run_id
+)
+UPDATE "node_execution_states" node
+   SET status = 'pending', retry_count = retry_count + 1, output = NULL, error = NULL,
+       started_at = NULL, completed_at = NULL, pending_approval_id = NULL
+  FROM run
+ WHERE session_id = run_id AND node_id = $2 AND status = 'failed'
+RETURNING "node"."id", "node"."session_id", "node"."node_id", "node"."status", "node"."input", "node"."output", "node"."error", "node"."started_at", "node"."completed_at", "node"."retry_count", "node"."pending_approval_id", "node"."metadata", "node"."created_at", "node"."updated_at";
+
 -- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives one NodeExecutionState, certain
 /* node_execution_states.create */
 INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
@@ -1689,23 +1709,100 @@ DELETE FROM "tool_call_logs" WHERE id = ANY($1);
 /* approval_requests.by_session */
 SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM "approval_requests" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
 
--- (status, by, notes, id) gives optional ApprovalRequest, certain
+-- (new.session_id, new.id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes, run_status, node_status) gives optional ApprovalRequest, certain
+/* approval_requests._ask */
+WITH run AS (
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id = $1 AND status NOT IN ('completed', 'failed')
+       FOR NO KEY UPDATE
+), asked AS (
+    INSERT INTO approval_requests ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes") SELECT coalesce($2, uuid_v7()), $1, $3, $4, $5, $6, $7, $8, $9, $10 FROM run
+    ON CONFLICT (id) DO NOTHING
+    RETURNING *
+), waiting AS (
+    UPDATE workflow_sessions run
+       SET status = $11
+      FROM asked
+     WHERE run.id = asked.session_id AND run.status = 'running'
+    RETURNING run.id AS run_id
+), node AS (  -- after the run, so that locks are taken in one order everywhere
+    INSERT INTO node_execution_states (session_id, node_id, status, started_at, pending_approval_id)
+    SELECT asked.session_id, asked.node_id, $12, clock_timestamp(), asked.id
+      FROM asked
+      LEFT JOIN waiting ON true
+    ON CONFLICT (session_id, node_id) DO UPDATE
+       SET status = excluded.status, pending_approval_id = excluded.pending_approval_id
+)
+SELECT "asked"."id", "asked"."session_id", "asked"."node_id", "asked"."type", "asked"."status", "asked"."context", "asked"."expires_at", "asked"."resolved_at", "asked"."resolved_by", "asked"."resolution_notes", "asked"."created_at", "asked"."updated_at" FROM asked;
+
+-- (session_id) gives optional str | None, repeatable, certain
+/* approval_requests._run_status */
+SELECT status FROM workflow_sessions WHERE id = $1;
+
+-- (id, status, by, notes) gives optional ApprovalRequest, certain
 /* approval_requests._decide */
-UPDATE "approval_requests"
-   SET status = $1, resolved_at = clock_timestamp(), resolved_by = $2, resolution_notes = $3
- WHERE id = $4 AND status = 'pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
-RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
+WITH run AS (  -- locked before the request, as the deletion of a run does
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id = (SELECT session_id FROM "approval_requests" WHERE id = $1)
+       FOR NO KEY UPDATE
+)
+UPDATE "approval_requests" request
+   SET status = $2, resolved_by = $3, resolution_notes = $4  -- a trigger sets resolved_at
+  FROM run
+ WHERE id = $1 AND session_id = run_id AND status = 'pending'
+   AND (expires_at IS NULL OR expires_at > clock_timestamp())
+RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
+
+-- (ids, early) gives many ApprovalRequest, certain
+/* approval_requests._expire */
+WITH runs AS (
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id IN (SELECT session_id FROM "approval_requests" WHERE id = ANY($1))
+     ORDER BY id
+       FOR NO KEY UPDATE
+)
+UPDATE "approval_requests" request
+   SET status = 'expired'
+  FROM runs
+ WHERE id = ANY($1) AND session_id = run_id AND status = 'pending'
+   AND ($2 OR expires_at <= clock_timestamp())
+RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
 
 -- () gives many ApprovalRequest, certain
 /* approval_requests.expire_overdue */
-UPDATE "approval_requests"
-   SET status = 'expired', resolved_at = clock_timestamp()
- WHERE status = 'pending' AND expires_at <= clock_timestamp()
-RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
+WITH runs AS (
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id IN (SELECT session_id FROM "approval_requests"
+                   WHERE status = 'pending' AND expires_at <= statement_timestamp())
+     ORDER BY id
+       FOR NO KEY UPDATE SKIP LOCKED
+), overdue AS (
+    SELECT id AS request_id
+      FROM "approval_requests"
+      JOIN runs ON run_id = session_id
+     WHERE status = 'pending' AND expires_at <= statement_timestamp()
+     ORDER BY id
+       FOR NO KEY UPDATE OF "approval_requests" SKIP LOCKED
+)
+UPDATE "approval_requests" request
+   SET status = 'expired'
+  FROM overdue
+ WHERE id = request_id
+RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
 
--- (id) gives optional float | None, repeatable, certain
+-- (ids) gives many ApprovalRequest, repeatable, certain
+/* approval_requests._of */
+SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM "approval_requests" WHERE id = ANY($1) ORDER BY resolved_at, id;
+
+-- (ids) gives optional float | None, repeatable, certain
 /* approval_requests._seconds_left */
-SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM "approval_requests" WHERE id = $1;
+SELECT extract(epoch FROM min(expires_at) - clock_timestamp())::float8
+  FROM "approval_requests"
+ WHERE id = ANY($1) AND status = 'pending';
 
 -- (new.id, new.session_id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes) gives one ApprovalRequest, certain
 /* approval_requests.create */

@@ -84,6 +84,10 @@ CALLS: dict[str, Any] = {
     "node_execution_states.set": lambda s, x: s.node_execution_states.set(x["run"].id, "1", status="running"),
     "budget_pools.spend": lambda s, x: s.budget_pools.spend(x["leaf"].id, 1),
     "budget_pools.subtree": lambda s, x: s.budget_pools.subtree(x["pool"].id),
+    "approval_requests.ask": lambda s, x: s.approval_requests.ask(
+        NewApprovalRequest(session_id=x["run"].id, node_id="1", type="budget_increase")
+    ),
+    "workflow_sessions.pause": lambda s, x: s.workflow_sessions.pause(x["run"].id),
     "approval_requests.approve": lambda s, x: s.approval_requests.approve(x["approval"].id, "ada"),
     "stream_events.publish": lambda s, x: s.stream_events.publish("s"),
     "stream_events.create_many": lambda s, x: s.stream_events.create_many([NewStreamEvent(stream_id="s")] * 50),

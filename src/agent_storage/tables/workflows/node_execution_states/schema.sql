@@ -19,6 +19,13 @@ CREATE TABLE node_execution_states (
 ) WITH (fillfactor = 90);
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON node_execution_states
     FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+CREATE TRIGGER check_transition BEFORE UPDATE ON node_execution_states
+    FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION trigger_check_transition(
+        'pending -> running completed failed skipped waiting_for_approval waiting_for_review',
+        'running -> completed failed skipped waiting_for_approval waiting_for_review',
+        'waiting_for_approval -> running completed failed skipped waiting_for_review',
+        'waiting_for_review -> running completed failed skipped waiting_for_approval',
+        'failed -> pending running skipped');
 
 COMMENT ON TABLE node_execution_states IS 'Execution states of the nodes of workflow runs: inputs, outputs and retries';
 COMMENT ON COLUMN node_execution_states.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
