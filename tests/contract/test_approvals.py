@@ -15,7 +15,6 @@ import psycopg
 import pytest
 
 from agent_storage import (
-    AlreadyExists,
     Conflict,
     InvalidTransition,
     InvalidValue,
