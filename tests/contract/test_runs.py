@@ -132,7 +132,7 @@ async def test_deciding_asking_saving_pausing_and_deleting_at_once_never_deadloc
         except (InvalidTransition, NotFound):
             refused.append("by the state machine")
 
-    def calls(run: Any, round: int) -> list[Any]:
+    def calls(run: Any, turn: int) -> list[Any]:
         rows, past = storage.approval_requests, datetime.now(UTC) - timedelta(seconds=1)
         states = [NewNodeExecutionState(session_id=run.id, node_id=node, status="running") for node in ("b", "a")]
 
@@ -150,10 +150,10 @@ async def test_deciding_asking_saving_pausing_and_deleting_at_once_never_deadloc
             storage.workflow_sessions.pause(run.id),
             storage.workflow_sessions.resume(run.id),
         ]
-        return [*found, storage.workflow_sessions.delete(run.id)] if round == 3 and run in runs[::2] else found
+        return [*found, storage.workflow_sessions.delete(run.id)] if turn == 3 and run in runs[::2] else found
 
-    for round in range(4):
-        work = [guarded(call) for run in runs for call in calls(run, round)]
+    for turn in range(4):
+        work = [guarded(call) for run in runs for call in calls(run, turn)]
         random.shuffle(work)
         await asyncio.gather(*work)
     assert refused

@@ -254,8 +254,8 @@ def test_update_update_many_and_raw_sql_move_a_status_where_it_may_go_and_nowher
             raise InvalidTransition("refused") from error
 
     ways: list[Callable[[UUID, dict[str, Any]], object]] = [
-        lambda id, changes: repository.update(id, **changes),
-        lambda id, changes: repository.update_many([id], changes),
+        lambda row_id, changes: repository.update(row_id, **changes),
+        lambda row_id, changes: repository.update_many([row_id], changes),
         by_sql,
     ]
     for old, new, way in itertools.product(statuses, statuses, ways):

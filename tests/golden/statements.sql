@@ -1250,6 +1250,13 @@ UPDATE "workflow_sessions"
  WHERE id = $1 AND (status = 'paused' OR status LIKE 'waiting%' AND awaited_by_run(id) IS NULL)
 RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
+-- (status, id) gives optional WorkflowSession, certain
+/* workflow_sessions._pause */
+UPDATE "workflow_sessions"
+   SET status = $1
+ WHERE id = $2 AND (status = 'running' OR status LIKE 'waiting%' AND $1 = 'paused')
+RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+
 -- (new.id, new.workflow_id, new.workflow_snapshot, new.status, new.metadata) gives one WorkflowSession, certain
 /* workflow_sessions.create */
 INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";

@@ -69,8 +69,8 @@ ROWS = [
     ("llm_executions", "id, session_id, node_id", "@own, @above, 'node ' || n % 7", BIG),
     ("tool_call_logs", "id, execution_id, tool_call_id, tool_name", "@own, @own, 'c', 't'", BIG),
     ("approval_requests", "id, session_id, node_id, type, expires_at, status, resolved_at, resolved_by",
-     "@own, @above, 'n', 'human_review', @later, CASE WHEN n % 400 = 0 THEN 'pending' ELSE 'approved' END,"
-     " CASE WHEN n % 400 <> 0 THEN now() END, CASE WHEN n % 400 <> 0 THEN 'ada' END", BIG),
+     ("@own, @above, 'n', 'human_review', @later, CASE WHEN n % 400 = 0 THEN 'pending' ELSE 'approved' END,"
+      " CASE WHEN n % 400 <> 0 THEN now() END, CASE WHEN n % 400 <> 0 THEN 'ada' END"), BIG),
     ("event_streams", "stream_id, last_sequence", "'stream ' || n, 1000", SMALL),
     ("stream_events", "id, stream_id, sequence", f"@own, 'stream ' || 1 + n % {SMALL}, n", BIG),
 ]  # fmt: skip

@@ -24,8 +24,8 @@ NAMESPACE = UUID("6f0a6c1e-2f57-5d0b-9c4e-0b8f5a1d7e93")
 #: The key that a row's JSON column keeps texts under; callers never see it.
 RESERVED = "_ids"
 
-# Inside the reserved object: when the row was made, for ids that do not say it; a value that the caller stored under the
-# reserved key, so that none of it is lost or misread; and the caller's JSON itself, where that is no object.
+# Inside the reserved object: when the row was made, for ids that do not say it; a value that the caller stored under
+# the reserved key, so that none of it is lost or misread; and the caller's JSON itself, where that is no object.
 _MADE, _OWN, _VALUE = "$made", "$own", "$value"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -116,11 +116,12 @@ def _with_kept(document: Any, kept: JsonObject) -> Any:
 
 def _split(document: Any) -> tuple[Any, JsonObject]:
     """Return the document of the caller, and the data stored beside it."""
-    found = cast(JsonObject, document).get(RESERVED) if isinstance(document, dict) else None
+    stored: JsonObject = cast(JsonObject, document) if isinstance(document, dict) else {}
+    found = stored.get(RESERVED)
     if not isinstance(found, dict):  # not ours: a row that was not written by the facade
-        return document, {}
+        return cast(Any, document), {}
     kept = dict(cast(JsonObject, found))
     if _VALUE in kept:
         return kept.pop(_VALUE), kept
-    rest = {name: value for name, value in cast(JsonObject, document).items() if name != RESERVED}
+    rest = {name: value for name, value in stored.items() if name != RESERVED}
     return ({**rest, RESERVED: kept.pop(_OWN)} if _OWN in kept else rest), kept

@@ -50,8 +50,8 @@ class Bound:
         given = item.filters(query.get("where") or {})
         if twice := sorted(given.keys() & of.keys()):
             raise InvalidValue(f"{rows.table}: {twice[0]} is given twice", table=rows.table, column=twice[0])
-        page = {"limit": query.get("limit", 100), "offset": query.get("offset", 0)}
-        found = await rows.find({**given, **of}, query.get("order_by", order), **page)
+        by, limit, offset = query.get("order_by", order), query.get("limit", 100), query.get("offset", 0)
+        found = await rows.find({**given, **of}, by, limit, offset)
         if "order_by" in query or order not in ("created_at", "-created_at"):
             return [item.read(row) for row in found]
         return item.read_all(found, newest_first=order == "-created_at")

@@ -1,3 +1,5 @@
+COMMENT ON COLUMN approval_requests.resolved_by IS 'Name of the person who decided';
+COMMENT ON COLUMN node_execution_states.pending_approval_id IS 'Approval request that the node waits for';
 DROP TRIGGER notify_deleted ON approval_requests;
 CREATE OR REPLACE FUNCTION trigger_notify_approval() RETURNS trigger
 LANGUAGE plpgsql AS $$

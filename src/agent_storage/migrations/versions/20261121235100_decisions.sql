@@ -71,8 +71,8 @@ CREATE TRIGGER check_transition BEFORE UPDATE ON node_execution_states
         'waiting_for_review -> running completed failed skipped waiting_for_approval',
         'failed -> pending running skipped');
 
--- The execution state of a run follows the run, unless it has ended already. Before the UPDATE, so that locks are taken in
--- one order everywhere: run, state, nodes.
+-- The execution state of a run follows the run, unless it has ended already. Before the UPDATE, so that locks are taken
+-- in one order everywhere: run, state, nodes.
 CREATE FUNCTION trigger_move_execution_state() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -88,8 +88,8 @@ $$;
 CREATE TRIGGER move_execution_state BEFORE UPDATE ON workflow_sessions
     FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION trigger_move_execution_state();
 
--- Rows that older releases allowed: a pending request loses the traces of an undone decision; a decision without its time
--- or its author gets the time of the last UPDATE and the author 'unknown'.
+-- Rows that older releases allowed: a pending request loses the traces of an undone decision; a decision without its
+-- time or its author gets the time of the last UPDATE and the author 'unknown'.
 UPDATE approval_requests
    SET resolved_at = CASE WHEN status <> 'pending' THEN coalesce(resolved_at, updated_at) END,
        resolved_by = CASE WHEN status IN ('approved', 'rejected') THEN coalesce(resolved_by, 'unknown')
@@ -106,8 +106,7 @@ ALTER TABLE approval_requests
             WHEN 'pending' THEN resolved_at IS NULL AND resolved_by IS NULL AND resolution_notes IS NULL
             WHEN 'expired' THEN resolved_at IS NOT NULL
             ELSE resolved_at IS NOT NULL AND resolved_by IS NOT NULL
-        END) NOT VALID;
-ALTER TABLE approval_requests VALIDATE CONSTRAINT approval_requests_decision_check;
+        END);
 
 -- A decision is final, and so is the question that it answers. An overdue request can only expire.
 CREATE FUNCTION trigger_guard_decision() RETURNS trigger
@@ -147,8 +146,8 @@ CREATE TRIGGER keep_type BEFORE UPDATE OF type ON approval_requests
     FOR EACH ROW WHEN (NEW.type IS DISTINCT FROM OLD.type)
     EXECUTE FUNCTION trigger_refuse_change('type', 'ask again with the other type');
 
--- The status of a run that waits for its oldest pending request; null when it has none. Volatile: it has to see what was
--- committed before the run's lock was granted.
+-- The status of a run that waits for its oldest pending request; null when it has none. Volatile: it has to see all that
+-- was committed before the lock of the run was granted.
 CREATE FUNCTION awaited_by_run(run uuid) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -198,3 +197,6 @@ END
 $$;
 CREATE TRIGGER notify_deleted AFTER DELETE ON approval_requests
     FOR EACH ROW WHEN (OLD.status = 'pending') EXECUTE FUNCTION trigger_notify_approval();
+
+COMMENT ON COLUMN node_execution_states.pending_approval_id IS 'Approval request that the node waits for, or waited for last';
+COMMENT ON COLUMN approval_requests.resolved_by IS 'Name of the person who decided; null if the request expired';

@@ -62,8 +62,8 @@ CREATE TRIGGER keep_type BEFORE UPDATE OF type ON approval_requests
     FOR EACH ROW WHEN (NEW.type IS DISTINCT FROM OLD.type)
     EXECUTE FUNCTION trigger_refuse_change('type', 'ask again with the other type');
 
--- The status of a run that waits for its oldest pending request; null when it has none. Volatile: it has to see what was
--- committed before the run's lock was granted.
+-- The status of a run that waits for its oldest pending request; null when it has none. Volatile: it has to see all that
+-- was committed before the lock of the run was granted.
 CREATE FUNCTION awaited_by_run(run uuid) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -125,7 +125,7 @@ COMMENT ON COLUMN approval_requests.status IS 'State of the request';
 COMMENT ON COLUMN approval_requests.context IS 'JSON object of what has to be known for the decision';
 COMMENT ON COLUMN approval_requests.expires_at IS 'Time after which the request is overdue; null for never';
 COMMENT ON COLUMN approval_requests.resolved_at IS 'Time of the decision';
-COMMENT ON COLUMN approval_requests.resolved_by IS 'Name of the person who decided';
+COMMENT ON COLUMN approval_requests.resolved_by IS 'Name of the person who decided; null if the request expired';
 COMMENT ON COLUMN approval_requests.resolution_notes IS 'Reason for the decision';
 COMMENT ON COLUMN approval_requests.created_at IS 'Time of the INSERT; never changes';
 COMMENT ON COLUMN approval_requests.updated_at IS 'Time of the last UPDATE';

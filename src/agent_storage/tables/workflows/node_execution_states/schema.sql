@@ -38,7 +38,7 @@ COMMENT ON COLUMN node_execution_states.error IS 'Error message of a node that f
 COMMENT ON COLUMN node_execution_states.started_at IS 'Time at which the node was started';
 COMMENT ON COLUMN node_execution_states.completed_at IS 'Time at which the node ended';
 COMMENT ON COLUMN node_execution_states.retry_count IS 'Number of times that the node was executed again';
-COMMENT ON COLUMN node_execution_states.pending_approval_id IS 'Approval request that the node waits for';
+COMMENT ON COLUMN node_execution_states.pending_approval_id IS 'Approval request that the node waits for, or waited for last';
 COMMENT ON COLUMN node_execution_states.metadata IS 'JSON object of the platform''s own fields';
 COMMENT ON COLUMN node_execution_states.created_at IS 'Time of the INSERT; never changes';
 COMMENT ON COLUMN node_execution_states.updated_at IS 'Time of the last UPDATE';

@@ -37,8 +37,8 @@ CREATE TRIGGER keep_workflow_snapshot BEFORE UPDATE OF workflow_snapshot ON work
     FOR EACH ROW WHEN (NEW.workflow_snapshot IS DISTINCT FROM OLD.workflow_snapshot)
     EXECUTE FUNCTION trigger_keep_workflow_snapshot();
 
--- The execution state of a run follows the run, unless it has ended already. Before the UPDATE, so that locks are taken in
--- one order everywhere: run, state, nodes.
+-- The execution state of a run follows the run, unless it has ended already. Before the UPDATE, so that locks are taken
+-- in one order everywhere: run, state, nodes.
 CREATE FUNCTION trigger_move_execution_state() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
