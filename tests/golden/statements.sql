@@ -1735,11 +1735,13 @@ WITH run AS (
     RETURNING run.id AS run_id
 ), node AS (  -- after the run, so that locks are taken in one order everywhere
     INSERT INTO node_execution_states (session_id, node_id, status, started_at, pending_approval_id)
+           -- without completed_at, error, input, metadata, output, retry_count
     SELECT asked.session_id, asked.node_id, $12, clock_timestamp(), asked.id
       FROM asked
       LEFT JOIN waiting ON true
     ON CONFLICT (session_id, node_id) DO UPDATE
        SET status = excluded.status, pending_approval_id = excluded.pending_approval_id
+           -- without completed_at, error, input, metadata, output, retry_count, started_at
 )
 SELECT "asked"."id", "asked"."session_id", "asked"."node_id", "asked"."type", "asked"."status", "asked"."context", "asked"."expires_at", "asked"."resolved_at", "asked"."resolved_by", "asked"."resolution_notes", "asked"."created_at", "asked"."updated_at" FROM asked;
 

@@ -85,11 +85,13 @@ class ApprovalRequests(Repository[R, N]):
             RETURNING run.id AS run_id
         ), node AS (  -- after the run, so that locks are taken in one order everywhere
             INSERT INTO node_execution_states (session_id, node_id, status, started_at, pending_approval_id)
+                   -- without completed_at, error, input, metadata, output, retry_count
             SELECT asked.session_id, asked.node_id, %(node_status)s, clock_timestamp(), asked.id
               FROM asked
               LEFT JOIN waiting ON true
             ON CONFLICT (session_id, node_id) DO UPDATE
                SET status = excluded.status, pending_approval_id = excluded.pending_approval_id
+                   -- without completed_at, error, input, metadata, output, retry_count, started_at
         )
         SELECT {asked.columns} FROM asked
     """)
