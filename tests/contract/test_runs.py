@@ -249,7 +249,7 @@ async def test_a_paused_run_stays_paused_and_resumes_to_what_it_waits_for(face: 
 
 
 async def test_a_run_that_is_resumed_while_its_last_request_is_decided_runs(storage: Any) -> None:
-    for _ in range(15):
+    for _ in range(40):
         run = await start(storage, "a")
         asked = await storage.approval_requests.ask(question(run))
         await storage.workflow_sessions.pause(run.id)

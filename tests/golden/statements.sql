@@ -1245,10 +1245,16 @@ RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "creat
 
 -- (id) gives optional WorkflowSession, certain
 /* workflow_sessions._resume */
-UPDATE "workflow_sessions"
-   SET status = coalesce(awaited_by_run(id), 'running')
- WHERE id = $1 AND (status = 'paused' OR status LIKE 'waiting%' AND awaited_by_run(id) IS NULL)
-RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+WITH locked AS (  -- first, so that the requests are read as the last decision left them
+    SELECT id AS run_id FROM "workflow_sessions" WHERE id = $1 FOR NO KEY UPDATE
+), awaiting AS (
+    SELECT run_id, awaited_by_run(run_id) AS awaited FROM locked
+)
+UPDATE "workflow_sessions" run
+   SET status = coalesce(awaited, 'running')
+  FROM awaiting
+ WHERE id = run_id AND (status = 'paused' OR status LIKE 'waiting%' AND awaited IS NULL)
+RETURNING "run"."id", "run"."workflow_id", "run"."workflow_snapshot", "run"."status", "run"."metadata", "run"."created_at", "run"."updated_at";
 
 -- (status, id) gives optional WorkflowSession, certain
 /* workflow_sessions._pause */

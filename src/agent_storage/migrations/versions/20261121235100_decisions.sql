@@ -171,9 +171,10 @@ DECLARE
 BEGIN
     SELECT status INTO present FROM workflow_sessions WHERE id = OLD.session_id FOR NO KEY UPDATE;
     IF present LIKE 'waiting%' THEN
-        UPDATE workflow_sessions SET status = coalesce(awaited_by_run(id), 'running') WHERE id = OLD.session_id;
+        present := coalesce(awaited_by_run(OLD.session_id), 'running');
     END IF;
     IF present NOT IN ('completed', 'failed') THEN
+        UPDATE workflow_sessions SET status = present WHERE id = OLD.session_id;
         UPDATE node_execution_states
            SET status = 'running'
          WHERE session_id = OLD.session_id AND node_id = OLD.node_id AND pending_approval_id = OLD.id

@@ -70,10 +70,16 @@ class WorkflowSessions(Repository[R, N]):
         ...
 
     @sql("""
-        UPDATE {table}
-           SET status = coalesce(awaited_by_run(id), 'running')
-         WHERE id = %(id)s AND (status = 'paused' OR status LIKE 'waiting%%' AND awaited_by_run(id) IS NULL)
-        RETURNING {columns}
+        WITH locked AS (  -- first, so that the requests are read as the last decision left them
+            SELECT id AS run_id FROM {table} WHERE id = %(id)s FOR NO KEY UPDATE
+        ), awaiting AS (
+            SELECT run_id, awaited_by_run(run_id) AS awaited FROM locked
+        )
+        UPDATE {table} run
+           SET status = coalesce(awaited, 'running')
+          FROM awaiting
+         WHERE id = run_id AND (status = 'paused' OR status LIKE 'waiting%%' AND awaited IS NULL)
+        RETURNING {run.columns}
     """)
     async def _resume(self, id: UUID) -> R | None:
         """Return the run that goes on, or None if it is not paused."""
