@@ -30,7 +30,7 @@ KINDS = [
 ]
 
 
-async def start(face: Any, *nodes: str, status: str = "running") -> Any:
+async def start(face: Any, *nodes: str, status: Any = "running") -> Any:
     workflow = await face.workflows.create(NewWorkflow(name="w", definition={}))
     run = await face.workflow_sessions.create_from(workflow.id)
     states = [NewNodeExecutionState(session_id=run.id, node_id=node, status=status) for node in nodes]
