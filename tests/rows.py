@@ -52,7 +52,11 @@ class Factory:
     def new(self, table: str, number: int) -> Any:
         new = REPOSITORIES[table].new
         given = {name: column for name, column in columns(new).items() if name not in SKIPPED}
-        return new(**{name: self.value(table, column, number) for name, column in given.items()})
+        values = {name: self.value(table, column, number) for name, column in given.items()}
+        if table == "approval_requests":
+            decided = {"resolved_at": START, "resolved_by": "ada", "resolution_notes": values["resolution_notes"]}
+            values |= dict.fromkeys(decided) if values["status"] == "pending" else decided
+        return new(**values)
 
     def value(self, table: str, column: Column, number: int) -> Any:
         name = column.name

@@ -245,6 +245,8 @@ def _kind(error: psycopg.Error, *, writes: bool, committing: bool) -> type[Stora
         # PostgreSQL has one code for both directions; its (English) message tells them apart.
         primary = error.diag.message_primary or ""
         return StillReferenced if primary.startswith("update or delete") else MissingReference
+    if state == _RULE and (error.diag.constraint_name or "").endswith("_transition"):
+        return InvalidTransition
     return _BY_SQLSTATE.get(state) or _BY_CLASS.get(state[:2], StorageError)
 
 

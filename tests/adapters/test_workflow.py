@@ -12,9 +12,20 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
-from agent_storage import Conflict, InvalidSettings, InvalidValue, MissingReference, NotFound, Storage, Unavailable
+from agent_storage import (
+    Conflict,
+    InvalidSettings,
+    InvalidValue,
+    MigrationError,
+    MissingReference,
+    NotFound,
+    SchemaMismatch,
+    Storage,
+    Unavailable,
+)
 from agent_storage.adapters.text_ids import RESERVED, row_id
 from agent_storage.adapters.workflow import (
     ApprovalRequest,
@@ -465,13 +476,15 @@ async def test_approvals_are_listed_and_filtered(adapter: WorkflowStorage, sessi
         await adapter.list_approval_requests(status="bogus")  # pyright: ignore
 
 
-async def test_a_request_is_changed_but_decided_only_by_a_decision(adapter: WorkflowStorage, session: Session) -> None:
+async def test_a_request_is_changed_until_it_is_decided(adapter: WorkflowStorage, session: Session) -> None:
     request = ApprovalRequest(id="r", session_id=session.id, node_id="n", type="human_review", context={"a": 1})
     await adapter.create_approval_request(request)
     changed = await adapter.update_approval_request("r", context={"b": 0}, expires_at=NOW + timedelta(days=9999))
     assert (changed.id, changed.session_id, changed.context) == ("r", session.id, {"b": 0})
-    for change in ({"status": "approved"}, {"resolved_by": "eve"}, {"session_id": "x"}):
-        with pytest.raises(InvalidValue, match="cannot be changed"):
+    with pytest.raises(InvalidValue, match="cannot be changed"):
+        await adapter.update_approval_request("r", session_id="x")
+    for change in ({"status": "approved"}, {"resolved_by": "eve"}):
+        with pytest.raises(InvalidValue, match="decision"):
             await adapter.update_approval_request("r", **change)
     approved = await adapter.approve_request("r", "ann", "fine\x00")
     assert (approved.status, approved.resolved_by, approved.resolution_notes) == ("approved", "ann", "fine\x00")
@@ -479,7 +492,178 @@ async def test_a_request_is_changed_but_decided_only_by_a_decision(adapter: Work
     for decide in (adapter.approve_request, adapter.reject_request):
         with pytest.raises(Conflict, match="'r' was approved by ann"):
             await decide("r", "bob")
+    for change in ({"status": "rejected", "resolved_by": "eve"}, {"context": {}}, {"resolution_notes": None}):
+        with pytest.raises(Conflict, match="'r' was approved by ann"):
+            await adapter.update_approval_request("r", **change)
     assert await adapter.get_approval_request("r") == approved
+
+
+async def test_an_update_may_be_the_decision(adapter: WorkflowStorage, session: Session) -> None:
+    made = {"session_id": session.id, "node_id": "n", "type": "human_review"}
+    for status, by in (("approved", "ann"), ("rejected", "bob"), ("expired", None)):
+        await adapter.create_approval_request(ApprovalRequest(id=status, **made))
+        change = {"resolved_by": by} if by else {}
+        decided = await adapter.update_approval_request(status, status=status, resolution_notes="x", **change)
+        assert (decided.status, decided.resolved_by, decided.resolution_notes) == (status, by, "x")
+        assert decided.resolved_at is not None
+        assert [item.id for item in await adapter.list_approval_requests(status=decided.status)] == [status]
+    await adapter.create_approval_request(ApprovalRequest(id="then", **made))
+    assert (await adapter.update_approval_request("then", status="expired", resolved_at=NOW)).resolved_at == NOW
+    imported = ApprovalRequest(id="old", **made, status="approved", resolved_at=NOW, resolved_by="eve")
+    assert given(await adapter.create_approval_request(imported)) == given(imported)
+
+
+async def test_an_overdue_request_is_not_pending(adapter: WorkflowStorage, session: Session) -> None:
+    made = {"session_id": session.id, "node_id": "n", "type": "human_review"}
+    await adapter.create_approval_request(ApprovalRequest(id="late", **made, expires_at=NOW - timedelta(days=9999)))
+    assert await adapter.list_pending_approvals() == await adapter.list_approval_requests(status="pending") == []
+    assert [item.id for item in await adapter.list_approval_requests()] == ["late"]
+
+
+async def test_a_decision_lets_the_node_and_the_run_that_wait_for_it_go_on(
+    adapter: WorkflowStorage, session: Session
+) -> None:
+    await adapter.save_execution_state(ExecutionState(session_id=session.id, nodes={"n": NodeState()}))
+    await adapter.update_node_state(session.id, "n", status="waiting_for_review", pending_approval_id="r")
+    await adapter.update_session(session.id, status="waiting_for_human_review")
+    request = ApprovalRequest(id="r", session_id=session.id, node_id="n", type="human_review")
+    await adapter.create_approval_request(request)
+    await adapter.approve_request("r", "ann")
+    state, run = await adapter.get_execution_state(session.id), await adapter.get_session(session.id)
+    assert state and run
+    assert (run.status, state.status, state.nodes["n"].status) == ("running", "running", "running")
+    assert state.nodes["n"].pending_approval_id == "r"
+
+
+async def test_a_status_moves_where_it_may(adapter: WorkflowStorage, session: Session) -> None:
+    await adapter.update_session(session.id, status="completed")
+    with pytest.raises(Conflict, match="status of row 'session-1' cannot change from completed to running"):
+        await adapter.update_session(session.id, status="running")
+    await adapter.update_node_state("session-1", "n", status="completed")
+    with pytest.raises(Conflict, match="from completed to running"):
+        await adapter.update_node_state("session-1", "n", status="running")
+
+
+# ---- lists -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def lists(adapter: WorkflowStorage, session: Session) -> dict[str, tuple[Any, str]]:
+    """Every list, with a field that is a number's text; each has the items 0 to 4, created in that order."""
+    root = await adapter.create_budget_pool(BudgetPool(id="root", total_budget=Decimal(9)))
+    call = await adapter.save_llm_execution(LlmExecution(id="call", session_id=session.id, node_id="tools"))
+    for n in range(5):
+        text, of = str(n), {"session_id": session.id}
+        await adapter.save_workflow(Workflow(id=f"w{n}", name="n", version=text, definition=1, metadata={"n": n}))
+        await adapter.create_session(Session(id=f"s{n}", workflow_snapshot=1, metadata={"n": n, "version": text}))
+        await adapter.save_llm_execution(LlmExecution(id=f"l{n}", node_id="a", text=text, metadata={"n": n}, **of))
+        await adapter.log_tool_call(
+            ToolCall(id=f"t{n}", execution_id=call.id, tool_call_id="c", tool_name=text, arguments={"n": n})
+        )
+        await adapter.create_budget_pool(BudgetPool(id=f"p{n}", parent_pool_id=root.id, total_budget=Decimal(n)))
+        request = ApprovalRequest(id=f"r{n}", node_id=text, type="human_review", context={"n": n}, **of)
+        await adapter.create_approval_request(request)
+        await adapter.save_stream_event(StreamEvent(id=f"e{n}", stream_id="run", node_id=text, data={"n": n}))
+
+    def of(method: Any, *args: Any, **more: Any) -> Any:
+        return lambda **query: method(*args, **{**more, **query})
+
+    return {
+        "w": (of(adapter.list_workflows, "n"), "version"),
+        "s": (of(adapter.list_sessions, where={"metadata__n__gte": 0}), "id"),
+        "l": (of(adapter.get_llm_executions, session.id, where={"node_id": "a"}), "text"),
+        "l of a node": (of(adapter.get_node_llm_executions, session.id, "a"), "text"),
+        "t": (of(adapter.get_tool_calls, "call"), "tool_name"),
+        "t of a run": (of(adapter.get_session_tool_calls, session.id), "tool_name"),
+        "p": (of(adapter.get_child_budget_pools, "root"), "total_budget"),
+        "r": (of(adapter.list_approval_requests, session.id), "node_id"),
+        "r pending": (of(adapter.list_pending_approvals), "node_id"),
+        "e": (of(adapter.get_stream_events, "run"), "node_id"),
+    }
+
+
+async def test_every_list_takes_filters_an_order_and_a_page(lists: dict[str, tuple[Any, str]]) -> None:
+    async def numbers(call: Any, **query: Any) -> list[int]:
+        return [int(item.id[1:]) for item in await call(**query)]
+
+    for name, (call, field) in lists.items():
+        up = list(range(5))
+        assert await numbers(call) == (up[::-1] if name == "s" else up), name
+        assert await numbers(call, order_by="-created_at") == up[::-1], name
+        assert await numbers(call, order_by="created_at") == up, name
+        assert await numbers(call, order_by=["-created_at", "id"], limit=2, offset=1) == [3, 2], name
+        letter = name[0]
+        assert await numbers(call, where={"id": f"{letter}3"}) == [3], name
+        assert await numbers(call, where={"id__in": [f"{letter}1", f"{letter}4"]}, order_by="created_at") == [1, 4]
+        others = await call(where={"id__ne": f"{letter}4", "created_at__lt": NOW + timedelta(days=9999)})
+        assert len(others) >= 4 and f"{letter}4" not in [item.id for item in others], name
+        if field != "id":
+            assert await numbers(call, where={f"{field}__in": ["2", "3"]}) == [2, 3], name
+            assert await numbers(call, order_by=f"-{field}", limit=1) == [4], name
+        with pytest.raises(InvalidValue, match="has no field 'bogus'"):
+            await call(where={"bogus": 1})
+        with pytest.raises(InvalidValue, match="ids have no order"):
+            await call(where={"id__gt": "x"})
+        with pytest.raises(InvalidValue):
+            await call(order_by="bogus")
+        with pytest.raises(InvalidValue):
+            await call(limit=1001)
+        with pytest.raises(InvalidValue):
+            await call(offset=-1)
+
+
+async def test_documents_and_references_are_filtered_as_the_caller_gave_them(
+    adapter: WorkflowStorage, lists: dict[str, tuple[Any, str]]
+) -> None:
+    assert [item.id for item in await adapter.list_workflows(where={"metadata": {"n": 2}})] == ["w2"]
+    assert [item.id for item in await adapter.list_workflows(where={"metadata__n": 3})] == ["w3"]
+    for where in ({"session_id": "session-1"}, {"session_id__in": ["session-1", "other"]}):
+        assert len(await adapter.list_approval_requests(where=where)) == 5
+    assert await adapter.list_approval_requests(where={"session_id": "other"}) == []
+    assert len(await adapter.get_session_tool_calls("session-1", where={"execution_id": "call"})) == 5
+    assert await adapter.get_session_tool_calls("other") == []
+    assert await adapter.list_sessions(where={"workflow_id": "workflow-1"}, limit=1)
+    assert len(await adapter.list_sessions(where={"workflow_id__is_null": True})) == 5
+    with pytest.raises(InvalidValue, match="session_id is given twice"):
+        await adapter.list_approval_requests("session-1", where={"session_id": "other"})
+    with pytest.raises(InvalidValue, match="status is given twice"):
+        await adapter.list_pending_approvals(where={"status": "approved"})
+
+
+@pytest.mark.parametrize("data", [0, "", False, [1], {}, {"a": 1}, {RESERVED: 7}, {RESERVED: {"$value": 1}}, 0.5])
+@pytest.mark.parametrize("id", ["event-1", "\x00", "0190b1c6-0b6e-7c4e-8e58-3d4f5a6b7c8d"])
+async def test_an_event_has_an_id_and_a_time_and_comes_back_as_it_was_given(
+    adapter: WorkflowStorage, id: str, data: Any
+) -> None:
+    event = StreamEvent(id=id, stream_id="run", data=data)
+    saved = await adapter.save_stream_event(event)
+    assert given(saved) == given(event) and type(saved.data) is type(data)
+    assert saved.created_at is not None and saved.sequence == 1
+    with pytest.raises(Conflict):
+        await adapter.save_stream_event(StreamEvent(id=id, stream_id="other"))
+    assert await adapter.get_stream_events("run") == [saved]
+
+
+@pytest.mark.skipif("created_at" not in NewWorkflow.model_fields, reason="the records take no times yet")
+async def test_the_callers_times_are_kept(adapter: WorkflowStorage) -> None:
+    then, later = NOW - timedelta(days=30), NOW - timedelta(days=29)
+    times = {"created_at": then, "updated_at": later}
+    made: list[Any] = [
+        await adapter.save_workflow(Workflow(id="w", name="n", definition={"d": 1}, **times)),
+        await adapter.create_session(Session(id="s", workflow_id="w", status="failed", **times)),
+        await adapter.create_session(Session(id="s2", workflow_id="w", **times)),
+        await adapter.save_llm_execution(LlmExecution(id="l", session_id="s", node_id="n", **times)),
+        await adapter.log_tool_call(ToolCall(id="t", execution_id="l", tool_call_id="c", tool_name="t", **times)),
+        await adapter.create_budget_pool(BudgetPool(id="p", total_budget=Decimal(1), **times)),
+        await adapter.create_approval_request(
+            ApprovalRequest(id="r", session_id="s", node_id="n", type="human_review", **times)
+        ),
+        await adapter.save_stream_event(StreamEvent(id="e", stream_id="s", **times)),
+        await adapter.save_execution_state(ExecutionState(session_id="s", **times)),
+    ]
+    for item in made:
+        assert (item.created_at, item.updated_at) == (then, later), item
+    assert made[2].workflow_snapshot == {"d": 1}
 
 
 async def test_a_rejection_counts_and_an_expired_request_cannot_be_decided(
@@ -601,6 +785,55 @@ async def test_a_storage_whose_connections_are_all_in_use_is_open(migrated: str)
             await adapter.initialize()
         await adapter.close()
         assert await adapter.list_workflows() == []
+
+
+async def test_initializing_makes_the_tables_and_several_may_at_once(database: str) -> None:
+    adapters = [WorkflowStorage(database) for _ in range(4)]
+    await asyncio.gather(*(adapter.initialize() for adapter in adapters))
+    for adapter in adapters:
+        assert await adapter.list_workflows() == []
+        await adapter.close()
+
+
+async def test_initializing_without_migrations_makes_no_table(database: str) -> None:
+    async with WorkflowStorage(database, migrate=False) as adapter:
+        with pytest.raises(SchemaMismatch):
+            await adapter.list_workflows()
+
+
+async def test_a_history_that_contradicts_is_refused_and_nothing_stays_open(migrated: str) -> None:
+    with psycopg.connect(migrated, autocommit=True) as raw:
+        raw.execute("DELETE FROM _yoyo_migration WHERE migration_id LIKE '%workflows'")
+    adapter = WorkflowStorage(migrated)
+    with pytest.raises(MigrationError):
+        await adapter.initialize()
+    with pytest.raises(Exception, match="not open"):
+        await adapter.list_workflows()
+
+
+def test_the_sync_face_does_the_same(database: str) -> None:
+    from agent_storage.sync.adapters.workflow import WorkflowStorage as SyncWorkflowStorage
+
+    with SyncWorkflowStorage(database) as engine:
+        with engine.begin_transaction() as tx:
+            tx.save_workflow(Workflow(id="w", name="n", definition={"nodes": ["a"]}))
+            run = tx.create_session(Session(id="s", workflow_id="w"))
+        with pytest.raises(Conflict), engine.begin_transaction() as tx:
+            tx.save_workflow(Workflow(id="gone", name="n", definition=1))
+            tx.save_workflow(Workflow(id="w", name="n", definition=1))
+        assert [item.id for item in engine.list_workflows(where={"name": "n"}, order_by="-created_at")] == ["w"]
+        assert run.workflow_snapshot == {"nodes": ["a"]}
+        engine.save_execution_state(ExecutionState(session_id="s", nodes={"a": NodeState(output=0)}))
+        engine.update_node_state("s", "a", metadata={"k": 1}, pending_approval_id="r")
+        engine.create_approval_request(ApprovalRequest(id="r", session_id="s", node_id="a", type="human_review"))
+        assert engine.approve_request("r", "ann").status == "approved"
+        engine.save_stream_event(StreamEvent(id="e", stream_id="s", data=False))
+        assert [(event.id, event.data) for event in engine.get_stream_events("s")] == [("e", False)]
+        state = engine.get_execution_state("s")
+        assert state and state.nodes["a"].metadata == {"k": 1} and state.nodes["a"].pending_approval_id == "r"
+        engine.delete_session("s")
+        with pytest.raises(NotFound, match="'s'"):
+            engine.delete_session("s")
 
 
 async def test_one_operation_is_one_statement(

@@ -36,7 +36,18 @@ ALL = dict(commands())
 EXAMPLES = [
     line[2:] for command in ALL.values() for line in (command.epilog or "").split("\n\n") if line.startswith("$ ")
 ]
-READS = ("tables", "status", "sql", "session", "conversation", "workflow", "approval list", "budget", "secrets")
+READS = (
+    "tables",
+    "status",
+    "sql",
+    "session",
+    "conversation",
+    "workflow list",
+    "workflow show",
+    "approval list",
+    "budget",
+    "secrets",
+)
 
 
 def parse(words: list[str]) -> None:

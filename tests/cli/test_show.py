@@ -158,6 +158,20 @@ def test_an_approval_is_decided_once(sync_storage: sync.Storage) -> None:
     }
 
 
+def test_a_run_is_paused_and_resumed_and_its_failed_node_retried(sync_storage: sync.Storage) -> None:
+    seed_demo(sync_storage)
+    database, runs = sync_storage.database.conninfo, sync_storage.workflow_sessions
+    running, failed = runs.by_status("running", 1)[0], runs.by_status("failed", 1)[0]
+    assert shown(database, "workflow", "pause", runs.short_id(running.id)) == f"paused {running.id}\n"
+    assert asked(database, "workflow", "resume", str(running.id))["run"]["status"] == "running"
+    again = storage("workflow", "resume", str(running.id), "--db", database)
+    assert (again.returncode, "cannot resume: its status is running" in again.stderr) == (1, True)
+    node = next(n for n in sync_storage.node_execution_states.by_session(failed.id) if n.status == "failed")
+    said = shown(database, "workflow", "retry", str(failed.id), node.node_id)
+    assert said == f"pending {node.node_id} of run {failed.id}, retry {node.retry_count + 1}\n"
+    assert runs.require(failed.id).status == "running"
+
+
 def test_budgets_are_trees(seeded_database: str) -> None:
     pools = asked(seeded_database, "budget", "tree")["pools"]
     assert len(pools) == 10

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
-from uuid import UUID
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from agent_storage import InvalidTransition, StorageError, sync
@@ -18,6 +20,8 @@ from agent_storage.types import (
     NewApprovalRequest,
     NewBudgetPool,
     NewConversation,
+    NewExecutionState,
+    NewNodeExecutionState,
     NewProject,
     NewSession,
     NewTask,
@@ -47,12 +51,16 @@ ALLOWED: dict[str, dict[str, dict[str, set[str]]]] = {
         "fail": {key: {"error", "timeout", "cancelled"} for key in ("pending", "running")},
     },
     "workflow_sessions": {
-        "pause": {"running": set(WAITING)},
-        "start": {key: {"running"} for key in WAITING},
+        "pause": {"running": set(WAITING), **{key: {"paused"} for key in WAITING[1:]}},
+        "resume": {key: {"running"} for key in WAITING},
         "complete": {"running": {"completed"}},
         "fail": {key: {"failed"} for key in ("running", *WAITING)},
     },
-    "approval_requests": {"approve": {"pending": {"approved"}}, "reject": {"pending": {"rejected"}}},
+    "approval_requests": {
+        "approve": {"pending": {"approved"}},
+        "reject": {"pending": {"rejected"}},
+        "expire": {"pending": {"expired"}},
+    },
     "budget_pools": {
         "suspend": {"active": {"suspended"}, "exhausted": {"suspended"}},
         "resume": {"suspended": {"active"}},
@@ -63,7 +71,37 @@ ALLOWED: dict[str, dict[str, dict[str, set[str]]]] = {
         "reserve": {"active": {"active"}},
     },
 }
-#: Methods that write whatever field they are told, and methods that delete.
+RUN_MOVES = {
+    "running": {*WAITING, "completed", "failed"},
+    "paused": {"running", *WAITING[1:], "failed"},
+    **{key: {"running", "failed", *WAITING} - {key} for key in WAITING[1:]},
+    "failed": {"running"},
+}
+STATE_MOVES = {
+    "pending": {"running", *WAITING, "completed", "failed", "cancelled"},
+    **{key: {"running", *WAITING, "completed", "failed", "cancelled"} - {key} for key in ("running", *WAITING)},
+    "failed": {"running", "cancelled"},
+}
+NODE_WAITS = {"waiting_for_approval", "waiting_for_review"}
+NODE_MOVES = {
+    "pending": {"running", "completed", "failed", "skipped", *NODE_WAITS},
+    **{key: {"running", "completed", "failed", "skipped", *NODE_WAITS} - {key} for key in ("running", *NODE_WAITS)},
+    "failed": {"pending", "running", "skipped"},
+}
+#: The statuses that may follow a status, by table, whatever statement makes the change.
+MOVES: dict[str, dict[str, set[str]]] = {
+    "sessions": {"idle": {"running", "failed"}, "running": {"completed", "failed"}},
+    "tasks": {"created": {"running", "failed"}, "running": {"completed", "failed"}},
+    "tool_results": {
+        "pending": {"running", "success", "error", "timeout", "cancelled"},
+        "running": {"success", "error", "timeout", "cancelled"},
+    },
+    "workflow_sessions": RUN_MOVES,
+    "execution_states": STATE_MOVES,
+    "node_execution_states": NODE_MOVES,
+    "approval_requests": {"pending": {"approved", "rejected", "expired"}},
+}
+#: Methods that write whatever field they are told, which MOVES limits, and methods that delete.
 UNGUARDED = {"update", "update_many"}
 DELETING = {"delete", "delete_many", "delete_where"}
 #: The fields that a transition writes.
@@ -78,6 +116,7 @@ def makers(storage: sync.Storage) -> dict[str, Callable[[str], Any]]:
     run = storage.workflow_sessions.create_from(workflow.id)
     call: dict[str, Any] = {"conversation_id": chat.id, "tool_call_id": "c", "tool_name": "t"}
     asked: dict[str, Any] = {"session_id": run.id, "node_id": "n", "type": "human_review"}
+    decided: dict[str, Any] = {"resolved_at": datetime.now(UTC), "resolved_by": "ada"}
 
     def pool(status: str) -> Any:
         made = storage.budget_pools.create(NewBudgetPool(total_budget=10))
@@ -92,7 +131,13 @@ def makers(storage: sync.Storage) -> dict[str, Callable[[str], Any]]:
             NewWorkflowSession(workflow_id=workflow.id, workflow_snapshot={}, status=status)
         ),
         "approval_requests": lambda status: storage.approval_requests.create(
-            NewApprovalRequest(status=status, **asked)
+            NewApprovalRequest(status=status, **asked, **(decided if status != "pending" else {}))
+        ),
+        "execution_states": lambda status: storage.execution_states.create(
+            NewExecutionState(session_id=storage.workflow_sessions.create_from(workflow.id).id, status=status)
+        ),
+        "node_execution_states": lambda status: storage.node_execution_states.create(
+            NewNodeExecutionState(session_id=run.id, node_id=uuid4().hex, status=status)
         ),
         "budget_pools": pool,
     }
@@ -103,6 +148,8 @@ def guesses(name: str, annotation: Any, row: Any, statuses: tuple[str, ...]) -> 
     if annotation == Money:
         return [1]
     kind = bare(annotation)
+    if isinstance(kind, TypeVar):
+        kind = kind.__bound__
     if kind is UUID or kind is Any:
         return [row.id]
     if kind is str:
@@ -191,6 +238,59 @@ def test_repeating_a_transition_is_an_invalid_transition_that_names_the_status(
         with pytest.raises(InvalidTransition, match=f"{row.id}.* {once.status}"):
             method(row.id, **dict.fromkeys(more, "x"))
         assert repository.require(row.id) == once
+
+
+@pytest.mark.parametrize("table", MOVES)
+def test_update_update_many_and_raw_sql_move_a_status_where_it_may_go_and_nowhere_else(
+    sync_storage: sync.Storage, migrated: str, table: str
+) -> None:
+    repository: Any = getattr(sync_storage, table)
+    make = makers(sync_storage)[table]
+    statuses: tuple[str, ...] = get_args(bare(columns(repository.new)["status"].annotation))
+    raw = psycopg.connect(migrated, autocommit=True)
+
+    def by_sql(id: UUID, changes: dict[str, Any]) -> None:
+        names = ", ".join(f"{name} = %s" for name in changes)
+        try:
+            raw.execute(f"UPDATE {table} SET {names} WHERE id = %s", [*changes.values(), id])  # pyright: ignore
+        except psycopg.Error as error:
+            assert error.sqlstate == "AS001"
+            raise InvalidTransition("refused") from error
+
+    ways: list[Callable[[UUID, dict[str, Any]], object]] = [
+        lambda row_id, changes: repository.update(row_id, **changes),
+        lambda row_id, changes: repository.update_many([row_id], changes),
+        by_sql,
+    ]
+    for old, new, way in itertools.product(statuses, statuses, ways):
+        row = make(old)
+        changes: dict[str, Any] = {"status": new}
+        if new in ("approved", "rejected") and old != new:
+            changes["resolved_by"] = "bob"
+        if new == old or new in MOVES[table].get(old, ()):
+            way(row.id, changes)
+            assert repository.require(row.id).status == new
+        else:
+            with pytest.raises(InvalidTransition):
+                way(row.id, changes)
+            assert repository.require(row.id) == row
+    raw.close()
+
+
+def test_a_refused_move_names_the_row_both_statuses_and_what_may_follow(sync_storage: sync.Storage) -> None:
+    task = makers(sync_storage)["tasks"]("created")
+    with pytest.raises(InvalidTransition) as caught:
+        sync_storage.tasks.update(task.id, status="completed")
+    assert str(caught.value) == (
+        f"tasks: status of row {task.id} cannot change from created to completed (constraint tasks_status_transition); "
+        "after created may follow: running, failed (statement tasks.update)"
+    )
+    assert (caught.value.table, caught.value.column) == ("tasks", "status")
+    with pytest.raises(InvalidTransition, match="; completed is final"):
+        sync_storage.tasks.update(
+            sync_storage.tasks.create(task.model_copy(update={"id": uuid4(), "status": "completed"})).id,
+            status="failed",
+        )
 
 
 def test_every_declared_statement_that_writes_a_status_of_a_guarded_table_is_private() -> None:

@@ -17,9 +17,9 @@ SELECT coalesce("id", uuid_v7()), "name", "kind", "base_url", "api_key", "enable
   FROM jsonb_populate_recordset(NULL::"providers", $1)
 RETURNING "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at";
 
--- (new.id, new.name, new.kind, new.base_url, new.api_key, new.enabled, new.settings, new.created_at, new.updated_at) gives one Provider, certain
+-- (new.id, new.name, new.kind, new.base_url, new.api_key, new.enabled, new.settings) gives one Provider, certain
 /* providers._insert_or_update */
-INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, coalesce($8, least($9, now())), coalesce($9, greatest($8, now())))
+INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7)
 ON CONFLICT ("name") DO UPDATE SET "kind" = excluded."kind", "base_url" = excluded."base_url", "api_key" = excluded."api_key", "enabled" = excluded."enabled", "settings" = excluded."settings"
 RETURNING "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at";
 
@@ -57,46 +57,6 @@ DELETE FROM "providers" WHERE id = $1;
 /* providers.delete_many */
 DELETE FROM "providers" WHERE id = ANY($1);
 
--- (new) gives one Provider
-/* providers.create */
-WITH given ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "name", "kind", "base_url", "api_key", "enabled", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"providers", "Item")
-        ), made AS (
-            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"providers", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM found;
-
--- (new) gives many Provider, chunked
-/* providers.create_many */
-WITH given ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "name", "kind", "base_url", "api_key", "enabled", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"providers", "Item")
-        ), made AS (
-            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"providers", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."name", "found"."kind", "found"."base_url", "found"."api_key", "found"."enabled", "found"."settings", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- models ----
 
 -- (provider_id, name) gives optional Model, repeatable, certain
@@ -117,20 +77,20 @@ SELECT "m"."id", "m"."provider_id", "m"."name", "m"."display_name", "m"."context
       JOIN providers p ON p.id = m.provider_id
 WHERE m.enabled AND p.enabled ORDER BY p.name, m.name LIMIT $1;
 
--- (new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled) gives one Model, certain
+-- (new.id, new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled) gives one Model, certain
 /* models.create */
-INSERT INTO "models" ("provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
+INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
 
 -- (new) gives many Model, certain, chunked
 /* models.create_many */
-INSERT INTO "models" ("provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled")
-SELECT "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled"
+INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled")
+SELECT coalesce("id", uuid_v7()), "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled"
   FROM jsonb_populate_recordset(NULL::"models", $1)
 RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
 
--- (new.id, new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled, new.created_at, new.updated_at) gives one Model, certain
+-- (new.id, new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled) gives one Model, certain
 /* models._insert_or_update */
-INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, coalesce($10, least($11, now())), coalesce($11, greatest($10, now())))
+INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT ("provider_id", "name") DO UPDATE SET "display_name" = excluded."display_name", "context_window" = excluded."context_window", "input_price" = excluded."input_price", "output_price" = excluded."output_price", "capabilities" = excluded."capabilities", "enabled" = excluded."enabled"
 RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
 
@@ -167,46 +127,6 @@ DELETE FROM "models" WHERE id = $1;
 -- (ids) gives one int, certain
 /* models.delete_many */
 DELETE FROM "models" WHERE id = ANY($1);
-
--- (new) gives one Model, certain
-/* models.create */
-WITH given ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"models", "Item")
-        ), made AS (
-            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"models", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM found;
-
--- (new) gives many Model, certain, chunked
-/* models.create_many */
-WITH given ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"models", "Item")
-        ), made AS (
-            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"models", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."provider_id", "found"."name", "found"."display_name", "found"."context_window", "found"."input_price", "found"."output_price", "found"."capabilities", "found"."enabled", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- conversations ----
 
@@ -259,14 +179,14 @@ WITH copied AS MATERIALIZED (      -- materialized: each message gets its new id
 )
 SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM forked;
 
--- (new.title, new.project_id, new.model_id, new.metadata) gives one Conversation, certain
+-- (new.id, new.title, new.project_id, new.model_id, new.metadata) gives one Conversation, certain
 /* conversations.create */
-INSERT INTO "conversations" ("title", "project_id", "model_id", "metadata") VALUES ($1, $2, $3, $4) RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
 
 -- (new) gives many Conversation, certain, chunked
 /* conversations.create_many */
-INSERT INTO "conversations" ("title", "project_id", "model_id", "metadata")
-SELECT "title", "project_id", "model_id", coalesce("metadata", 'null')
+INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata")
+SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"conversations", $1)
 RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
 
@@ -300,49 +220,9 @@ DELETE FROM "conversations" WHERE id = $1;
 /* conversations.delete_many */
 DELETE FROM "conversations" WHERE id = ANY($1);
 
--- (new) gives one Conversation, certain
-/* conversations.create */
-WITH given ("id", "title", "project_id", "model_id", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"conversations", "Item")
-        ), made AS (
-            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"conversations", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM found;
-
--- (new) gives many Conversation, certain, chunked
-/* conversations.create_many */
-WITH given ("id", "title", "project_id", "model_id", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"conversations", "Item")
-        ), made AS (
-            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"conversations", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."title", "found"."project_id", "found"."model_id", "found"."metadata", "found"."message_count", "found"."last_message_at", "found"."archived_at", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- messages ----
 
--- (new.conversation_id, new.role, new.content, new.model_id, new.parent_id, new.tool_call_id, new.input_tokens, new.output_tokens, new.metadata) gives one Message
+-- (new.conversation_id, new.id, new.role, new.content, new.model_id, new.parent_id, new.tool_call_id, new.input_tokens, new.output_tokens, new.metadata) gives one Message
 /* messages.create */
 WITH conversation AS (      -- its row lock, held to commit, hands out positions without a gap
     UPDATE conversations
@@ -350,8 +230,8 @@ WITH conversation AS (      -- its row lock, held to commit, hands out positions
      WHERE id = $1
     RETURNING message_count
 )
-INSERT INTO messages ("conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, message_count FROM conversation
+INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
+SELECT coalesce($2, uuid_v7()), $1, $3, $4, $5, $6, $7, $8, $9, $10, message_count FROM conversation
 RETURNING "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "position", "created_at", "updated_at";
 
 -- (new) gives many Message, certain
@@ -368,8 +248,8 @@ WITH given AS (
      WHERE conversations.id = counted.of
     RETURNING counted.of, message_count - counted.messages AS before
 )
-INSERT INTO messages ("conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
-SELECT "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce(moved.before, 0) + nth
+INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
+SELECT coalesce("id", uuid_v7()), "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce(moved.before, 0) + nth
   FROM given
   LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
  ORDER BY ordinality
@@ -394,40 +274,18 @@ WITH RECURSIVE thread AS (
 ) CYCLE id SET repeated USING path
 SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "position", "created_at", "updated_at" FROM thread WHERE NOT repeated ORDER BY distance LIMIT $2;
 
--- (text, conversation_id, project_id, role, since, until, limit) gives found MessageMatch, repeatable, certain
+-- (text, conversation_id, limit) gives found MessageMatch, repeatable, certain
 /* messages.search */
-WITH hits AS MATERIALIZED (
-    SELECT m.id, query
-      FROM search_query(search_fold($1)) AS query
-      JOIN messages m ON search_words(search_fold(message_text(m.content))) @@ query
-     WHERE querytree(query) NOT IN ('', 'T')        -- what only excludes words would find everything else
-       -- CASE: the planner takes `parameter IS NULL OR …` for selective, and then reads the table
-       AND CASE WHEN $2::uuid IS NULL THEN true
-                ELSE m.conversation_id = $2 END
-       AND CASE WHEN $3::uuid IS NULL THEN true
-                ELSE m.conversation_id IN (SELECT id FROM conversations WHERE project_id = $3) END
-       AND CASE WHEN $4::text IS NULL THEN true ELSE m.role = $4 END
-       AND CASE WHEN $5::timestamptz IS NULL THEN true ELSE m.created_at >= $5 END
-       AND CASE WHEN $6::timestamptz IS NULL THEN true ELSE m.created_at < $6 END
-), ranked AS (              -- a common word is in thousands of messages, and a rank takes 0.1 ms
-    SELECT newest.id, query,
-           ts_rank(words, replace(query::text, ':*', '')::tsquery)::float8 + ts_rank(words, query) / 10 AS rank
-      FROM (SELECT * FROM hits ORDER BY id DESC LIMIT 200) AS newest
-     CROSS JOIN LATERAL (SELECT search_words(search_fold(message_text(m.content))) AS words
-                           FROM messages m
-                          WHERE m.id = newest.id
-                         OFFSET 0) AS message
-     ORDER BY rank DESC, newest.id DESC
-     LIMIT $7
-)
-SELECT "m"."id", "m"."conversation_id", "m"."role", "m"."content", "m"."model_id", "m"."parent_id", "m"."tool_call_id", "m"."input_tokens", "m"."output_tokens", "m"."metadata", "m"."position", "m"."created_at", "m"."updated_at", ranked.rank, ranked.query::text AS query
-  FROM ranked
-  JOIN messages m USING (id)
- ORDER BY ranked.rank DESC, m.id DESC;
-
--- () gives one int, certain
-/* messages.merge_search */
-SELECT gin_clean_pending_list('messages_search_idx'::regclass);
+SELECT "m"."id", "m"."conversation_id", "m"."role", "m"."content", "m"."model_id", "m"."parent_id", "m"."tool_call_id", "m"."input_tokens", "m"."output_tokens", "m"."metadata", "m"."position", "m"."created_at", "m"."updated_at",
+       ts_rank(to_tsvector('simple', message_text(m.content)), query)::float8 AS rank,
+       ts_headline('simple', message_text(m.content), query,
+                   'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=24, MinWords=8') AS snippet
+  FROM messages m
+ CROSS JOIN websearch_to_tsquery('simple', $1) AS query
+ WHERE to_tsvector('simple', message_text(m.content)) @@ query
+   AND ($2::uuid IS NULL OR m.conversation_id = $2)
+ ORDER BY rank DESC, m.id DESC
+ LIMIT $3;
 
 -- (id) gives optional Message, repeatable, certain
 /* messages.get */
@@ -459,92 +317,6 @@ DELETE FROM "messages" WHERE id = $1;
 /* messages.delete_many */
 DELETE FROM "messages" WHERE id = ANY($1);
 
--- (new) gives one Message
-/* messages.create */
-WITH given ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-    SELECT coalesce("id", uuid_v7()), "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-      FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-     CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, "Item")
-), locked AS MATERIALIZED (
-    SELECT id
-      FROM conversations
-     WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
-     ORDER BY id
-       FOR NO KEY UPDATE
-), present AS MATERIALIZED (
-    SELECT present.*
-      FROM (SELECT count(*) AS locks FROM locked) AS waited
-     CROSS JOIN LATERAL rows_as_given(NULL::messages, CASE WHEN locks >= 0 THEN $1 END, false) AS present
-), missing AS MATERIALIZED (
-    SELECT *, row_number() OVER (PARTITION BY conversation_id ORDER BY "Nth") AS "Place"
-      FROM given
-     WHERE id NOT IN (SELECT id FROM present)
-), counted AS (
-    SELECT conversation_id AS of, count(*)::integer AS messages, max(created_at) AS newest
-      FROM missing
-     GROUP BY conversation_id
-), moved AS (
-    UPDATE conversations
-       SET message_count = message_count + counted.messages,
-           last_message_at = CASE WHEN message_count = 0 THEN newest ELSE greatest(last_message_at, newest) END
-      FROM counted
-     WHERE conversations.id = counted.of
-    RETURNING counted.of, message_count - counted.messages AS before
-), made AS (
-    INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", position)
-    SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", coalesce(moved.before, 0) + "Place"
-      FROM missing
-      LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
-     ORDER BY "Nth"
-    RETURNING *
-), found AS (
-    SELECT * FROM made UNION ALL SELECT * FROM present
-)
-SELECT "found"."id", "found"."conversation_id", "found"."role", "found"."content", "found"."model_id", "found"."parent_id", "found"."tool_call_id", "found"."input_tokens", "found"."output_tokens", "found"."metadata", "found"."position", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
--- (new) gives many Message, certain
-/* messages.create_many */
-WITH given ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-    SELECT coalesce("id", uuid_v7()), "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-      FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-     CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, "Item")
-), locked AS MATERIALIZED (
-    SELECT id
-      FROM conversations
-     WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
-     ORDER BY id
-       FOR NO KEY UPDATE
-), present AS MATERIALIZED (
-    SELECT present.*
-      FROM (SELECT count(*) AS locks FROM locked) AS waited
-     CROSS JOIN LATERAL rows_as_given(NULL::messages, CASE WHEN locks >= 0 THEN $1 END, false) AS present
-), missing AS MATERIALIZED (
-    SELECT *, row_number() OVER (PARTITION BY conversation_id ORDER BY "Nth") AS "Place"
-      FROM given
-     WHERE id NOT IN (SELECT id FROM present)
-), counted AS (
-    SELECT conversation_id AS of, count(*)::integer AS messages, max(created_at) AS newest
-      FROM missing
-     GROUP BY conversation_id
-), moved AS (
-    UPDATE conversations
-       SET message_count = message_count + counted.messages,
-           last_message_at = CASE WHEN message_count = 0 THEN newest ELSE greatest(last_message_at, newest) END
-      FROM counted
-     WHERE conversations.id = counted.of
-    RETURNING counted.of, message_count - counted.messages AS before
-), made AS (
-    INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", position)
-    SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", coalesce(moved.before, 0) + "Place"
-      FROM missing
-      LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
-     ORDER BY "Nth"
-    RETURNING *
-), found AS (
-    SELECT * FROM made UNION ALL SELECT * FROM present
-)
-SELECT "found"."id", "found"."conversation_id", "found"."role", "found"."content", "found"."model_id", "found"."parent_id", "found"."tool_call_id", "found"."input_tokens", "found"."output_tokens", "found"."metadata", "found"."position", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- tool_configs ----
 
 -- (name) gives optional ToolConfig, repeatable, certain
@@ -566,9 +338,9 @@ SELECT coalesce("id", uuid_v7()), "name", "transport", "command", coalesce("args
   FROM jsonb_populate_recordset(NULL::"tool_configs", $1)
 RETURNING "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at";
 
--- (new.id, new.name, new.transport, new.command, new.args, new.url, new.env, new.input_schema, new.enabled, new.metadata, new.created_at, new.updated_at) gives one ToolConfig, certain
+-- (new.id, new.name, new.transport, new.command, new.args, new.url, new.env, new.input_schema, new.enabled, new.metadata) gives one ToolConfig, certain
 /* tool_configs._insert_or_update */
-INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, least($12, now())), coalesce($12, greatest($11, now())))
+INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10)
 ON CONFLICT ("name") DO UPDATE SET "transport" = excluded."transport", "command" = excluded."command", "args" = excluded."args", "url" = excluded."url", "env" = excluded."env", "input_schema" = excluded."input_schema", "enabled" = excluded."enabled", "metadata" = excluded."metadata"
 RETURNING "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at";
 
@@ -605,46 +377,6 @@ DELETE FROM "tool_configs" WHERE id = $1;
 -- (ids) gives one int, certain
 /* tool_configs.delete_many */
 DELETE FROM "tool_configs" WHERE id = ANY($1);
-
--- (new) gives one ToolConfig
-/* tool_configs.create */
-WITH given ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "name", "transport", "command", coalesce("args", 'null'), "url", "env", coalesce("input_schema", 'null'), "enabled", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_configs", "Item")
-        ), made AS (
-            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"tool_configs", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM found;
-
--- (new) gives many ToolConfig, chunked
-/* tool_configs.create_many */
-WITH given ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "name", "transport", "command", coalesce("args", 'null'), "url", "env", coalesce("input_schema", 'null'), "enabled", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_configs", "Item")
-        ), made AS (
-            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"tool_configs", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."name", "found"."transport", "found"."command", "found"."args", "found"."url", "found"."env", "found"."input_schema", "found"."enabled", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- tool_results ----
 
@@ -691,14 +423,14 @@ UPDATE "tool_results"
  WHERE id = $3 AND status IN ('pending', 'running')
 RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
 
--- (new.conversation_id, new.message_id, new.tool_config_id, new.tool_call_id, new.tool_name, new.arguments, new.result, new.error, new.status, new.started_at, new.duration_ms) gives one ToolResult, certain
+-- (new.id, new.conversation_id, new.message_id, new.tool_config_id, new.tool_call_id, new.tool_name, new.arguments, new.result, new.error, new.status, new.started_at, new.duration_ms) gives one ToolResult, certain
 /* tool_results.create */
-INSERT INTO "tool_results" ("conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
+INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
 
 -- (new) gives many ToolResult, certain, chunked
 /* tool_results.create_many */
-INSERT INTO "tool_results" ("conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms")
-SELECT "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms"
+INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms")
+SELECT coalesce("id", uuid_v7()), "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms"
   FROM jsonb_populate_recordset(NULL::"tool_results", $1)
 RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
 
@@ -732,51 +464,11 @@ DELETE FROM "tool_results" WHERE id = $1;
 /* tool_results.delete_many */
 DELETE FROM "tool_results" WHERE id = ANY($1);
 
--- (new) gives one ToolResult, certain
-/* tool_results.create */
-WITH given ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_results", "Item")
-        ), made AS (
-            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"tool_results", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM found;
-
--- (new) gives many ToolResult, certain, chunked
-/* tool_results.create_many */
-WITH given ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_results", "Item")
-        ), made AS (
-            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"tool_results", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."conversation_id", "found"."message_id", "found"."tool_config_id", "found"."tool_call_id", "found"."tool_name", "found"."arguments", "found"."result", "found"."error", "found"."status", "found"."started_at", "found"."duration_ms", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- checkpoints ----
 
--- (new.agent_id, new.session_id, new.agent_type, new.name, new.captured_at, new.parent_id, new.state) gives one UUID, certain
+-- (new.id, new.agent_id, new.session_id, new.agent_type, new.name, new.captured_at, new.parent_id, new.state) gives one UUID, certain
 /* checkpoints.store */
-INSERT INTO "checkpoints" ("agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id;
+INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING id;
 
 -- (agent_id, name) gives optional Checkpoint, repeatable, certain
 /* checkpoints.latest */
@@ -810,14 +502,14 @@ WITH gone AS (
 )
 SELECT count(*) AS checkpoints, coalesce(sum(size_bytes), 0) AS bytes FROM gone;
 
--- (new.agent_id, new.session_id, new.agent_type, new.name, new.captured_at, new.parent_id, new.state) gives one Checkpoint, certain
+-- (new.id, new.agent_id, new.session_id, new.agent_type, new.name, new.captured_at, new.parent_id, new.state) gives one Checkpoint, certain
 /* checkpoints.create */
-INSERT INTO "checkpoints" ("agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
+INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
 
 -- (new) gives many Checkpoint, certain
 /* checkpoints.create_many */
-INSERT INTO "checkpoints" ("agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state")
-SELECT "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", coalesce("state", 'null')
+INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state")
+SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", coalesce("state", 'null')
   FROM jsonb_populate_recordset(NULL::"checkpoints", $1)
 RETURNING "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
 
@@ -851,86 +543,26 @@ DELETE FROM "checkpoints" WHERE id = $1;
 /* checkpoints.delete_many */
 DELETE FROM "checkpoints" WHERE id = ANY($1);
 
--- (new) gives one UUID, certain
-/* checkpoints.store */
-WITH given ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", coalesce("state", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"checkpoints", "Item")
-        ), made AS (
-            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"checkpoints", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT found.id FROM found;
-
--- (new) gives one Checkpoint, certain
-/* checkpoints.create */
-WITH given ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", coalesce("state", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"checkpoints", "Item")
-        ), made AS (
-            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"checkpoints", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM found;
-
--- (new) gives many Checkpoint, certain
-/* checkpoints.create_many */
-WITH given ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", coalesce("state", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"checkpoints", "Item")
-        ), made AS (
-            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"checkpoints", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."agent_id", "found"."session_id", "found"."agent_type", "found"."name", "found"."captured_at", "found"."parent_id", "found"."state", "found"."size_bytes", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- boards ----
 
 -- (slug) gives optional Board, repeatable, certain
 /* boards.get_by */
 SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM "boards" WHERE slug = $1;
 
--- (new.name, new.slug, new.data) gives one Board, certain
+-- (new.id, new.name, new.slug, new.data) gives one Board, certain
 /* boards.create */
-INSERT INTO "boards" ("name", "slug", "data") VALUES ($1, $2, $3) RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
+INSERT INTO "boards" ("id", "name", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4) RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
 -- (new) gives many Board, certain, chunked
 /* boards.create_many */
-INSERT INTO "boards" ("name", "slug", "data")
-SELECT "name", "slug", coalesce("data", 'null')
+INSERT INTO "boards" ("id", "name", "slug", "data")
+SELECT coalesce("id", uuid_v7()), "name", "slug", coalesce("data", 'null')
   FROM jsonb_populate_recordset(NULL::"boards", $1)
 RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
--- (new.id, new.name, new.slug, new.data, new.created_at, new.updated_at) gives one Board, certain
+-- (new.id, new.name, new.slug, new.data) gives one Board, certain
 /* boards._insert_or_update */
-INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, coalesce($5, least($6, now())), coalesce($6, greatest($5, now())))
+INSERT INTO "boards" ("id", "name", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4)
 ON CONFLICT ("slug") DO UPDATE SET "name" = excluded."name", "data" = excluded."data"
 RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
@@ -968,66 +600,26 @@ DELETE FROM "boards" WHERE id = $1;
 /* boards.delete_many */
 DELETE FROM "boards" WHERE id = ANY($1);
 
--- (new) gives one Board, certain
-/* boards.create */
-WITH given ("id", "name", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "name", "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"boards", "Item")
-        ), made AS (
-            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"boards", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM found;
-
--- (new) gives many Board, certain, chunked
-/* boards.create_many */
-WITH given ("id", "name", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "name", "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"boards", "Item")
-        ), made AS (
-            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"boards", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."name", "found"."slug", "found"."data", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- repos ----
 
 -- (slug) gives optional Repo, repeatable, certain
 /* repos.get_by */
 SELECT "id", "slug", "data", "created_at", "updated_at" FROM "repos" WHERE slug = $1;
 
--- (new.slug, new.data) gives one Repo, certain
+-- (new.id, new.slug, new.data) gives one Repo, certain
 /* repos.create */
-INSERT INTO "repos" ("slug", "data") VALUES ($1, $2) RETURNING "id", "slug", "data", "created_at", "updated_at";
+INSERT INTO "repos" ("id", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3) RETURNING "id", "slug", "data", "created_at", "updated_at";
 
 -- (new) gives many Repo, certain, chunked
 /* repos.create_many */
-INSERT INTO "repos" ("slug", "data")
-SELECT "slug", coalesce("data", 'null')
+INSERT INTO "repos" ("id", "slug", "data")
+SELECT coalesce("id", uuid_v7()), "slug", coalesce("data", 'null')
   FROM jsonb_populate_recordset(NULL::"repos", $1)
 RETURNING "id", "slug", "data", "created_at", "updated_at";
 
--- (new.id, new.slug, new.data, new.created_at, new.updated_at) gives one Repo, certain
+-- (new.id, new.slug, new.data) gives one Repo, certain
 /* repos._insert_or_update */
-INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, coalesce($4, least($5, now())), coalesce($5, greatest($4, now())))
+INSERT INTO "repos" ("id", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3)
 ON CONFLICT ("slug") DO UPDATE SET "data" = excluded."data"
 RETURNING "id", "slug", "data", "created_at", "updated_at";
 
@@ -1064,46 +656,6 @@ DELETE FROM "repos" WHERE id = $1;
 -- (ids) gives one int, certain
 /* repos.delete_many */
 DELETE FROM "repos" WHERE id = ANY($1);
-
--- (new) gives one Repo, certain
-/* repos.create */
-WITH given ("id", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"repos", "Item")
-        ), made AS (
-            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"repos", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "slug", "data", "created_at", "updated_at" FROM found;
-
--- (new) gives many Repo, certain, chunked
-/* repos.create_many */
-WITH given ("id", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"repos", "Item")
-        ), made AS (
-            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"repos", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."slug", "found"."data", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- sessions ----
 
@@ -1188,14 +740,14 @@ UPDATE "sessions" SET status = $1
  WHERE id = $2 AND status = ANY($3)
 RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
--- (new.agent, new.status, new.board_id, new.repo_id, new.parent_session_id, new.forked_from_session_id, new.data) gives one Session, certain
+-- (new.id, new.agent, new.status, new.board_id, new.repo_id, new.parent_session_id, new.forked_from_session_id, new.data) gives one Session, certain
 /* sessions.create */
-INSERT INTO "sessions" ("agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+INSERT INTO "sessions" ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (new) gives many Session, certain
 /* sessions.create_many */
-INSERT INTO "sessions" ("agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data")
-SELECT "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null')
+INSERT INTO "sessions" ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data")
+SELECT coalesce("id", uuid_v7()), "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null')
   FROM jsonb_populate_recordset(NULL::"sessions", $1)
 RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
@@ -1229,46 +781,6 @@ DELETE FROM "sessions" WHERE id = $1;
 /* sessions.delete_many */
 DELETE FROM "sessions" WHERE id = ANY($1);
 
--- (new) gives one Session, certain
-/* sessions.create */
-WITH given ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"sessions", "Item")
-        ), made AS (
-            INSERT INTO "sessions" ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"sessions", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM found;
-
--- (new) gives many Session, certain
-/* sessions.create_many */
-WITH given ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"sessions", "Item")
-        ), made AS (
-            INSERT INTO "sessions" ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"sessions", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."agent", "found"."status", "found"."board_id", "found"."repo_id", "found"."parent_session_id", "found"."forked_from_session_id", "found"."data", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- tasks ----
 
 -- (session_id, limit) gives found Task, repeatable, certain
@@ -1289,14 +801,14 @@ UPDATE "tasks"
  WHERE id = $3 AND status = ANY($4)
 RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
 
--- (new.session_id, new.status, new.completed_at, new.data) gives one Task, certain
+-- (new.id, new.session_id, new.status, new.completed_at, new.data) gives one Task, certain
 /* tasks.create */
-INSERT INTO "tasks" ("session_id", "status", "completed_at", "data") VALUES ($1, $2, $3, $4) RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
+INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
 
 -- (new) gives many Task, certain, chunked
 /* tasks.create_many */
-INSERT INTO "tasks" ("session_id", "status", "completed_at", "data")
-SELECT "session_id", "status", "completed_at", coalesce("data", 'null')
+INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data")
+SELECT coalesce("id", uuid_v7()), "session_id", "status", "completed_at", coalesce("data", 'null')
   FROM jsonb_populate_recordset(NULL::"tasks", $1)
 RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
 
@@ -1330,46 +842,6 @@ DELETE FROM "tasks" WHERE id = $1;
 /* tasks.delete_many */
 DELETE FROM "tasks" WHERE id = ANY($1);
 
--- (new) gives one Task, certain
-/* tasks.create */
-WITH given ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "session_id", "status", "completed_at", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tasks", "Item")
-        ), made AS (
-            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"tasks", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM found;
-
--- (new) gives many Task, certain, chunked
-/* tasks.create_many */
-WITH given ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "session_id", "status", "completed_at", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tasks", "Item")
-        ), made AS (
-            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"tasks", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."session_id", "found"."status", "found"."completed_at", "found"."data", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- projects ----
 
 -- (path) gives optional Project, repeatable, certain
@@ -1391,20 +863,20 @@ SELECT "p"."id", "p"."name", "p"."path", "p"."description", "p"."settings", "p".
      WHERE project_id = p.id AND archived_at IS NULL) counted
  ORDER BY p.id DESC;
 
--- (new.name, new.path, new.description, new.settings) gives one Project, certain
+-- (new.id, new.name, new.path, new.description, new.settings) gives one Project, certain
 /* projects.create */
-INSERT INTO "projects" ("name", "path", "description", "settings") VALUES ($1, $2, $3, $4) RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
+INSERT INTO "projects" ("id", "name", "path", "description", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
 
 -- (new) gives many Project, certain, chunked
 /* projects.create_many */
-INSERT INTO "projects" ("name", "path", "description", "settings")
-SELECT "name", "path", "description", coalesce("settings", 'null')
+INSERT INTO "projects" ("id", "name", "path", "description", "settings")
+SELECT coalesce("id", uuid_v7()), "name", "path", "description", coalesce("settings", 'null')
   FROM jsonb_populate_recordset(NULL::"projects", $1)
 RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
 
--- (new.id, new.name, new.path, new.description, new.settings, new.created_at, new.updated_at) gives one Project, certain
+-- (new.id, new.name, new.path, new.description, new.settings) gives one Project, certain
 /* projects._insert_or_update */
-INSERT INTO "projects" ("id", "name", "path", "description", "settings", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, coalesce($6, least($7, now())), coalesce($7, greatest($6, now())))
+INSERT INTO "projects" ("id", "name", "path", "description", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5)
 ON CONFLICT ("path") DO UPDATE SET "name" = excluded."name", "description" = excluded."description", "settings" = excluded."settings"
 RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
 
@@ -1442,46 +914,6 @@ DELETE FROM "projects" WHERE id = $1;
 /* projects.delete_many */
 DELETE FROM "projects" WHERE id = ANY($1);
 
--- (new) gives one Project, certain
-/* projects.create */
-WITH given ("id", "name", "path", "description", "settings", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "name", "path", "description", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"projects", "Item")
-        ), made AS (
-            INSERT INTO "projects" ("id", "name", "path", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"projects", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM found;
-
--- (new) gives many Project, certain, chunked
-/* projects.create_many */
-WITH given ("id", "name", "path", "description", "settings", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "name", "path", "description", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"projects", "Item")
-        ), made AS (
-            INSERT INTO "projects" ("id", "name", "path", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"projects", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."name", "found"."path", "found"."description", "found"."settings", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- project_files ----
 
 -- (project_id, path) gives optional ProjectFile, repeatable, certain
@@ -1502,8 +934,8 @@ WITH given AS (
        AND NOT EXISTS (SELECT FROM given WHERE given.path = f.path)
     RETURNING f.id
 ), written AS (
-    INSERT INTO project_files AS f ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at")
-    SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())) FROM given
+    INSERT INTO project_files AS f ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports")
+    SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null') FROM given
     ON CONFLICT (project_id, path) DO UPDATE SET "extension" = excluded."extension", "size_bytes" = excluded."size_bytes", "checksum" = excluded."checksum", "content" = excluded."content", "summary" = excluded."summary", "summarized_at" = excluded."summarized_at", "imports" = excluded."imports", "exports" = excluded."exports"
      WHERE f.checksum IS DISTINCT FROM excluded.checksum OR excluded.checksum IS NULL
     RETURNING (f.xmax = 0) AS added       -- no transaction has ended this version: it is the first
@@ -1513,20 +945,20 @@ SELECT (SELECT count(*) FROM written WHERE added) AS added,
        (SELECT count(*) FROM gone) AS deleted,
        (SELECT count(*) FROM given) - (SELECT count(*) FROM written) AS unchanged;
 
--- (new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports) gives one ProjectFile, certain
+-- (new.id, new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports) gives one ProjectFile, certain
 /* project_files.create */
-INSERT INTO "project_files" ("project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
+INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
 
 -- (new) gives many ProjectFile, certain, chunked
 /* project_files.create_many */
-INSERT INTO "project_files" ("project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports")
-SELECT "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null')
+INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports")
+SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null')
   FROM jsonb_populate_recordset(NULL::"project_files", $1)
 RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
 
--- (new.id, new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports, new.created_at, new.updated_at) gives one ProjectFile, certain
+-- (new.id, new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports) gives one ProjectFile, certain
 /* project_files._insert_or_update */
-INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, coalesce($12, least($13, now())), coalesce($13, greatest($12, now())))
+INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT ("project_id", "path") DO UPDATE SET "extension" = excluded."extension", "size_bytes" = excluded."size_bytes", "checksum" = excluded."checksum", "content" = excluded."content", "summary" = excluded."summary", "summarized_at" = excluded."summarized_at", "imports" = excluded."imports", "exports" = excluded."exports"
 RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
 
@@ -1564,46 +996,6 @@ DELETE FROM "project_files" WHERE id = $1;
 /* project_files.delete_many */
 DELETE FROM "project_files" WHERE id = ANY($1);
 
--- (new) gives one ProjectFile, certain
-/* project_files.create */
-WITH given ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"project_files", "Item")
-        ), made AS (
-            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"project_files", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM found;
-
--- (new) gives many ProjectFile, certain, chunked
-/* project_files.create_many */
-WITH given ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"project_files", "Item")
-        ), made AS (
-            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"project_files", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."project_id", "found"."path", "found"."extension", "found"."size_bytes", "found"."checksum", "found"."content", "found"."summary", "found"."summarized_at", "found"."imports", "found"."exports", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- tickets ----
 
 -- (project_id, limit) gives found TicketWithTasks, repeatable, certain
@@ -1627,14 +1019,14 @@ RETURNING "id", "project_id", "title", "overview", "status", "priority", "assign
 /* tickets.restore */
 UPDATE "tickets" SET archived_at = NULL WHERE id = $1 RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
 
--- (new.project_id, new.title, new.overview, new.status, new.priority, new.assignee, new.labels) gives one Ticket, certain
+-- (new.id, new.project_id, new.title, new.overview, new.status, new.priority, new.assignee, new.labels) gives one Ticket, certain
 /* tickets.create */
-INSERT INTO "tickets" ("project_id", "title", "overview", "status", "priority", "assignee", "labels") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
+INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
 
 -- (new) gives many Ticket, certain, chunked
 /* tickets.create_many */
-INSERT INTO "tickets" ("project_id", "title", "overview", "status", "priority", "assignee", "labels")
-SELECT "project_id", "title", "overview", "status", "priority", "assignee", "labels"
+INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels")
+SELECT coalesce("id", uuid_v7()), "project_id", "title", "overview", "status", "priority", "assignee", "labels"
   FROM jsonb_populate_recordset(NULL::"tickets", $1)
 RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
 
@@ -1668,46 +1060,6 @@ DELETE FROM "tickets" WHERE id = $1;
 /* tickets.delete_many */
 DELETE FROM "tickets" WHERE id = ANY($1);
 
--- (new) gives one Ticket, certain
-/* tickets.create */
-WITH given ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "project_id", "title", "overview", "status", "priority", "assignee", "labels", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tickets", "Item")
-        ), made AS (
-            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"tickets", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at" FROM found;
-
--- (new) gives many Ticket, certain, chunked
-/* tickets.create_many */
-WITH given ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "project_id", "title", "overview", "status", "priority", "assignee", "labels", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tickets", "Item")
-        ), made AS (
-            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"tickets", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."project_id", "found"."title", "found"."overview", "found"."status", "found"."priority", "found"."assignee", "found"."labels", "found"."archived_at", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- ticket_tasks ----
 
 -- (ticket_id, limit) gives found TicketTask, repeatable, certain
@@ -1732,14 +1084,14 @@ WITH locked AS MATERIALIZED (       -- reorders of one ticket take turns, and no
 )
 SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM moved ORDER BY position;
 
--- (new.ticket_id, new.content, new.description, new.done, new.position, new.estimated_hours, new.depends_on, new.tags, new.agent_id) gives one TicketTask, certain
+-- (new.id, new.ticket_id, new.content, new.description, new.done, new.position, new.estimated_hours, new.depends_on, new.tags, new.agent_id) gives one TicketTask, certain
 /* ticket_tasks.create */
-INSERT INTO "ticket_tasks" ("ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
+INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
 
 -- (new) gives many TicketTask, certain, chunked
 /* ticket_tasks.create_many */
-INSERT INTO "ticket_tasks" ("ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id")
-SELECT "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id"
+INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id")
+SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id"
   FROM jsonb_populate_recordset(NULL::"ticket_tasks", $1)
 RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
 
@@ -1773,60 +1125,20 @@ DELETE FROM "ticket_tasks" WHERE id = $1;
 /* ticket_tasks.delete_many */
 DELETE FROM "ticket_tasks" WHERE id = ANY($1);
 
--- (new) gives one TicketTask, certain
-/* ticket_tasks.create */
-WITH given ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_tasks", "Item")
-        ), made AS (
-            INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at") SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"ticket_tasks", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM found;
-
--- (new) gives many TicketTask, certain, chunked
-/* ticket_tasks.create_many */
-WITH given ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_tasks", "Item")
-        ), made AS (
-            INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at") SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"ticket_tasks", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."ticket_id", "found"."content", "found"."description", "found"."done", "found"."position", "found"."estimated_hours", "found"."depends_on", "found"."tags", "found"."agent_id", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- ticket_comments ----
 
 -- (ticket_id, limit) gives found TicketComment, repeatable, certain
 /* ticket_comments.by_ticket */
 SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM "ticket_comments" WHERE ticket_id = $1 ORDER BY id DESC LIMIT $2;
 
--- (new.ticket_id, new.author, new.body) gives one TicketComment, certain
+-- (new.id, new.ticket_id, new.author, new.body) gives one TicketComment, certain
 /* ticket_comments.create */
-INSERT INTO "ticket_comments" ("ticket_id", "author", "body") VALUES ($1, $2, $3) RETURNING "id", "ticket_id", "author", "body", "created_at", "updated_at";
+INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body") VALUES (coalesce($1, uuid_v7()), $2, $3, $4) RETURNING "id", "ticket_id", "author", "body", "created_at", "updated_at";
 
 -- (new) gives many TicketComment, certain, chunked
 /* ticket_comments.create_many */
-INSERT INTO "ticket_comments" ("ticket_id", "author", "body")
-SELECT "ticket_id", "author", "body"
+INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body")
+SELECT coalesce("id", uuid_v7()), "ticket_id", "author", "body"
   FROM jsonb_populate_recordset(NULL::"ticket_comments", $1)
 RETURNING "id", "ticket_id", "author", "body", "created_at", "updated_at";
 
@@ -1860,60 +1172,20 @@ DELETE FROM "ticket_comments" WHERE id = $1;
 /* ticket_comments.delete_many */
 DELETE FROM "ticket_comments" WHERE id = ANY($1);
 
--- (new) gives one TicketComment, certain
-/* ticket_comments.create */
-WITH given ("id", "ticket_id", "author", "body", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "ticket_id", "author", "body", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_comments", "Item")
-        ), made AS (
-            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"ticket_comments", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM found;
-
--- (new) gives many TicketComment, certain, chunked
-/* ticket_comments.create_many */
-WITH given ("id", "ticket_id", "author", "body", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "ticket_id", "author", "body", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_comments", "Item")
-        ), made AS (
-            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"ticket_comments", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."ticket_id", "found"."author", "found"."body", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- workflows ----
 
 -- (name, limit) gives found Workflow, repeatable, certain
 /* workflows.by_name */
 SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE name = $1 ORDER BY version DESC, id DESC LIMIT $2;
 
--- (new.name, new.version, new.definition, new.metadata) gives one Workflow, certain
+-- (new.id, new.name, new.version, new.definition, new.metadata) gives one Workflow, certain
 /* workflows.create */
-INSERT INTO "workflows" ("name", "version", "definition", "metadata") VALUES ($1, $2, $3, $4) RETURNING "id", "name", "version", "definition", "metadata", "created_at", "updated_at";
+INSERT INTO "workflows" ("id", "name", "version", "definition", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "name", "version", "definition", "metadata", "created_at", "updated_at";
 
 -- (new) gives many Workflow, certain, chunked
 /* workflows.create_many */
-INSERT INTO "workflows" ("name", "version", "definition", "metadata")
-SELECT "name", "version", coalesce("definition", 'null'), coalesce("metadata", 'null')
+INSERT INTO "workflows" ("id", "name", "version", "definition", "metadata")
+SELECT coalesce("id", uuid_v7()), "name", "version", coalesce("definition", 'null'), coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"workflows", $1)
 RETURNING "id", "name", "version", "definition", "metadata", "created_at", "updated_at";
 
@@ -1947,65 +1219,15 @@ DELETE FROM "workflows" WHERE id = $1;
 /* workflows.delete_many */
 DELETE FROM "workflows" WHERE id = ANY($1);
 
--- (new) gives one Workflow, certain
-/* workflows.create */
-WITH given ("id", "name", "version", "definition", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "name", "version", coalesce("definition", 'null'), coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflows", "Item")
-        ), made AS (
-            INSERT INTO "workflows" ("id", "name", "version", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"workflows", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM found;
-
--- (new) gives many Workflow, certain, chunked
-/* workflows.create_many */
-WITH given ("id", "name", "version", "definition", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "name", "version", coalesce("definition", 'null'), coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflows", "Item")
-        ), made AS (
-            INSERT INTO "workflows" ("id", "name", "version", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"workflows", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."name", "found"."version", "found"."definition", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- workflow_sessions ----
 
 -- (id, metadata, workflow_id) gives one WorkflowSession
 /* workflow_sessions.create_from */
-WITH made AS (
-    INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
-    SELECT coalesce($1, uuid_v7()), w.id, w.definition, coalesce($2, '{}'::jsonb)
-      FROM workflows w
-     WHERE w.id = $3
-    ON CONFLICT (id) DO NOTHING
-    RETURNING *
-)
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM made
- UNION ALL
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at"        -- a run that exists keeps its snapshot
-  FROM rows_as_given(NULL::workflow_sessions, jsonb_build_array(jsonb_build_object(
-           'id', $1::uuid, 'workflow_id', $3, 'metadata', coalesce($2, '{}'),
-           '?', ARRAY['metadata', 'workflow_id'])), false)
- WHERE NOT EXISTS (SELECT FROM made);
+INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
+SELECT coalesce($1, uuid_v7()), w.id, w.definition, coalesce($2, '{}'::jsonb)
+  FROM workflows w
+ WHERE w.id = $3
+RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
 -- (workflow_id, limit) gives found WorkflowSession, repeatable, certain
 /* workflow_sessions.by_workflow */
@@ -2021,18 +1243,34 @@ UPDATE "workflow_sessions" SET status = $1
  WHERE id = $2 AND status = ANY($3)
 RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
+-- (id) gives optional WorkflowSession, certain
+/* workflow_sessions._resume */
+WITH locked AS (  -- first, so that the requests are read as the last decision left them
+    SELECT id AS run_id FROM "workflow_sessions" WHERE id = $1 FOR NO KEY UPDATE
+), awaiting AS (
+    SELECT run_id, awaited_by_run(run_id) AS awaited FROM locked
+)
+UPDATE "workflow_sessions" run
+   SET status = coalesce(awaited, 'running')
+  FROM awaiting
+ WHERE id = run_id AND (status = 'paused' OR status LIKE 'waiting%' AND awaited IS NULL)
+RETURNING "run"."id", "run"."workflow_id", "run"."workflow_snapshot", "run"."status", "run"."metadata", "run"."created_at", "run"."updated_at";
+
 -- (status, id) gives optional WorkflowSession, certain
 /* workflow_sessions._pause */
-UPDATE "workflow_sessions" SET status = $1 WHERE id = $2 AND status = 'running' RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+UPDATE "workflow_sessions"
+   SET status = $1
+ WHERE id = $2 AND (status = 'running' OR status LIKE 'waiting%' AND $1 = 'paused')
+RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
--- (new.workflow_id, new.workflow_snapshot, new.status, new.metadata) gives one WorkflowSession, certain
+-- (new.id, new.workflow_id, new.workflow_snapshot, new.status, new.metadata) gives one WorkflowSession, certain
 /* workflow_sessions.create */
-INSERT INTO "workflow_sessions" ("workflow_id", "workflow_snapshot", "status", "metadata") VALUES ($1, $2, $3, $4) RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
 -- (new) gives many WorkflowSession, certain, chunked
 /* workflow_sessions.create_many */
-INSERT INTO "workflow_sessions" ("workflow_id", "workflow_snapshot", "status", "metadata")
-SELECT "workflow_id", coalesce("workflow_snapshot", 'null'), "status", coalesce("metadata", 'null')
+INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "metadata")
+SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"workflow_sessions", $1)
 RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
@@ -2065,46 +1303,6 @@ DELETE FROM "workflow_sessions" WHERE id = $1;
 -- (ids) gives one int, certain
 /* workflow_sessions.delete_many */
 DELETE FROM "workflow_sessions" WHERE id = ANY($1);
-
--- (new) gives one WorkflowSession, certain
-/* workflow_sessions.create */
-WITH given ("id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflow_sessions", "Item")
-        ), made AS (
-            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"workflow_sessions", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM found;
-
--- (new) gives many WorkflowSession, certain, chunked
-/* workflow_sessions.create_many */
-WITH given ("id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflow_sessions", "Item")
-        ), made AS (
-            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"workflow_sessions", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."workflow_id", "found"."workflow_snapshot", "found"."status", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- budget_pools ----
 
@@ -2175,14 +1373,14 @@ UPDATE "budget_pools"
  WHERE id = $2 AND (status = 'suspended') <> ($1 = 'suspended')
 RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
 
--- (new.parent_pool_id, new.total_budget, new.used_budget, new.status, new.metadata) gives one BudgetPool, certain
+-- (new.id, new.parent_pool_id, new.total_budget, new.used_budget, new.status, new.metadata) gives one BudgetPool, certain
 /* budget_pools.create */
-INSERT INTO "budget_pools" ("parent_pool_id", "total_budget", "used_budget", "status", "metadata") VALUES ($1, $2, $3, $4, $5) RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
+INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6) RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
 
 -- (new) gives many BudgetPool, certain
 /* budget_pools.create_many */
-INSERT INTO "budget_pools" ("parent_pool_id", "total_budget", "used_budget", "status", "metadata")
-SELECT "parent_pool_id", "total_budget", "used_budget", "status", coalesce("metadata", 'null')
+INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata")
+SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "used_budget", "status", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"budget_pools", $1)
 RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
 
@@ -2216,46 +1414,6 @@ DELETE FROM "budget_pools" WHERE id = $1;
 /* budget_pools.delete_many */
 DELETE FROM "budget_pools" WHERE id = ANY($1);
 
--- (new) gives one BudgetPool, certain
-/* budget_pools.create */
-WITH given ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "used_budget", "status", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_pools", "Item")
-        ), made AS (
-            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"budget_pools", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at" FROM found;
-
--- (new) gives many BudgetPool, certain
-/* budget_pools.create_many */
-WITH given ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "used_budget", "status", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_pools", "Item")
-        ), made AS (
-            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"budget_pools", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."parent_pool_id", "found"."total_budget", "found"."used_budget", "found"."status", "found"."metadata", "found"."remaining_budget", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- execution_states ----
 
 -- (session_id) gives optional ExecutionStateWithNodes, repeatable, certain
@@ -2267,15 +1425,15 @@ SELECT "state"."id", "state"."session_id", "state"."budget_pool_id", "state"."cu
   FROM execution_states state
  WHERE state.session_id = $1;
 
--- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context, new.created_at, new.updated_at, states) gives one ExecutionStateWithNodes
+-- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context, states) gives one ExecutionStateWithNodes
 /* execution_states._save */
 WITH state AS (
-    INSERT INTO execution_states ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, coalesce($9, least($10, now())), coalesce($10, greatest($9, now())))
+    INSERT INTO execution_states ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8)
     ON CONFLICT (session_id) DO UPDATE SET "budget_pool_id" = excluded."budget_pool_id", "current_node_id" = excluded."current_node_id", "status" = excluded."status", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "context" = excluded."context"
     RETURNING *
 ), saved AS (
-    INSERT INTO node_execution_states ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at")
-    SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())) FROM jsonb_populate_recordset(NULL::node_execution_states, $11)
+    INSERT INTO node_execution_states ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata")
+    SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null') FROM jsonb_populate_recordset(NULL::node_execution_states, $9)
     ON CONFLICT (session_id, node_id) DO UPDATE SET "node_id" = excluded."node_id", "status" = excluded."status", "input" = excluded."input", "output" = excluded."output", "error" = excluded."error", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "retry_count" = excluded."retry_count", "pending_approval_id" = excluded."pending_approval_id", "metadata" = excluded."metadata"
     RETURNING *
 ), nodes AS (
@@ -2290,20 +1448,20 @@ SELECT "state"."id", "state"."session_id", "state"."budget_pool_id", "state"."cu
        coalesce((SELECT jsonb_agg(jsonb_build_object('id', "nodes"."id", 'session_id', "nodes"."session_id", 'node_id', "nodes"."node_id", 'status', "nodes"."status", 'input', "nodes"."input", 'output', "nodes"."output", 'error', "nodes"."error", 'started_at', "nodes"."started_at", 'completed_at', "nodes"."completed_at", 'retry_count', "nodes"."retry_count", 'pending_approval_id', "nodes"."pending_approval_id", 'metadata', "nodes"."metadata", 'created_at', "nodes"."created_at", 'updated_at', "nodes"."updated_at") ORDER BY nodes.node_id) FROM nodes), '[]') AS nodes
   FROM state;
 
--- (new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context) gives one ExecutionState, certain
+-- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context) gives one ExecutionState, certain
 /* execution_states.create */
-INSERT INTO "execution_states" ("session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
+INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
 
 -- (new) gives many ExecutionState, certain, chunked
 /* execution_states.create_many */
-INSERT INTO "execution_states" ("session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context")
-SELECT "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null')
+INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context")
+SELECT coalesce("id", uuid_v7()), "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null')
   FROM jsonb_populate_recordset(NULL::"execution_states", $1)
 RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
 
--- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context, new.created_at, new.updated_at) gives one ExecutionState, certain
+-- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context) gives one ExecutionState, certain
 /* execution_states._insert_or_update */
-INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, coalesce($9, least($10, now())), coalesce($10, greatest($9, now())))
+INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT ("session_id") DO UPDATE SET "budget_pool_id" = excluded."budget_pool_id", "current_node_id" = excluded."current_node_id", "status" = excluded."status", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "context" = excluded."context"
 RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
 
@@ -2341,46 +1499,6 @@ DELETE FROM "execution_states" WHERE id = $1;
 /* execution_states.delete_many */
 DELETE FROM "execution_states" WHERE id = ANY($1);
 
--- (new) gives one ExecutionState, certain
-/* execution_states.create */
-WITH given ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"execution_states", "Item")
-        ), made AS (
-            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"execution_states", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM found;
-
--- (new) gives many ExecutionState, certain, chunked
-/* execution_states.create_many */
-WITH given ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"execution_states", "Item")
-        ), made AS (
-            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"execution_states", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."session_id", "found"."budget_pool_id", "found"."current_node_id", "found"."status", "found"."started_at", "found"."completed_at", "found"."context", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- node_execution_states ----
 
 -- (session_id, node_id) gives optional NodeExecutionState, repeatable, certain
@@ -2391,38 +1509,55 @@ SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "sta
 /* node_execution_states.by_session */
 SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM "node_execution_states" WHERE session_id = $1 ORDER BY node_id LIMIT $2;
 
--- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata, new.created_at, new.updated_at, named) gives one NodeExecutionState
+-- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata, named) gives one NodeExecutionState
 /* node_execution_states._set */
-INSERT INTO node_execution_states AS n ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, coalesce($13, least($14, now())), coalesce($14, greatest($13, now())))
+INSERT INTO node_execution_states AS n ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 ON CONFLICT (session_id, node_id) DO UPDATE
-   SET status = CASE WHEN 'status' = ANY($15) THEN excluded.status ELSE n.status END,
-       input = CASE WHEN 'input' = ANY($15) THEN excluded.input ELSE n.input END,
-       output = CASE WHEN 'output' = ANY($15) THEN excluded.output ELSE n.output END,
-       error = CASE WHEN 'error' = ANY($15) THEN excluded.error ELSE n.error END,
-       started_at = CASE WHEN 'started_at' = ANY($15) THEN excluded.started_at ELSE n.started_at END,
-       completed_at = CASE WHEN 'completed_at' = ANY($15) THEN excluded.completed_at
+   SET status = CASE WHEN 'status' = ANY($13) THEN excluded.status ELSE n.status END,
+       input = CASE WHEN 'input' = ANY($13) THEN excluded.input ELSE n.input END,
+       output = CASE WHEN 'output' = ANY($13) THEN excluded.output ELSE n.output END,
+       error = CASE WHEN 'error' = ANY($13) THEN excluded.error ELSE n.error END,
+       started_at = CASE WHEN 'started_at' = ANY($13) THEN excluded.started_at ELSE n.started_at END,
+       completed_at = CASE WHEN 'completed_at' = ANY($13) THEN excluded.completed_at
                            ELSE n.completed_at END,
-       retry_count = CASE WHEN 'retry_count' = ANY($15) THEN excluded.retry_count
+       retry_count = CASE WHEN 'retry_count' = ANY($13) THEN excluded.retry_count
                           ELSE n.retry_count END,
-       pending_approval_id = CASE WHEN 'pending_approval_id' = ANY($15) THEN excluded.pending_approval_id
+       pending_approval_id = CASE WHEN 'pending_approval_id' = ANY($13) THEN excluded.pending_approval_id
                                   ELSE n.pending_approval_id END,
-       metadata = CASE WHEN 'metadata' = ANY($15) THEN excluded.metadata ELSE n.metadata END
+       metadata = CASE WHEN 'metadata' = ANY($13) THEN excluded.metadata ELSE n.metadata END
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
--- (new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives one NodeExecutionState, certain
+-- (session_id, node_id) gives optional NodeExecutionState, certain
+/* node_execution_states._retry */
+WITH run AS (
+    UPDATE workflow_sessions
+       SET status = CASE status WHEN 'failed' THEN 'running' ELSE status END
+     WHERE id = $1 AND status <> 'completed'
+       AND EXISTS (SELECT FROM "node_execution_states"
+                    WHERE session_id = $1 AND node_id = $2 AND status = 'failed')
+    RETURNING id AS run_id
+)
+UPDATE "node_execution_states" node
+   SET status = 'pending', retry_count = retry_count + 1, output = NULL, error = NULL,
+       started_at = NULL, completed_at = NULL, pending_approval_id = NULL
+  FROM run
+ WHERE session_id = run_id AND node_id = $2 AND status = 'failed'
+RETURNING "node"."id", "node"."session_id", "node"."node_id", "node"."status", "node"."input", "node"."output", "node"."error", "node"."started_at", "node"."completed_at", "node"."retry_count", "node"."pending_approval_id", "node"."metadata", "node"."created_at", "node"."updated_at";
+
+-- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives one NodeExecutionState, certain
 /* node_execution_states.create */
-INSERT INTO "node_execution_states" ("session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
+INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
 -- (new) gives many NodeExecutionState, certain, chunked
 /* node_execution_states.create_many */
-INSERT INTO "node_execution_states" ("session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata")
-SELECT "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null')
+INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata")
+SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"node_execution_states", $1)
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
--- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata, new.created_at, new.updated_at) gives one NodeExecutionState, certain
+-- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives one NodeExecutionState, certain
 /* node_execution_states._insert_or_update */
-INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, coalesce($13, least($14, now())), coalesce($14, greatest($13, now())))
+INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 ON CONFLICT ("session_id", "node_id") DO UPDATE SET "status" = excluded."status", "input" = excluded."input", "output" = excluded."output", "error" = excluded."error", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "retry_count" = excluded."retry_count", "pending_approval_id" = excluded."pending_approval_id", "metadata" = excluded."metadata"
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
@@ -2460,46 +1595,6 @@ DELETE FROM "node_execution_states" WHERE id = $1;
 /* node_execution_states.delete_many */
 DELETE FROM "node_execution_states" WHERE id = ANY($1);
 
--- (new) gives one NodeExecutionState, certain
-/* node_execution_states.create */
-WITH given ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"node_execution_states", "Item")
-        ), made AS (
-            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"node_execution_states", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM found;
-
--- (new) gives many NodeExecutionState, certain, chunked
-/* node_execution_states.create_many */
-WITH given ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"node_execution_states", "Item")
-        ), made AS (
-            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"node_execution_states", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."session_id", "found"."node_id", "found"."status", "found"."input", "found"."output", "found"."error", "found"."started_at", "found"."completed_at", "found"."retry_count", "found"."pending_approval_id", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- llm_executions ----
 
 -- (session_id, limit) gives found LlmExecution, repeatable, certain
@@ -2524,14 +1619,14 @@ SELECT count(*) AS calls,
   FROM llm_executions
  WHERE session_id = $1;
 
--- (new.session_id, new.node_id, new.success, new.text, new.tool_calls, new.input_tokens, new.output_tokens, new.total_tokens, new.cost, new.error, new.metadata) gives one LlmExecution, certain
+-- (new.id, new.session_id, new.node_id, new.success, new.text, new.tool_calls, new.input_tokens, new.output_tokens, new.total_tokens, new.cost, new.error, new.metadata) gives one LlmExecution, certain
 /* llm_executions.create */
-INSERT INTO "llm_executions" ("session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at";
+INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at";
 
 -- (new) gives many LlmExecution, certain, chunked
 /* llm_executions.create_many */
-INSERT INTO "llm_executions" ("session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata")
-SELECT "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null')
+INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata")
+SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"llm_executions", $1)
 RETURNING "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at";
 
@@ -2565,46 +1660,6 @@ DELETE FROM "llm_executions" WHERE id = $1;
 /* llm_executions.delete_many */
 DELETE FROM "llm_executions" WHERE id = ANY($1);
 
--- (new) gives one LlmExecution, certain
-/* llm_executions.create */
-WITH given ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"llm_executions", "Item")
-        ), made AS (
-            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"llm_executions", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM found;
-
--- (new) gives many LlmExecution, certain, chunked
-/* llm_executions.create_many */
-WITH given ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"llm_executions", "Item")
-        ), made AS (
-            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"llm_executions", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."session_id", "found"."node_id", "found"."success", "found"."text", "found"."tool_calls", "found"."input_tokens", "found"."output_tokens", "found"."total_tokens", "found"."cost", "found"."error", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- tool_call_logs ----
 
 -- (execution_id, limit) gives found ToolCallLog, repeatable, certain
@@ -2620,14 +1675,14 @@ SELECT "log"."id", "log"."execution_id", "log"."tool_call_id", "log"."tool_name"
  ORDER BY log.id DESC
  LIMIT $2;
 
--- (new.execution_id, new.tool_call_id, new.tool_name, new.arguments, new.result, new.error, new.duration_ms) gives one ToolCallLog, certain
+-- (new.id, new.execution_id, new.tool_call_id, new.tool_name, new.arguments, new.result, new.error, new.duration_ms) gives one ToolCallLog, certain
 /* tool_call_logs.create */
-INSERT INTO "tool_call_logs" ("execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at";
+INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at";
 
 -- (new) gives many ToolCallLog, certain, chunked
 /* tool_call_logs.create_many */
-INSERT INTO "tool_call_logs" ("execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms")
-SELECT "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms"
+INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms")
+SELECT coalesce("id", uuid_v7()), "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms"
   FROM jsonb_populate_recordset(NULL::"tool_call_logs", $1)
 RETURNING "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at";
 
@@ -2661,78 +1716,117 @@ DELETE FROM "tool_call_logs" WHERE id = $1;
 /* tool_call_logs.delete_many */
 DELETE FROM "tool_call_logs" WHERE id = ANY($1);
 
--- (new) gives one ToolCallLog, certain
-/* tool_call_logs.create */
-WITH given ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_call_logs", "Item")
-        ), made AS (
-            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"tool_call_logs", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM found;
-
--- (new) gives many ToolCallLog, certain, chunked
-/* tool_call_logs.create_many */
-WITH given ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_call_logs", "Item")
-        ), made AS (
-            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"tool_call_logs", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."execution_id", "found"."tool_call_id", "found"."tool_name", "found"."arguments", "found"."result", "found"."error", "found"."duration_ms", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- approval_requests ----
 
 -- (session_id, limit) gives found ApprovalRequest, repeatable, certain
 /* approval_requests.by_session */
 SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM "approval_requests" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
 
--- (status, by, notes, id) gives optional ApprovalRequest, certain
+-- (new.session_id, new.id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes, run_status, node_status) gives optional ApprovalRequest, certain
+/* approval_requests._ask */
+WITH run AS (
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id = $1 AND status NOT IN ('completed', 'failed')
+       FOR NO KEY UPDATE
+), asked AS (
+    INSERT INTO approval_requests ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes") SELECT coalesce($2, uuid_v7()), $1, $3, $4, $5, $6, $7, $8, $9, $10 FROM run
+    ON CONFLICT (id) DO NOTHING
+    RETURNING *
+), waiting AS (
+    UPDATE workflow_sessions run
+       SET status = $11
+      FROM asked
+     WHERE run.id = asked.session_id AND run.status = 'running'
+    RETURNING run.id AS run_id
+), node AS (  -- after the run, so that locks are taken in one order everywhere
+    INSERT INTO node_execution_states (session_id, node_id, status, started_at, pending_approval_id)
+           -- without completed_at, error, input, metadata, output, retry_count
+    SELECT asked.session_id, asked.node_id, $12, clock_timestamp(), asked.id
+      FROM asked
+      LEFT JOIN waiting ON true
+    ON CONFLICT (session_id, node_id) DO UPDATE
+       SET status = excluded.status, pending_approval_id = excluded.pending_approval_id
+           -- without completed_at, error, input, metadata, output, retry_count, started_at
+)
+SELECT "asked"."id", "asked"."session_id", "asked"."node_id", "asked"."type", "asked"."status", "asked"."context", "asked"."expires_at", "asked"."resolved_at", "asked"."resolved_by", "asked"."resolution_notes", "asked"."created_at", "asked"."updated_at" FROM asked;
+
+-- (session_id) gives optional str | None, repeatable, certain
+/* approval_requests._run_status */
+SELECT status FROM workflow_sessions WHERE id = $1;
+
+-- (id, status, by, notes) gives optional ApprovalRequest, certain
 /* approval_requests._decide */
-UPDATE "approval_requests"
-   SET status = $1, resolved_at = clock_timestamp(), resolved_by = $2, resolution_notes = $3
- WHERE id = $4 AND status = 'pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
-RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
+WITH run AS (  -- locked before the request, as the deletion of a run does
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id = (SELECT session_id FROM "approval_requests" WHERE id = $1)
+       FOR NO KEY UPDATE
+)
+UPDATE "approval_requests" request
+   SET status = $2, resolved_by = $3, resolution_notes = $4  -- a trigger sets resolved_at
+  FROM run
+ WHERE id = $1 AND session_id = run_id AND status = 'pending'
+   AND (expires_at IS NULL OR expires_at > clock_timestamp())
+RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
+
+-- (ids, early) gives many ApprovalRequest, certain
+/* approval_requests._expire */
+WITH runs AS (
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id IN (SELECT session_id FROM "approval_requests" WHERE id = ANY($1))
+     ORDER BY id
+       FOR NO KEY UPDATE
+)
+UPDATE "approval_requests" request
+   SET status = 'expired'
+  FROM runs
+ WHERE id = ANY($1) AND session_id = run_id AND status = 'pending'
+   AND ($2 OR expires_at <= clock_timestamp())
+RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
 
 -- () gives many ApprovalRequest, certain
 /* approval_requests.expire_overdue */
-UPDATE "approval_requests"
-   SET status = 'expired', resolved_at = clock_timestamp()
- WHERE status = 'pending' AND expires_at <= clock_timestamp()
-RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
+WITH runs AS (
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id IN (SELECT session_id FROM "approval_requests"
+                   WHERE status = 'pending' AND expires_at <= statement_timestamp())
+     ORDER BY id
+       FOR NO KEY UPDATE SKIP LOCKED
+), overdue AS (
+    SELECT id AS request_id
+      FROM "approval_requests"
+      JOIN runs ON run_id = session_id
+     WHERE status = 'pending' AND expires_at <= statement_timestamp()
+     ORDER BY id
+       FOR NO KEY UPDATE OF "approval_requests" SKIP LOCKED
+)
+UPDATE "approval_requests" request
+   SET status = 'expired'
+  FROM overdue
+ WHERE id = request_id
+RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
 
--- (id) gives optional float | None, repeatable, certain
+-- (ids) gives many ApprovalRequest, repeatable, certain
+/* approval_requests._of */
+SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM "approval_requests" WHERE id = ANY($1) ORDER BY resolved_at, id;
+
+-- (ids) gives optional float | None, repeatable, certain
 /* approval_requests._seconds_left */
-SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM "approval_requests" WHERE id = $1;
+SELECT extract(epoch FROM min(expires_at) - clock_timestamp())::float8
+  FROM "approval_requests"
+ WHERE id = ANY($1) AND status = 'pending';
 
--- (new.session_id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes) gives one ApprovalRequest, certain
+-- (new.id, new.session_id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes) gives one ApprovalRequest, certain
 /* approval_requests.create */
-INSERT INTO "approval_requests" ("session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
+INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
 
 -- (new) gives many ApprovalRequest, certain, chunked
 /* approval_requests.create_many */
-INSERT INTO "approval_requests" ("session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes")
-SELECT "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes"
+INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes")
+SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes"
   FROM jsonb_populate_recordset(NULL::"approval_requests", $1)
 RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
 
@@ -2766,66 +1860,26 @@ DELETE FROM "approval_requests" WHERE id = $1;
 /* approval_requests.delete_many */
 DELETE FROM "approval_requests" WHERE id = ANY($1);
 
--- (new) gives one ApprovalRequest, certain
-/* approval_requests.create */
-WITH given ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"approval_requests", "Item")
-        ), made AS (
-            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"approval_requests", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM found;
-
--- (new) gives many ApprovalRequest, certain, chunked
-/* approval_requests.create_many */
-WITH given ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"approval_requests", "Item")
-        ), made AS (
-            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"approval_requests", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."session_id", "found"."node_id", "found"."type", "found"."status", "found"."context", "found"."expires_at", "found"."resolved_at", "found"."resolved_by", "found"."resolution_notes", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- event_streams ----
 
 -- (stream_id) gives optional EventStream, repeatable, certain
 /* event_streams.get_by */
 SELECT "id", "stream_id", "last_sequence", "created_at", "updated_at" FROM "event_streams" WHERE stream_id = $1;
 
--- (new.stream_id, new.last_sequence) gives one EventStream, certain
+-- (new.id, new.stream_id, new.last_sequence) gives one EventStream, certain
 /* event_streams.create */
-INSERT INTO "event_streams" ("stream_id", "last_sequence") VALUES ($1, $2) RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
+INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3) RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
 -- (new) gives many EventStream, certain, chunked
 /* event_streams.create_many */
-INSERT INTO "event_streams" ("stream_id", "last_sequence")
-SELECT "stream_id", "last_sequence"
+INSERT INTO "event_streams" ("id", "stream_id", "last_sequence")
+SELECT coalesce("id", uuid_v7()), "stream_id", "last_sequence"
   FROM jsonb_populate_recordset(NULL::"event_streams", $1)
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
--- (new.id, new.stream_id, new.last_sequence, new.created_at, new.updated_at) gives one EventStream, certain
+-- (new.id, new.stream_id, new.last_sequence) gives one EventStream, certain
 /* event_streams._insert_or_update */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, coalesce($4, least($5, now())), coalesce($5, greatest($4, now())))
+INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3)
 ON CONFLICT ("stream_id") DO UPDATE SET "last_sequence" = excluded."last_sequence"
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
@@ -2863,57 +1917,17 @@ DELETE FROM "event_streams" WHERE id = $1;
 /* event_streams.delete_many */
 DELETE FROM "event_streams" WHERE id = ANY($1);
 
--- (new) gives one EventStream, certain
-/* event_streams.create */
-WITH given ("id", "stream_id", "last_sequence", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "stream_id", "last_sequence", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"event_streams", "Item")
-        ), made AS (
-            INSERT INTO "event_streams" ("id", "stream_id", "last_sequence", "created_at", "updated_at") SELECT "id", "stream_id", "last_sequence", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"event_streams", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "id", "stream_id", "last_sequence", "created_at", "updated_at" FROM found;
-
--- (new) gives many EventStream, certain, chunked
-/* event_streams.create_many */
-WITH given ("id", "stream_id", "last_sequence", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "stream_id", "last_sequence", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::"event_streams", "Item")
-        ), made AS (
-            INSERT INTO "event_streams" ("id", "stream_id", "last_sequence", "created_at", "updated_at") SELECT "id", "stream_id", "last_sequence", "created_at", "updated_at" FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::"event_streams", "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-SELECT "found"."id", "found"."stream_id", "found"."last_sequence", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
-
 -- ---- stream_events ----
 
--- (new.stream_id, new.node_id, new.data) gives one StreamEvent, certain
+-- (new.stream_id, new.id, new.node_id, new.data) gives one StreamEvent, certain
 /* stream_events.create */
 WITH stream AS (        -- its row lock, held to commit, hands out sequences without a gap
     INSERT INTO event_streams AS s (stream_id, last_sequence) VALUES ($1, 1)
     ON CONFLICT (stream_id) DO UPDATE SET last_sequence = s.last_sequence + 1
     RETURNING last_sequence
 )
-INSERT INTO stream_events ("stream_id", "node_id", "data", sequence)
-SELECT $1, $2, $3, last_sequence FROM stream
+INSERT INTO stream_events ("id", "stream_id", "node_id", "data", sequence)
+SELECT coalesce($2, uuid_v7()), $1, $3, $4, last_sequence FROM stream
 RETURNING "id", "stream_id", "node_id", "data", "sequence", "created_at", "updated_at";
 
 -- (new) gives many StreamEvent, certain
@@ -2929,8 +1943,8 @@ WITH given AS (
 ), counted AS (
     SELECT stream_id AS of, count(*) AS events FROM given GROUP BY stream_id
 )
-INSERT INTO stream_events ("stream_id", "node_id", "data", sequence)
-SELECT "stream_id", "node_id", coalesce("data", 'null'), moved.last_sequence - counted.events + nth
+INSERT INTO stream_events ("id", "stream_id", "node_id", "data", sequence)
+SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), moved.last_sequence - counted.events + nth
   FROM given
   JOIN moved ON moved.of = stream_id
   JOIN counted ON counted.of = stream_id
@@ -2944,51 +1958,12 @@ WITH stream AS (
     ON CONFLICT (stream_id) DO UPDATE SET last_sequence = s.last_sequence + excluded.last_sequence
     RETURNING last_sequence
 ), added AS (
-    INSERT INTO stream_events ("id", "stream_id", "node_id", "data", "created_at", "updated_at", sequence)
-    SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), last_sequence - $2 + ordinality
+    INSERT INTO stream_events ("id", "stream_id", "node_id", "data", sequence)
+    SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), last_sequence - $2 + ordinality
       FROM jsonb_populate_recordset(NULL::stream_events, $3) WITH ORDINALITY
      CROSS JOIN stream
 )
 SELECT last_sequence FROM stream;
-
--- (new) gives many int, certain
-/* stream_events._publish_identified */
-WITH given ("id", "stream_id", "node_id", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::stream_events, "Item")
-        ), streams AS (
-            SELECT stream_id AS of, count(*) AS events, jsonb_agg("Item") AS "Items" FROM given GROUP BY stream_id
-        ), moved AS MATERIALIZED (
-            INSERT INTO event_streams AS s (stream_id, last_sequence)
-            SELECT of, events FROM streams ORDER BY of
-            ON CONFLICT (stream_id) DO UPDATE
-               SET last_sequence = s.last_sequence + excluded.last_sequence
-                                   - (SELECT count(*)
-                                        FROM streams
-                                       CROSS JOIN LATERAL rows_as_given(NULL::stream_events, "Items", false)
-                                       WHERE of = excluded.stream_id)
-            RETURNING s.stream_id AS of, s.last_sequence
-        ), present AS MATERIALIZED (
-            SELECT present.*
-              FROM (SELECT count(*) AS locks FROM moved) AS waited
-             CROSS JOIN LATERAL rows_as_given(NULL::stream_events, CASE WHEN locks >= 0 THEN $1 END, false)
-                        AS present
-        ), missing AS MATERIALIZED (
-            SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY "Nth" DESC) - 1 AS "Behind"
-              FROM given
-             WHERE id NOT IN (SELECT id FROM present)
-        ), made AS (
-            INSERT INTO stream_events ("id", "stream_id", "node_id", "data", "created_at", "updated_at", sequence)
-            SELECT "id", "stream_id", "node_id", "data", "created_at", "updated_at", moved.last_sequence - "Behind"
-              FROM missing
-              JOIN moved ON moved.of = stream_id
-             ORDER BY "Nth"
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made UNION ALL SELECT * FROM present
-        )
-SELECT found.sequence FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- (stream_id, after, limit) gives found StreamEvent, repeatable, certain
 /* stream_events.read */
@@ -3027,81 +2002,3 @@ DELETE FROM "stream_events" WHERE id = $1;
 -- (ids) gives one int, certain
 /* stream_events.delete_many */
 DELETE FROM "stream_events" WHERE id = ANY($1);
-
--- (new) gives one StreamEvent, certain
-/* stream_events.create */
-WITH given ("id", "stream_id", "node_id", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::stream_events, "Item")
-        ), streams AS (
-            SELECT stream_id AS of, count(*) AS events, jsonb_agg("Item") AS "Items" FROM given GROUP BY stream_id
-        ), moved AS MATERIALIZED (
-            INSERT INTO event_streams AS s (stream_id, last_sequence)
-            SELECT of, events FROM streams ORDER BY of
-            ON CONFLICT (stream_id) DO UPDATE
-               SET last_sequence = s.last_sequence + excluded.last_sequence
-                                   - (SELECT count(*)
-                                        FROM streams
-                                       CROSS JOIN LATERAL rows_as_given(NULL::stream_events, "Items", false)
-                                       WHERE of = excluded.stream_id)
-            RETURNING s.stream_id AS of, s.last_sequence
-        ), present AS MATERIALIZED (
-            SELECT present.*
-              FROM (SELECT count(*) AS locks FROM moved) AS waited
-             CROSS JOIN LATERAL rows_as_given(NULL::stream_events, CASE WHEN locks >= 0 THEN $1 END, false)
-                        AS present
-        ), missing AS MATERIALIZED (
-            SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY "Nth" DESC) - 1 AS "Behind"
-              FROM given
-             WHERE id NOT IN (SELECT id FROM present)
-        ), made AS (
-            INSERT INTO stream_events ("id", "stream_id", "node_id", "data", "created_at", "updated_at", sequence)
-            SELECT "id", "stream_id", "node_id", "data", "created_at", "updated_at", moved.last_sequence - "Behind"
-              FROM missing
-              JOIN moved ON moved.of = stream_id
-             ORDER BY "Nth"
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made UNION ALL SELECT * FROM present
-        )
-SELECT "id", "stream_id", "node_id", "data", "sequence", "created_at", "updated_at" FROM found;
-
--- (new) gives many StreamEvent, certain
-/* stream_events.create_many */
-WITH given ("id", "stream_id", "node_id", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-            SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::stream_events, "Item")
-        ), streams AS (
-            SELECT stream_id AS of, count(*) AS events, jsonb_agg("Item") AS "Items" FROM given GROUP BY stream_id
-        ), moved AS MATERIALIZED (
-            INSERT INTO event_streams AS s (stream_id, last_sequence)
-            SELECT of, events FROM streams ORDER BY of
-            ON CONFLICT (stream_id) DO UPDATE
-               SET last_sequence = s.last_sequence + excluded.last_sequence
-                                   - (SELECT count(*)
-                                        FROM streams
-                                       CROSS JOIN LATERAL rows_as_given(NULL::stream_events, "Items", false)
-                                       WHERE of = excluded.stream_id)
-            RETURNING s.stream_id AS of, s.last_sequence
-        ), present AS MATERIALIZED (
-            SELECT present.*
-              FROM (SELECT count(*) AS locks FROM moved) AS waited
-             CROSS JOIN LATERAL rows_as_given(NULL::stream_events, CASE WHEN locks >= 0 THEN $1 END, false)
-                        AS present
-        ), missing AS MATERIALIZED (
-            SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY "Nth" DESC) - 1 AS "Behind"
-              FROM given
-             WHERE id NOT IN (SELECT id FROM present)
-        ), made AS (
-            INSERT INTO stream_events ("id", "stream_id", "node_id", "data", "created_at", "updated_at", sequence)
-            SELECT "id", "stream_id", "node_id", "data", "created_at", "updated_at", moved.last_sequence - "Behind"
-              FROM missing
-              JOIN moved ON moved.of = stream_id
-             ORDER BY "Nth"
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made UNION ALL SELECT * FROM present
-        )
-SELECT "found"."id", "found"."stream_id", "found"."node_id", "found"."data", "found"."sequence", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";

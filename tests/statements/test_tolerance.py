@@ -46,6 +46,7 @@ def execute(migrated: str) -> Any:
         )
         for (drop,) in rules.fetchall():
             connection.execute(drop)
+        connection.execute("ALTER TABLE sessions DISABLE TRIGGER check_transition")
         yield connection.execute
 
 

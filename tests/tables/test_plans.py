@@ -13,7 +13,7 @@ import pytest
 
 from agent_storage import sync
 from agent_storage.migrations.migrator import Migrator
-from agent_storage.types import NewBudgetPool
+from agent_storage.types import NewApprovalRequest, NewBudgetPool
 
 from ..conftest import fresh_database
 from ..recording import Recorded, nodes
@@ -76,8 +76,9 @@ ROWS = [
     ("node_execution_states", "id, session_id, node_id", "@own, @above, 'node ' || n", BIG),
     ("llm_executions", "id, session_id, node_id", "@own, @above, 'node ' || n % 7", BIG),
     ("tool_call_logs", "id, execution_id, tool_call_id, tool_name", "@own, @own, 'c', 't'", BIG),
-    ("approval_requests", "id, session_id, node_id, type, status, expires_at",
-     "@own, @above, 'n', 'human_review', CASE WHEN n % 400 = 0 THEN 'pending' ELSE 'approved' END, @later", BIG),
+    ("approval_requests", "id, session_id, node_id, type, expires_at, status, resolved_at, resolved_by",
+     ("@own, @above, 'n', 'human_review', @later, CASE WHEN n % 400 = 0 THEN 'pending' ELSE 'approved' END,"
+      " CASE WHEN n % 400 <> 0 THEN now() END, CASE WHEN n % 400 <> 0 THEN 'ada' END"), BIG),
     ("event_streams", "stream_id, last_sequence", "'stream ' || n, 1000", SMALL),
     ("stream_events", "id, stream_id, sequence", f"@own, 'stream ' || 1 + n % {SMALL}, n", BIG),
 ]  # fmt: skip
@@ -163,6 +164,15 @@ READS: dict[str, Callable[[Any], object]] = {
     "tool_call_logs.by_execution": lambda s: s.tool_call_logs.by_execution(ONE),
     "tool_call_logs.by_session": lambda s: s.tool_call_logs.by_session(ONE),
     "approval_requests.pending": lambda s: s.approval_requests.pending(),
+    "approval_requests.pending of a run": lambda s: s.approval_requests.pending({"session_id": ONE}),
+    "approval_requests.approve": lambda s: s.approval_requests.approve(id_of(400), "ada"),
+    "approval_requests.expire": lambda s: s.approval_requests.expire(id_of(800)),
+    "approval_requests.ask": lambda s: s.approval_requests.ask(
+        NewApprovalRequest(session_id=id_of(100), node_id="n", type="human_review")
+    ),
+    "workflow_sessions.pause": lambda s: s.workflow_sessions.pause(id_of(200)),
+    "workflow_sessions.resume": lambda s: s.workflow_sessions.resume(id_of(200)),
+    "tool_call_logs of a run": lambda s: s.tool_call_logs.find({"session_id": ONE, "tool_name": "t"}, "-id"),
     "approval_requests.by_session": lambda s: s.approval_requests.by_session(ONE),
     "approval_requests.expire_overdue": lambda s: s.approval_requests.expire_overdue(),
     "budget_pools.children": lambda s: s.budget_pools.children(ONE),

@@ -97,6 +97,10 @@ CALLS: dict[str, Any] = {
     "budget_pools.release_overdue": lambda s, x: s.budget_pools.release_overdue(),
     "budget_entries.by_pool": lambda s, x: s.budget_entries.by_pool(x["pool"].id),
     "budget_pools.subtree": lambda s, x: s.budget_pools.subtree(x["pool"].id),
+    "approval_requests.ask": lambda s, x: s.approval_requests.ask(
+        NewApprovalRequest(session_id=x["run"].id, node_id="1", type="budget_increase")
+    ),
+    "workflow_sessions.pause": lambda s, x: s.workflow_sessions.pause(x["run"].id),
     "approval_requests.approve": lambda s, x: s.approval_requests.approve(x["approval"].id, "ada"),
     "stream_events.publish": lambda s, x: s.stream_events.publish("s"),
     "stream_events.create_many": lambda s, x: s.stream_events.create_many([NewStreamEvent(stream_id="s")] * 50),

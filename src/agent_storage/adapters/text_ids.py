@@ -24,10 +24,10 @@ NAMESPACE = UUID("6f0a6c1e-2f57-5d0b-9c4e-0b8f5a1d7e93")
 #: The key that a row's JSON column keeps texts under; callers never see it.
 RESERVED = "_ids"
 
-# Inside the reserved object: a UUIDv7 of when the row was made, and a value that the caller himself stored under the
-# reserved key, so that none of it is lost or misread. The first also differs when the same item is saved again, which
-# the interface refuses, while `create` returns the row.
-_MADE, _OWN = "$made", "$own"
+# Inside the reserved object: a UUIDv7 of when the row was made; a value that the caller stored under the reserved key, so
+# that none of it is lost or misread; and the caller's JSON itself, where that is no object. The first also differs when
+# the same item is saved again, which the interface refuses, while `create` returns the row.
+_MADE, _OWN, _VALUE = "$made", "$own", "$value"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -46,10 +46,13 @@ def row_id(text: str) -> UUID:
     return UUID(bytes=digest[:16], version=5)
 
 
-def to_row(values: Mapping[str, Any], kept_in: str, references: Iterable[str]) -> dict[str, Any]:
+def to_row(
+    values: Mapping[str, Any], kept_in: str, references: Iterable[str], *, ordered: bool = True
+) -> dict[str, Any]:
     """Return `values` with UUIDs for the texts of `references`.
 
-    A text that its UUID does not reproduce is added to the JSON of `kept_in`.
+    A text that its UUID does not reproduce is added to the JSON of `kept_in`; with `ordered` also a UUIDv7 for the
+    order of creation.
     """
     row = dict(values)
     kept: JsonObject = {}
@@ -60,7 +63,7 @@ def to_row(values: Mapping[str, Any], kept_in: str, references: Iterable[str]) -
         row[name] = row_id(text)
         if str(row[name]) != text:
             kept[name] = text
-    if "id" in row:
+    if ordered and "id" in row:
         kept[_MADE] = str(uuid7())
     row[kept_in] = _with_kept(row[kept_in], kept)
     return row
@@ -102,17 +105,23 @@ def _text(id: UUID, kept: object) -> str:
     return kept if isinstance(kept, str) and kept and row_id(kept) == id else str(id)
 
 
-def _with_kept(document: JsonObject, kept: JsonObject) -> JsonObject:
+def _with_kept(document: Any, kept: JsonObject) -> Any:
+    if not isinstance(document, dict):
+        return {RESERVED: {**kept, _VALUE: document}} if kept else document
+    document = cast(JsonObject, document)
     if RESERVED in document:
         kept = {**kept, _OWN: document[RESERVED]}
     return {**document, RESERVED: kept} if kept else document
 
 
-def _split(document: JsonObject) -> tuple[JsonObject, JsonObject]:
+def _split(document: Any) -> tuple[Any, JsonObject]:
     """Return the document of the caller, and the data stored beside it."""
-    found = document.get(RESERVED)
+    stored: JsonObject = cast(JsonObject, document) if isinstance(document, dict) else {}
+    found = stored.get(RESERVED)
     if not isinstance(found, dict):  # not ours: a row that was not written by the facade
-        return document, {}
+        return cast(Any, document), {}
     kept = dict(cast(JsonObject, found))
-    rest = {name: value for name, value in document.items() if name != RESERVED}
+    if _VALUE in kept:
+        return kept.pop(_VALUE), kept
+    rest = {name: value for name, value in stored.items() if name != RESERVED}
     return ({**rest, RESERVED: kept.pop(_OWN)} if _OWN in kept else rest), kept

@@ -22,7 +22,7 @@ COMMANDS = {
     "seed": ("seed", "Fill every table with realistic demo data of any size."),
     "conversation": ("conversation", "List conversations, read one."),
     "session": ("session", "List the sessions of coding agents, show one, draw the tree of spawns and forks."),
-    "workflow": ("workflow", "List workflows and their runs, show the state of one."),
+    "workflow": ("workflow", "List workflows and their runs, show one; pause, resume, retry."),
     "approval": ("approval", "List approval requests, approve or reject one."),
     "budget": ("budget", "Show budgets as a tree: used, total, left."),
     "migrate": ("migrate", "Change the schema: up, down, status, check, diff and more."),

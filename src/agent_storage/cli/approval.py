@@ -85,7 +85,7 @@ def reject(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Reject a request. A decided request is refused."""
+    """Reject a request. The waiting run continues. A decided request is refused."""
     with opened(db) as storage:
         request = storage.approval_requests.resolve(id)
         _report(storage.approval_requests.reject(request.id, by or _user(), reason), as_json=as_json)

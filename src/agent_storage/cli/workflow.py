@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         WorkflowSession,
     )
 
-app = group("workflow", "List workflows and their runs, show the state of one.")
+app = group("workflow", "List workflows and their runs, show one; pause, resume, retry.")
+RunId = Annotated[str, typer.Argument(metavar="ID", help="A run's id, or its first digits.")]
 
 
 @app.command("list", epilog=taught("storage workflow list", "storage workflow list --status failed"))
@@ -80,6 +81,43 @@ def show(
         emit({"workflow": workflow, "runs": runs})
     else:
         _show_workflow(workflow, runs)
+
+
+@app.command(epilog=taught("storage workflow pause 019f7a3e"))
+def pause(id: RunId, as_json: AsJson = False, db: Db = None) -> None:
+    """Pause a running or waiting run."""
+    with opened(db) as storage:
+        _report(storage.workflow_sessions.pause(storage.workflow_sessions.resolve(id).id), as_json=as_json)
+
+
+@app.command(epilog=taught("storage workflow resume 019f7a3e"))
+def resume(id: RunId, as_json: AsJson = False, db: Db = None) -> None:
+    """Let a paused run go on. A run with pending approval requests waits for them."""
+    with opened(db) as storage:
+        _report(storage.workflow_sessions.resume(storage.workflow_sessions.resolve(id).id), as_json=as_json)
+
+
+@app.command(epilog=taught("storage workflow retry 019f7a3e plan"))
+def retry(
+    id: RunId,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The node's id in the workflow.")],
+    as_json: AsJson = False,
+    db: Db = None,
+) -> None:
+    """Set a failed node pending again. A failed run continues."""
+    with opened(db) as storage:
+        state = storage.node_execution_states.retry(storage.workflow_sessions.resolve(id).id, node)
+    if as_json:
+        emit({"node": state})
+    else:
+        line(f"{state.status} {state.node_id} of run {state.session_id}, retry {state.retry_count}")
+
+
+def _report(run: WorkflowSession, *, as_json: bool) -> None:
+    if as_json:
+        emit({"run": run})
+    else:
+        line(f"{run.status} {run.id}")
 
 
 def _run(storage: Storage, id_: str) -> WorkflowSession:

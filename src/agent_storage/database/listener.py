@@ -14,7 +14,7 @@ import select
 import selectors
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -181,19 +181,21 @@ def _ask(connection: psycopg.Connection, commands: bytes) -> list[PGresult]:
 class Signal:
     """One waiter of the sync face. `with signal:` subscribes."""
 
-    def __init__(self, listener: Listener, channel: str, payload: str) -> None:
+    def __init__(self, listener: Listener, channel: str, payloads: Sequence[str]) -> None:
         self._listener = listener
-        self._key = (channel, payload)
+        self._keys = [(channel, payload) for payload in payloads]
         self._event = threading.Event()
 
     def __enter__(self) -> Self:
-        self._listener.subscribe(*self._key, self._event.set)
+        for key in self._keys:
+            self._listener.subscribe(*key, self._event.set)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._listener.unsubscribe(*self._key, self._event.set)
+        for key in self._keys:
+            self._listener.unsubscribe(*key, self._event.set)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until it is worth looking again, at most `timeout` seconds. Return whether it was woken."""
@@ -207,20 +209,22 @@ class Signal:
 class AsyncSignal:
     """One waiter of the async face. `with signal:` subscribes."""
 
-    def __init__(self, listener: Listener, channel: str, payload: str) -> None:
+    def __init__(self, listener: Listener, channel: str, payloads: Sequence[str]) -> None:
         self._listener = listener
-        self._key = (channel, payload)
+        self._keys = [(channel, payload) for payload in payloads]
         self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     def __enter__(self) -> Self:
-        self._listener.subscribe(*self._key, self._wake)
+        for key in self._keys:
+            self._listener.subscribe(*key, self._wake)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._listener.unsubscribe(*self._key, self._wake)
+        for key in self._keys:
+            self._listener.unsubscribe(*key, self._wake)
 
     def _wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed

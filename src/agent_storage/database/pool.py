@@ -328,13 +328,16 @@ class Database:
                 raise
         await transaction.call_back()
 
-    def listen(self, channel: str, payload: str) -> AsyncSignal:
-        """Return a signal that a notification with `payload` sets. All signals share one connection beside the pool."""
+    def listen(self, channel: str, *payloads: str) -> AsyncSignal:
+        """Return a signal that a notification with one of `payloads` sets.
+
+        All signals share one connection beside the pool.
+        """
         self._opened()
         if self._listener is None:
             url = self.settings.listen_url
             self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
-        return AsyncSignal(self._listener, channel, payload)
+        return AsyncSignal(self._listener, channel, payloads)
 
     @property
     def autonomous(self) -> Self:

@@ -93,7 +93,7 @@ class Transaction:
             return await self.run(statement, statement.encode(arguments, self.codec))
         return await self.executor.run_chunks(statement, chunks, self.check)
 
-    def listen(self, channel: str, payload: str) -> AsyncSignal:
+    def listen(self, channel: str, *payloads: str) -> AsyncSignal:
         """Raise `StorageError`: changes of other sessions are awaited outside a transaction."""
         raise StorageError("waiting for others needs the storage itself (or a pool), not one connection or transaction")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, cast, get_args, get_origin
+from typing import Any, LiteralString, cast, get_args, get_origin
 
 from agent_storage.errors import InvalidValue
 from agent_storage.statements.codec import Codec, check, encode
@@ -29,11 +29,15 @@ _OPERATORS = (*_COMPARISONS, "in", "not_in", "like", "ilike", "is_null", "contai
 
 @dataclass(frozen=True)
 class Condition:
-    """A column or a place in its document, and an operator; the value is apart, so equal conditions share their SQL."""
+    """A column or a place in its document, and an operator; the value is apart, so equal conditions share their SQL.
+
+    A repository may give `sql` instead, a whole condition, in which `{}` is the parameter, if there is one.
+    """
 
     column: str
     path: tuple[str, ...]
     operator: str
+    sql: LiteralString = ""
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,8 @@ def predicate(conditions: Sequence[Condition], columns_: Mapping[str, Column], f
 
 
 def _condition_sql(condition: Condition, column: Column, number: int) -> tuple[str, int]:
+    if condition.sql:
+        return condition.sql.replace("{}", f"${number}"), number + condition.sql.count("{}")
     subject = quoted(condition.column)
     cast = ""
     if condition.path:

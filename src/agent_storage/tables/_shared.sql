@@ -161,3 +161,25 @@ BEGIN
     END IF;
 END
 $$;
+
+-- Refuse an UPDATE that moves the status where it cannot go. Each argument is a status and those that may follow it,
+-- 'running -> completed failed'; a status without an argument is final. An INSERT may have any status. Reported as an
+-- InvalidTransition.
+CREATE OR REPLACE FUNCTION trigger_check_transition() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    allowed text;
+BEGIN
+    SELECT split_part(rule, ' -> ', 2) INTO allowed
+      FROM unnest(TG_ARGV) AS rule
+     WHERE split_part(rule, ' -> ', 1) = OLD.status;
+    IF NEW.status = ANY (string_to_array(allowed, ' ')) THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'status of row % cannot change from % to %', OLD.id, OLD.status, NEW.status
+        USING ERRCODE = 'AS001', TABLE = TG_TABLE_NAME, COLUMN = 'status',
+              CONSTRAINT = TG_TABLE_NAME || '_status_transition',
+              HINT = coalesce('after ' || OLD.status || ' may follow: ' || replace(allowed, ' ', ', '),
+                              OLD.status || ' is final');
+END
+$$;

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, Unpack
 
 from agent_storage.adapters.text_ids import row_id
-from agent_storage.adapters.workflow.bound import Bound, called, where, where_id
+from agent_storage.adapters.workflow.bound import Bound, Query, called, where, where_id
 from agent_storage.adapters.workflow.records import ApprovalRequest, BudgetPool
 from agent_storage.errors import InvalidValue
 from agent_storage.tables import BudgetPools
@@ -36,9 +36,9 @@ class Decisions(Bound):
 
         `used_budget` is charged to the pools above too. Raises `BudgetExceeded` if one of them has too little left.
         """
-        new = pool.to_new(NewBudgetPool)
         if not pool.used_budget:
-            return BudgetPool.read(await self._tables.budget_pools.create(new))
+            return await self._insert(self._tables.budget_pools, pool, NewBudgetPool)
+        new = pool.to_new(NewBudgetPool)
         async with self._tables.budget_pools.transaction() as pools:
             made = await pools.create(new.model_copy(update={"status": "active"}))
             await _use(pools, made, pool.used_budget)
@@ -70,15 +70,14 @@ class Decisions(Bound):
                     changed = await pools.update(key, total_budget=wanted.total_budget)
             return await self._update(pools, BudgetPool, id, changes) if changes else BudgetPool.read(changed)
 
-    async def get_child_budget_pools(self, id: str, limit: int = 1000, offset: int = 0) -> list[BudgetPool]:
-        """Return the pools directly below one, oldest first."""
-        asked = {"parent_pool_id": row_id(id)}
-        return BudgetPool.read_all(await self._tables.budget_pools.find(asked, "created_at", limit, offset))
+    async def get_child_budget_pools(self, id: str, **query: Unpack[Query]) -> list[BudgetPool]:
+        """List the pools directly below one, by default the oldest 1000."""
+        of = {"parent_pool_id": row_id(id)}
+        return await self._list(self._tables.budget_pools, BudgetPool, of, {"limit": 1000, **query})
 
     async def create_approval_request(self, request: ApprovalRequest) -> ApprovalRequest:
         """Store a request. Raises `AlreadyExists` if the id is taken, `MissingReference` without the session."""
-        new = request.to_new(NewApprovalRequest)
-        return ApprovalRequest.read(await self._tables.approval_requests.create(new))
+        return await self._insert(self._tables.approval_requests, request, NewApprovalRequest)
 
     async def get_approval_request(self, id: str) -> ApprovalRequest | None:
         """Return the request, or None."""
@@ -89,26 +88,31 @@ class Decisions(Bound):
         session_id: str | None = None,
         status: ApprovalStatus | None = None,
         type: ApprovalType | None = None,
-        limit: int = 100,
-        offset: int = 0,
+        **query: Unpack[Query],
     ) -> list[ApprovalRequest]:
-        """List requests (of a run, in a status, of a type), oldest first. Raises `InvalidValue` for an unknown one."""
-        asked = where(session_id=where_id(session_id), status=status, type=type)
-        rows = await self._tables.approval_requests.find(asked, "created_at", limit, offset)
-        return ApprovalRequest.read_all(rows)
+        """List requests (of a run, in a status, of a type), oldest first. Raises `InvalidValue` for an unknown one.
+
+        An overdue request is no pending one.
+        """
+        of = where(session_id=where_id(session_id), status=status, type=type)
+        return await self._list(self._tables.approval_requests, ApprovalRequest, of, query)
 
     async def list_pending_approvals(
-        self, session_id: str | None = None, type: ApprovalType | None = None, limit: int = 100, offset: int = 0
+        self, session_id: str | None = None, type: ApprovalType | None = None, **query: Unpack[Query]
     ) -> list[ApprovalRequest]:
-        """Return the undecided requests, oldest first."""
-        return await self.list_approval_requests(session_id, "pending", type, limit, offset)
+        """List the requests that can be decided, oldest first."""
+        return await self.list_approval_requests(session_id, "pending", type, **query)
 
     async def update_approval_request(self, id: str, /, **changes: Any) -> ApprovalRequest:
-        """Change `context` or `expires_at` of a request, and return it.
+        """Change `context` or `expires_at` of a pending request, or decide it, and return it.
 
-        Only approve and reject decide. Raises `NotFound`.
+        A decision is a `status` (approved, rejected or expired), with `resolved_by` unless it is expired; `resolved_at`
+        is the present time by default. Raises `InvalidTransition` that names an earlier decision, `InvalidValue` for a
+        decision without an author, `NotFound`.
         """
-        ApprovalRequest.check_changes(changes, "context", "expires_at")
+        ApprovalRequest.check_changes(
+            changes, "context", "expires_at", "status", "resolved_at", "resolved_by", "resolution_notes"
+        )
         return await self._update(self._tables.approval_requests, ApprovalRequest, id, changes)
 
     async def approve_request(self, id: str, by: str, notes: str | None = None) -> ApprovalRequest:

@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from agent_storage import Storage
 from agent_storage.adapters.workflow.calls import Calls
 from agent_storage.adapters.workflow.decisions import Decisions
 from agent_storage.adapters.workflow.runs import Runs
 from agent_storage.errors import StorageError, Unavailable
+from agent_storage.migrations import Migrator
+from agent_storage.storage import Storage
 
 
 class WorkflowStorage(Runs, Calls, Decisions):
     """Workflows, runs, calls, budgets, approvals and events, with ids that are any text.
 
     Over a `Storage` of the caller's, or one that it opens itself on a URL (none: as `Storage()` finds it). It
-    closes what it opened and nothing else. The tables are made by `storage migrate up`.
+    closes what it opened and nothing else. `initialize()` applies the migrations that the database lacks, unless
+    `migrate=False`.
     """
 
-    def __init__(self, storage_or_url: Storage | str | None = None) -> None:
+    def __init__(self, storage_or_url: Storage | str | None = None, *, migrate: bool = True) -> None:
         """Raise `InvalidSettings` for a URL that cannot be used."""
+        self._migrate = migrate
         self._storage = storage_or_url if isinstance(storage_or_url, Storage) else Storage(storage_or_url)
         self._opened = False
         super().__init__(self._storage)
 
     async def initialize(self) -> None:
-        """Connect, unless the storage is open. May be called twice. Raises `Unavailable`."""
+        """Connect, unless the storage is open, and apply missing migrations. May be called twice.
+
+        Several processes may do so at once: one of them applies. Raises `Unavailable`, and `MigrationError` if the
+        role may not, or if the database's history contradicts the shipped migrations.
+        """
         if not await _is_open(self._storage):
             await self._storage.connect()
             self._opened = True
+        if self._migrate:
+            migrator = Migrator(self._storage.database.conninfo)
+            try:
+                await asyncio.to_thread(migrator.ensure_current)
+            except BaseException:
+                await self.close()
+                raise
+            self._migrate = False
 
     async def close(self) -> None:
         """Close the storage if `initialize` opened it. May be called twice."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from agent_storage.adapters.text_ids import from_row, in_order, to_row
+from agent_storage.adapters.text_ids import from_row, in_order, row_id, to_row
 from agent_storage.errors import InvalidValue
+from agent_storage.statements.filters import Where
 from agent_storage.statements.ids import uuid7
 from agent_storage.statements.records import Document, Input, Json, JsonObject, Record, Timestamp
 from agent_storage.types import (
@@ -35,7 +36,8 @@ def _new_id() -> str:
 class Item(Document):
     """A frozen model. A wrong value is `InvalidValue`; an id that is not given is a new UUIDv7.
 
-    `created_at` and `updated_at` are given by the database; what a caller puts there is not stored.
+    `created_at` and `updated_at` are stored as the caller gives them, where the `New…` record has them; else they are
+    given by the database.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -44,6 +46,8 @@ class Item(Document):
     """The JSON column where the row remembers texts."""
     references: ClassVar[tuple[str, ...]] = ("id",)
     """The fields that are ids."""
+    ordered: ClassVar[bool] = True
+    """Whether a row remembers when it was made, for ids that do not say it."""
 
     created_at: datetime | None = None
     updated_at: datetime | None = None
@@ -51,7 +55,7 @@ class Item(Document):
     def to_new(self, new: type[N], **more: Any) -> N:
         """Return the record that makes the row. Raises `InvalidValue`."""
         fields = {name: getattr(self, name) for name in type(self).model_fields if name in new.model_fields}
-        return new(**to_row(fields, self.kept_in, self.references), **more)
+        return new(**to_row(fields, self.kept_in, self.references, ordered=self.ordered), **more)
 
     @classmethod
     def read(cls, row: Record) -> Self:
@@ -63,6 +67,30 @@ class Item(Document):
     def read_all(cls, rows: Sequence[R], *, newest_first: bool = False) -> list[Self]:
         """Return the items of rows, in the order of their creation."""
         return [cls.read(row) for row in in_order(rows, cls.kept_in, newest_first=newest_first)]
+
+    @classmethod
+    def filters(cls, where: Where) -> JsonObject:
+        """Return filters of the rows for filters of the items: UUIDs for texts.
+
+        A whole document is compared by what it contains, since a row may keep texts beside it.
+        """
+        return dict(cls._filter(key, value) for key, value in where.items())
+
+    @classmethod
+    def _filter(cls, key: str, value: Any) -> tuple[str, Any]:
+        name, _, operator = key.partition("__")
+        if name not in cls.model_fields:
+            known = ", ".join(cls.model_fields)
+            raise InvalidValue(f"{cls.__name__} has no field {name[:60]!r}; fields are: {known}", column=name)
+        if name == cls.kept_in and operator in ("", "eq"):
+            return f"{name}__contains", value
+        if name not in cls.references or operator == "is_null" or value is None:
+            return key, value
+        if operator in ("in", "not_in"):
+            return key, [row_id(item) for item in cast(Sequence[str], value)]
+        if operator not in ("", "eq", "ne"):
+            raise InvalidValue(f"{cls.__name__}.{name}: ids have no order; operators are: eq, ne, in, not_in, is_null")
+        return key, row_id(value)
 
     @classmethod
     def check_changes(cls, changes: JsonObject, *allowed: str) -> None:
@@ -209,21 +237,14 @@ class ApprovalRequest(Item):
     resolution_notes: str | None = None
 
 
-class StreamEvent(Document):
-    """Something that happened in a stream; `data` may not be None.
+class StreamEvent(Item):
+    """Something that happened in a stream; `data` may not be None. `sequence` is given by the database."""
 
-    `sequence` and `created_at` are given by the database.
-    """
+    kept_in = "data"
+    ordered = False
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
+    id: str = Field(default_factory=_new_id)
     stream_id: str
     node_id: str | None = None
     data: Json = {}
     sequence: int | None = None
-    created_at: datetime | None = None
-
-    @classmethod
-    def read(cls, row: BaseModel) -> Self:
-        """Return the event of a row."""
-        return cls(**{name: getattr(row, name) for name in cls.model_fields})

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-from uuid import UUID
+from typing import Any, Unpack
 
 from agent_storage.adapters.text_ids import row_id
-from agent_storage.adapters.workflow.bound import Bound, called, where, where_id
+from agent_storage.adapters.workflow.bound import Bound, Query, called, where, where_id
 from agent_storage.adapters.workflow.records import ExecutionState, NodeState, Session, Workflow
 from agent_storage.types import (
     NewExecutionState,
@@ -14,7 +13,6 @@ from agent_storage.types import (
     NewWorkflow,
     NewWorkflowSession,
     RunStatus,
-    WorkflowSession,
 )
 
 
@@ -23,15 +21,15 @@ class Runs(Bound):
 
     async def save_workflow(self, workflow: Workflow) -> Workflow:
         """Store a workflow. Raises `AlreadyExists` if the id is taken."""
-        return Workflow.read(await self._tables.workflows.create(workflow.to_new(NewWorkflow)))
+        return await self._insert(self._tables.workflows, workflow, NewWorkflow)
 
     async def get_workflow(self, id: str) -> Workflow | None:
         """Return the workflow, or None."""
         return await self._get(self._tables.workflows, Workflow, id)
 
-    async def list_workflows(self, name: str | None = None, limit: int = 100, offset: int = 0) -> list[Workflow]:
+    async def list_workflows(self, name: str | None = None, **query: Unpack[Query]) -> list[Workflow]:
         """List workflows (of a name), oldest first. Raises `InvalidValue` for a limit beyond 1000."""
-        return Workflow.read_all(await self._tables.workflows.find(where(name=name), "created_at", limit, offset))
+        return await self._list(self._tables.workflows, Workflow, where(name=name), query)
 
     async def update_workflow(self, id: str, /, **changes: Any) -> Workflow:
         """Change `name`, `version`, `definition` or `metadata` of a workflow, and return it.
@@ -50,33 +48,34 @@ class Runs(Bound):
 
         Raises `AlreadyExists` if the id is taken, `NotFound` or `MissingReference` without the workflow.
         """
-        new = session.to_new(NewWorkflowSession)
         if session.workflow_id is None or "workflow_snapshot" in session.model_fields_set:
-            return Session.read(await self._tables.workflow_sessions.create(new))
+            return await self._insert(self._tables.workflow_sessions, session, NewWorkflowSession)
+        new = session.to_new(NewWorkflowSession)
         with called(session.workflow_id) as workflow_id:
-            return Session.read(await self._start(workflow_id, new))
-
-    async def _start(self, workflow_id: UUID, new: NewWorkflowSession) -> WorkflowSession:
-        if new.status == "running":
-            return await self._tables.workflow_sessions.create_from(workflow_id, new.metadata, id=new.id)
-        async with self._tables.transaction() as transaction:
-            made = await transaction.workflow_sessions.create_from(workflow_id, new.metadata, id=new.id)
-            return await transaction.workflow_sessions.update(made.id, status=new.status)
+            if new.status == "running" and session.created_at is session.updated_at is None:
+                return Session.read(
+                    await self._tables.workflow_sessions.create_from(workflow_id, new.metadata, id=new.id)
+                )
+            workflow = await self._tables.workflows.require(workflow_id)
+        snapshot = session.model_copy(update={"workflow_snapshot": workflow.definition})
+        return await self._insert(self._tables.workflow_sessions, snapshot, NewWorkflowSession)
 
     async def get_session(self, id: str) -> Session | None:
         """Return the run, or None."""
         return await self._get(self._tables.workflow_sessions, Session, id)
 
     async def list_sessions(
-        self, workflow_id: str | None = None, status: RunStatus | None = None, limit: int = 100, offset: int = 0
+        self, workflow_id: str | None = None, status: RunStatus | None = None, **query: Unpack[Query]
     ) -> list[Session]:
         """List runs (of a workflow, in a status), newest first. Raises `InvalidValue` for an unknown status."""
-        asked = where(workflow_id=where_id(workflow_id), status=status)
-        rows = await self._tables.workflow_sessions.find(asked, "-created_at", limit, offset)
-        return Session.read_all(rows, newest_first=True)
+        of = where(workflow_id=where_id(workflow_id), status=status)
+        return await self._list(self._tables.workflow_sessions, Session, of, query, "-created_at")
 
     async def update_session(self, id: str, /, **changes: Any) -> Session:
-        """Change only `status` or `metadata` of a run, and return it. Raises `NotFound`, `InvalidValue`."""
+        """Change only `status` or `metadata` of a run, and return it.
+
+        Raises `InvalidTransition` for a status that cannot follow the present one, `NotFound`, `InvalidValue`.
+        """
         Session.check_changes(changes, "status", "metadata")
         return await self._update(self._tables.workflow_sessions, Session, id, changes)
 

@@ -94,7 +94,7 @@ class Transaction:
             return self.run(statement, statement.encode(arguments, self.codec))
         return self.executor.run_chunks(statement, chunks, self.check)
 
-    def listen(self, channel: str, payload: str) -> Signal:
+    def listen(self, channel: str, *payloads: str) -> Signal:
         """Raise `StorageError`: changes of other sessions are awaited outside a transaction."""
         raise StorageError("waiting for others needs the storage itself (or a pool), not one connection or transaction")
 

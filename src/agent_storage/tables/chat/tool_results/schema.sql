@@ -21,6 +21,10 @@ CREATE INDEX tool_results_tool_config_id_idx ON tool_results (tool_config_id);
 CREATE INDEX tool_results_created_at_idx ON tool_results (created_at);
 CREATE INDEX tool_results_open_idx ON tool_results (status, started_at) WHERE status IN ('pending', 'running');
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON tool_results FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+CREATE TRIGGER check_transition BEFORE UPDATE ON tool_results
+    FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION trigger_check_transition(
+        'pending -> running success error timeout cancelled',
+        'running -> success error timeout cancelled');
 
 -- A call that is created running without a start has started now, an imported one when it was created.
 CREATE FUNCTION trigger_set_started_at() RETURNS trigger

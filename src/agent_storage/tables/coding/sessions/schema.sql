@@ -20,6 +20,10 @@ CREATE INDEX sessions_parent_session_id_idx ON sessions (parent_session_id, id);
 CREATE INDEX sessions_forked_from_session_id_idx ON sessions (forked_from_session_id, id);
 CREATE INDEX sessions_roots_idx ON sessions (id) WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL;
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+CREATE TRIGGER check_transition BEFORE UPDATE ON sessions
+    FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION trigger_check_transition(
+        'idle -> running failed',
+        'running -> completed failed');
 
 -- No session is its own ancestor. A cycle of new rows has a least id, whose row refers to a greater one: only such rows are
 -- examined after an INSERT, and only their ancestors of greater ids. An UPDATE could close a cycle together with another one

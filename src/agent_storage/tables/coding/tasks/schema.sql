@@ -10,6 +10,10 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_session_id_idx ON tasks (session_id, id);
 CREATE INDEX tasks_running_idx ON tasks (id) WHERE status = 'running';
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+CREATE TRIGGER check_transition BEFORE UPDATE ON tasks
+    FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION trigger_check_transition(
+        'created -> running failed',
+        'running -> completed failed');
 
 COMMENT ON TABLE tasks IS 'Tasks of sessions: prompts and the work that they started';
 COMMENT ON COLUMN tasks.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

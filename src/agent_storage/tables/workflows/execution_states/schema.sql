@@ -15,6 +15,21 @@ CREATE TABLE execution_states (
 ) WITH (fillfactor = 90);
 CREATE INDEX execution_states_budget_pool_id_idx ON execution_states (budget_pool_id);
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON execution_states FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+CREATE TRIGGER check_transition BEFORE UPDATE ON execution_states
+    FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION trigger_check_transition(
+        'pending -> running paused completed failed cancelled waiting_for_human_review waiting_for_budget_approval '
+        'waiting_for_workflow_approval',
+        'running -> paused completed failed cancelled waiting_for_human_review waiting_for_budget_approval '
+        'waiting_for_workflow_approval',
+        'paused -> running completed failed cancelled waiting_for_human_review waiting_for_budget_approval '
+        'waiting_for_workflow_approval',
+        'waiting_for_human_review -> running paused completed failed cancelled waiting_for_budget_approval '
+        'waiting_for_workflow_approval',
+        'waiting_for_budget_approval -> running paused completed failed cancelled waiting_for_human_review '
+        'waiting_for_workflow_approval',
+        'waiting_for_workflow_approval -> running paused completed failed cancelled waiting_for_human_review '
+        'waiting_for_budget_approval',
+        'failed -> running cancelled');
 
 COMMENT ON TABLE execution_states IS 'Execution states of workflow runs, one for each run';
 COMMENT ON COLUMN execution_states.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

@@ -19,6 +19,13 @@ CREATE TABLE node_execution_states (
 ) WITH (fillfactor = 90);
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON node_execution_states
     FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
+CREATE TRIGGER check_transition BEFORE UPDATE ON node_execution_states
+    FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION trigger_check_transition(
+        'pending -> running completed failed skipped waiting_for_approval waiting_for_review',
+        'running -> completed failed skipped waiting_for_approval waiting_for_review',
+        'waiting_for_approval -> running completed failed skipped waiting_for_review',
+        'waiting_for_review -> running completed failed skipped waiting_for_approval',
+        'failed -> pending running skipped');
 
 COMMENT ON TABLE node_execution_states IS 'Execution states of the nodes of workflow runs: inputs, outputs and retries';
 COMMENT ON COLUMN node_execution_states.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
@@ -31,7 +38,7 @@ COMMENT ON COLUMN node_execution_states.error IS 'Error message of a node that f
 COMMENT ON COLUMN node_execution_states.started_at IS 'Time at which the node was started';
 COMMENT ON COLUMN node_execution_states.completed_at IS 'Time at which the node ended';
 COMMENT ON COLUMN node_execution_states.retry_count IS 'Number of times that the node was executed again';
-COMMENT ON COLUMN node_execution_states.pending_approval_id IS 'Approval request that the node waits for';
+COMMENT ON COLUMN node_execution_states.pending_approval_id IS 'Approval request that the node waits for, or waited for last';
 COMMENT ON COLUMN node_execution_states.metadata IS 'JSON object of the platform''s own fields';
 COMMENT ON COLUMN node_execution_states.created_at IS 'Time of the INSERT; never changes';
 COMMENT ON COLUMN node_execution_states.updated_at IS 'Time of the last UPDATE';

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
 
 from agent_storage.repository import Repository, sql
+from agent_storage.statements.codec import check
+from agent_storage.statements.filters import Condition, Where
 from agent_storage.statements.lists import Found
+from agent_storage.statements.records import Column
 from agent_storage.tables.workflows.tool_call_logs.record import NewToolCallLog, ToolCallLog
 
 if TYPE_CHECKING:
     from agent_storage.tables.changes import ToolCallLogChanges
+
+_RUN = Column("session_id", UUID, nullable=False, storage=None)
+_OF_RUN = Condition(
+    "execution_id", (), "of_run", "execution_id IN (SELECT id FROM llm_executions WHERE session_id = {})"
+)
 
 R = TypeVar("R", bound=ToolCallLog, default=ToolCallLog, covariant=True)
 N = TypeVar("N", bound=NewToolCallLog, default=NewToolCallLog, covariant=True)
@@ -46,6 +54,15 @@ class ToolCallLogs(Repository[R, N]):
     async def by_session(self, session_id: UUID, limit: int = 100) -> Found[R]:
         """Return the tool calls of a run, newest first. One round trip."""
         ...
+
+    def _where(self, where: Where | None) -> tuple[tuple[Condition, ...], list[Any]]:
+        """Take `session_id`, the run, as if it was a column."""
+        given = dict(where or {})
+        run = given.pop("session_id", None)
+        conditions, values = super()._where(given)
+        if run is None:
+            return conditions, values
+        return (*conditions, _OF_RUN), [*values, check(_RUN, run, table=self.table)]
 
     if TYPE_CHECKING:
 

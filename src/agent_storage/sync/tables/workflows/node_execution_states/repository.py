@@ -8,6 +8,7 @@ from uuid import UUID
 
 from typing_extensions import TypeVar
 
+from agent_storage.errors import InvalidTransition, NotFound
 from agent_storage.statements.lists import Found
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.node_execution_states.record import NewNodeExecutionState, NodeExecutionState
@@ -66,6 +67,39 @@ class NodeExecutionStates(Repository[R, N]):
         `fields` are those of `NewNodeExecutionState`. Raises `MissingReference` for the session, `InvalidValue`.
         """
         return self._set(self.new(session_id=session_id, node_id=node_id, **fields), list(fields))
+
+    @sql("""
+        WITH run AS (
+            UPDATE workflow_sessions
+               SET status = CASE status WHEN 'failed' THEN 'running' ELSE status END
+             WHERE id = %(session_id)s AND status <> 'completed'
+               AND EXISTS (SELECT FROM {table}
+                            WHERE session_id = %(session_id)s AND node_id = %(node_id)s AND status = 'failed')
+            RETURNING id AS run_id
+        )
+        UPDATE {table} node
+           SET status = 'pending', retry_count = retry_count + 1, output = NULL, error = NULL,
+               started_at = NULL, completed_at = NULL, pending_approval_id = NULL
+          FROM run
+         WHERE session_id = run_id AND node_id = %(node_id)s AND status = 'failed'
+        RETURNING {node.columns}
+    """)
+    def _retry(self, session_id: UUID, node_id: str) -> R | None:
+        """Return the node, pending again, or None if it has not failed or its run is completed."""
+        ...
+
+    def retry(self, session_id: UUID, node_id: str) -> R:
+        """Set a failed node pending again, with `retry_count` one higher, and its run running if that has failed.
+
+        One statement. Raises `InvalidTransition` unless the node has failed and its run is not completed, `NotFound`.
+        """
+        if (node := self._retry(session_id, node_id)) is not None:
+            return node
+        found = self.get_by(session_id=session_id, node_id=node_id)
+        if found is None:
+            raise NotFound(f"{self.table} has no node {node_id!r} of session {session_id}", table=self.table)
+        why = "its run is completed" if found.status == "failed" else f"its status is {found.status}"
+        raise InvalidTransition(f"{self.table} {found.id} cannot retry: {why}", table=self.table)
 
     if TYPE_CHECKING:
 

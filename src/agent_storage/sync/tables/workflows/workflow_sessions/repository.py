@@ -21,7 +21,7 @@ from agent_storage.tables.workflows.workflow_sessions.record import (
 if TYPE_CHECKING:
     from agent_storage.tables.changes import WorkflowSessionChanges
 
-_PAUSED = list(get_args(PausedStatus))
+_WAITING = [status for status in get_args(PausedStatus) if status != "paused"]
 
 R = TypeVar("R", bound=WorkflowSession, default=WorkflowSession, covariant=True)
 N = TypeVar("N", bound=NewWorkflowSession, default=NewWorkflowSession, covariant=True)
@@ -83,18 +83,45 @@ class WorkflowSessions(Repository[R, N]):
         """Return the run with its new status, or None if its present one is not among those given."""
         ...
 
-    @sql("UPDATE {table} SET status = %(status)s WHERE id = %(id)s AND status = 'running' RETURNING {columns}")
+    @sql("""
+        WITH locked AS (  -- first, so that the requests are read as the last decision left them
+            SELECT id AS run_id FROM {table} WHERE id = %(id)s FOR NO KEY UPDATE
+        ), awaiting AS (
+            SELECT run_id, awaited_by_run(run_id) AS awaited FROM locked
+        )
+        UPDATE {table} run
+           SET status = coalesce(awaited, 'running')
+          FROM awaiting
+         WHERE id = run_id AND (status = 'paused' OR status LIKE 'waiting%%' AND awaited IS NULL)
+        RETURNING {run.columns}
+    """)
+    def _resume(self, id: UUID) -> R | None:
+        """Return the run that goes on, or None if it is not paused."""
+        ...
+
+    @sql("""
+        UPDATE {table}
+           SET status = %(status)s
+         WHERE id = %(id)s AND (status = 'running' OR status LIKE 'waiting%%' AND %(status)s = 'paused')
+        RETURNING {columns}
+    """)
     def _pause(self, id: UUID, status: PausedStatus) -> R | None:
-        """Return the paused run, or None if it is not running."""
+        """Return the paused run, or None if it has ended or waits already."""
         ...
 
     def pause(self, id: UUID, status: PausedStatus = "paused") -> R:
-        """Pause a running session; `status` is what it waits for. Raises `InvalidTransition`, `NotFound`."""
+        """Pause a running session; `status` is what it waits for. A waiting session can be paused, too.
+
+        Raises `InvalidTransition`, `NotFound`.
+        """
         return self._accepted(self._pause(id, status), id, "pause")
 
-    def start(self, id: UUID) -> R:
-        """Start a paused or waiting session again. Raises `InvalidTransition`, `NotFound`."""
-        return self._accepted(self._move(id, "running", _PAUSED), id, "start")
+    def resume(self, id: UUID) -> R:
+        """Let a paused session go on: running, or waiting for its oldest pending approval request.
+
+        A waiting session without a pending request goes on, too. Raises `InvalidTransition`, `NotFound`.
+        """
+        return self._accepted(self._resume(id), id, "resume")
 
     def complete(self, id: UUID) -> R:
         """Complete a running session. Raises `InvalidTransition`, `NotFound`."""
@@ -102,7 +129,7 @@ class WorkflowSessions(Repository[R, N]):
 
     def fail(self, id: UUID) -> R:
         """Fail a session that has not ended. Raises `InvalidTransition`, `NotFound`."""
-        return self._accepted(self._move(id, "failed", ["running", *_PAUSED]), id, "fail")
+        return self._accepted(self._move(id, "failed", ["running", "paused", *_WAITING]), id, "fail")
 
     if TYPE_CHECKING:
 
