@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from agent_storage.health import Health
     from agent_storage.repository import Repository, Stream, sql
     from agent_storage.statements.lists import Found, Page
+    from agent_storage.statements.patching import REMOVE
     from agent_storage.statements.records import Document, Encrypted, Input, Jsonb, Key, Money, Record, Timestamp
     from agent_storage.storage import Storage
 
@@ -53,6 +54,7 @@ _LAZY = {
     "Health": "health",
     "Found": "statements.lists",
     "Page": "statements.lists",
+    "REMOVE": "statements.patching",
     "Repository": "repository",
     "Stream": "repository",
     "sql": "repository",
@@ -74,6 +76,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "REMOVE",
     "AlreadyExists",
     "AmbiguousId",
     "BudgetExceeded",

@@ -1,10 +1,10 @@
 """From a method that `@sql` declares to a `Statement`: slots filled, placeholders numbered, both checked.
 
 Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
-`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, `{new.updates}` (for ON CONFLICT) and `{new.rows}`,
-the select list over rows that travel as one JSON array. `{tasks.json}`, where `tasks` is a field of the result that
-holds records, is a JSON object of such a record's columns in the row `tasks`. Other braces are left alone:
-`'{}'::jsonb` is no slot.
+`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, `{new.updates}` (for ON CONFLICT: the fields that the
+caller has given) and `{new.rows}`, the select list over rows that travel as one JSON array. `{tasks.json}`, where
+`tasks` is a field of the result that holds records, is a JSON object of such a record's columns in the row `tasks`.
+Other braces are left alone: `'{}'::jsonb` is no slot.
 
 Placeholders are `%(name)s` for a parameter and `%(new.title)s` for a field of an `Input`; `%%` is a per cent sign.
 """
@@ -34,6 +34,7 @@ from agent_storage.statements.statement import (
 )
 
 _SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows|json)\}")
+_UPDATES = re.compile(r"\{(?P<of>[a-z_]+)\.updates\}")
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>[a-z_][a-z0-9_.]*)\)s|(?P<other>.?))", re.DOTALL)
 #: Filled by the database when the caller gives none; everything else has its default in the record.
 _BY_DATABASE = {"id": "uuid_v7()"}
@@ -65,6 +66,9 @@ class Template:
         self._positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
         self._defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
         self._all_positional = len(self._positional) == len(parameters)
+        found = _UPDATES.search(text)
+        #: The parameter of the slot `{….updates}`. The text depends on the fields that were given to it.
+        self.updates = found["of"] if found else None
 
     @cached_property
     def hints(self) -> dict[str, Any]:
@@ -86,17 +90,25 @@ class Template:
             self._signature.bind(None, *args, **kwargs)
         return complete
 
-    def compile(self, owner: Owner) -> Statement[Any]:
-        """Return the statement for `owner`. Raises `TypeError` with both names where text and signature differ."""
-        return _Compiler(self, owner).statement()
+    def given(self, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """Return the fields that were given to the parameter of `{….updates}`."""
+        return frozenset(getattr(arguments[self.updates or ""], "model_fields_set", ()))
+
+    def compile(self, owner: Owner, given: frozenset[str] | None = None) -> Statement[Any]:
+        """Return the statement for `owner`; `{….updates}` are the fields `given`, or all.
+
+        Raises `TypeError` with both names where text and signature differ.
+        """
+        return _Compiler(self, owner, given).statement()
 
 
 class _Compiler:
     """One compilation."""
 
-    def __init__(self, template: Template, owner: Owner) -> None:
+    def __init__(self, template: Template, owner: Owner, given: frozenset[str] | None) -> None:
         self.template = template
         self.owner = owner
+        self.given = given
         self.name = f"{owner.table}.{template.name}"
         self.hints = {name: substitute(hint, owner.type_variables) for name, hint in template.hints.items()}
         self.shape = Shape.of(self.hints.pop("return", None))
@@ -153,7 +165,8 @@ class _Compiler:
             return ", ".join(_or_default(name, _row_value(fields[name])) for name in names)
         if what == "updates":
             # With nothing but the key, the key is set to itself, so that RETURNING gives the row all the same.
-            changed = [name for name in names if name not in {"id", *self.owner.natural_key}]
+            kept = {"id", "created_at", "updated_at", *self.owner.natural_key}
+            changed = [name for name in names if name not in kept and (self.given is None or name in self.given)]
             return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in changed or self.owner.natural_key)
         raise self._fault(f"the slot {{{of}.{what}}} is unknown")
 

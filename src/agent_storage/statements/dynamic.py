@@ -182,10 +182,14 @@ def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
 
 
 @lru_cache(_FORMS)
-def update(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
-    """Return the statement that sets `names` of the row whose id is the last parameter."""
-    text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
-    return Changed(f"{table}.update", text, Shape("one", record), table=table)
+def update(table: str, record: Any, names: tuple[str, ...], key: tuple[str, ...] = ()) -> Statement[Any]:
+    """Return the statement that sets `names` of the row whose id is the last parameter.
+
+    With a `key`, whose values come before the id, it gives None unless the row has this key.
+    """
+    where = " AND ".join(f"{quoted(name)} = ${number}" for number, name in enumerate((*key, "id"), len(names) + 1))
+    text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE {where} RETURNING {_list(record)}"
+    return Changed(f"{table}.update", text, Shape("optional" if key else "one", record), table=table)
 
 
 @lru_cache(_FORMS)
@@ -196,13 +200,21 @@ def update_many(table: str, names: tuple[str, ...]) -> Statement[int]:
 
 
 @lru_cache(_FORMS)
-def patch(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
-    """Return the statement that merges documents into `names` of the row whose id is the last parameter."""
-    merged = ", ".join(
-        f"{quoted(name)} = jsonb_merge(coalesce({quoted(name)}, '{{}}'), ${number}::jsonb)"
-        for number, name in enumerate(names, start=1)
-    )
-    text = f"UPDATE {quoted(table)} SET {merged} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
+def patch(table: str, record: Any, names: tuple[str, ...], removing: frozenset[str]) -> Statement[Any]:
+    """Return the statement that merges documents into `names` of the row whose id is the last parameter.
+
+    The keys to remove from a column of `removing` are the parameter after its document.
+    """
+    parts: list[str] = []
+    number = 1
+    for name in names:
+        merged = f"jsonb_merge(coalesce({quoted(name)}, '{{}}'), ${number}::jsonb)"
+        if name in removing:
+            number += 1
+            merged = f"jsonb_remove({merged}, ${number}::jsonb)"
+        parts.append(f"{quoted(name)} = {merged}")
+        number += 1
+    text = f"UPDATE {quoted(table)} SET {', '.join(parts)} WHERE id = ${number} RETURNING {_list(record)}"
     return Changed(f"{table}.patch", text, Shape("one", record), table=table)
 
 

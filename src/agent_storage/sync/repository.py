@@ -31,14 +31,15 @@ from uuid import UUID
 import psycopg
 import psycopg_pool
 
-from agent_storage.errors import AmbiguousId, InvalidTransition, InvalidValue, NotFound, SecretUnavailable, StorageError
+from agent_storage.errors import AmbiguousId, InvalidTransition, InvalidValue, NotFound, Retryable, StorageError
 from agent_storage.statements import dynamic
 from agent_storage.statements.codec import check, encode
 from agent_storage.statements.declaration import Owner, Template
 from agent_storage.statements.filters import Condition, Fields, Order, Where
-from agent_storage.statements.ids import prefix_range, shortest_prefix
+from agent_storage.statements.ids import prefix_range, shortest_prefix, uuid7
 from agent_storage.statements.lists import Found, Page, check_limit
 from agent_storage.statements.pagination import read_cursor
+from agent_storage.statements.patching import check_removed, split
 from agent_storage.statements.records import Input, JsonObject, Record, columns
 from agent_storage.statements.statement import Statement
 from agent_storage.sync.database.batch import Batch
@@ -57,8 +58,12 @@ V = TypeVar("V")
 Stream = AbstractContextManager[Iterator[V]]
 
 #: The methods that only a table with a natural key has.
-_WITH_KEY = frozenset({"_insert_or_update", "_id_of"})
+_WITH_KEY = frozenset({"_insert_or_update", "_insert_unless_there", "_id_of"})
+#: How often an upsert of a secret looks for the row that it changes. Each time another session has to have interfered.
+_UPSERTS = 20
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+#: How many sets of fields the statements of one upsert are kept for.
+_FORMS = 256
 
 
 def sql(
@@ -99,17 +104,25 @@ class Declared:
 def _method(template: Template, repository: type[Repository[Any, Any]]) -> Callable[..., Any]:
     """The method that runs `template` for one repository; its statement is compiled when first wanted."""
 
-    @functools.cache
-    def statement() -> Statement[Any]:
-        return template.compile(repository.owner())
+    @functools.lru_cache(_FORMS)
+    def statement(given: frozenset[str] | None = None) -> Statement[Any]:
+        return template.compile(repository.owner(), given)
 
-    if template.streams:
+    if template.updates:
+
+        def change(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
+            arguments = template.arguments(args, kwargs)
+            declared = statement(template.given(arguments))
+            return self.runner.run(declared, declared.encode(arguments, self.runner.codec))
+
+        method: Callable[..., Any] = change
+    elif template.streams:
 
         def stream(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Stream[Any]:
             values = statement().encode(template.arguments(args, kwargs), self.runner.codec)
             return self.runner.stream(statement(), values)
 
-        method: Callable[..., Any] = stream
+        method = stream
     else:
 
         def run(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -221,7 +234,18 @@ class Repository(Generic[R, N]):
         certain=True,
     )
     def _insert_or_update(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """The row with this natural key, made or brought up to date, in one statement."""
+        """The row with this natural key, made, or changed in the fields that were given to `new`."""
+        ...
+
+    @sql(
+        """
+        INSERT INTO {table} ({new.columns}) VALUES ({new.values})
+        ON CONFLICT ({key}) DO NOTHING
+        RETURNING {columns}
+        """
+    )
+    def _insert_unless_there(self, new: N) -> R | None:  # pyright: ignore[reportGeneralTypeIssues]
+        """The new row, or None if there is one with this natural key."""
         ...
 
     @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})", repeatable=True)
@@ -230,23 +254,31 @@ class Repository(Generic[R, N]):
         ...
 
     def upsert(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """Create the row with this natural key, or update it. Return the row; its id and creation time stay.
+        """Create the row with this natural key, or change the fields that were given. Return the row.
 
-        One round trip. With secrets, which are encrypted for their row's id, a transaction that first selects the row.
+        A field that was not given to `new` keeps its value in an existing row, and gets its default in a new one. The
+        id and the creation time of an existing row stay. One round trip, or two for a secret, which is encrypted for
+        its row's id.
         """
         if not self.natural_key:
             raise StorageError(f"{self.table} has no natural key: use create() or update()", table=self.table)
-        if not any(column.encrypted for column in columns(self.new).values()):
+        if not isinstance(new, self.new):
+            raise InvalidValue(f"{self.table}: give a {self.new.__name__}, not {type(new).__name__}", table=self.table)
+        if not any(column.encrypted and getattr(new, name) is not None for name, column in columns(self.new).items()):
             return self._insert_or_update(new)
-        try:
-            return self._upsert_secrets(new)
-        except SecretUnavailable:  # another session has inserted the row with another id: now it can be found
-            return self._upsert_secrets(new)
-
-    def _upsert_secrets(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        with self.transaction() as rows:
-            existing = rows._id_of(new)
-            return rows._insert_or_update(new.model_copy(update={"id": existing}) if existing else new)
+        given = {name: getattr(new, name) for name in columns(self.new) if name in new.model_fields_set}
+        changes = {name: value for name, value in given.items() if name not in {"id", *self.natural_key}}
+        for _ in range(_UPSERTS):
+            existing = self._id_of(new)
+            if existing is None:
+                row = self._insert_unless_there(new.model_copy(update={"id": new.id or uuid7()}))
+            else:
+                names, values = self._changes(changes, existing)
+                statement = dynamic.update(self.table, self.record, names, self.natural_key)
+                row = self.runner.run(statement, [*values, *(given[key] for key in self.natural_key), existing])
+            if row is not None:
+                return row  # else another session has made it, deleted it or changed its key in between
+        raise Retryable(f"{self.table}.upsert met another row with this key each time; run it again", table=self.table)
 
     # ---- read ------------------------------------------------------------------------------------------------------
 
@@ -402,21 +434,27 @@ class Repository(Generic[R, N]):
     def patch(self, id: UUID, /, **documents: JsonObject) -> R:
         """Merge into JSON columns on the server: objects merge to any depth, arrays and scalars replace, None is null.
 
-        Other keys do not change, so two concurrent patches of different keys both survive. Raises `NotFound`.
+        The value `REMOVE` removes its key. Other keys do not change, so two concurrent patches of different keys both
+        survive. Raises `NotFound`, and `InvalidValue` for a document that the column's model refuses.
         """
         fields = self.fields()
         values: list[Any] = []
+        removing: list[str] = []
         for name in sorted(documents):
-            column = fields.column(name)
+            column, plain = fields.column(name), dynamic.document(name)
             if not column.mergeable:
                 raise InvalidValue(f"{self.table}.{name} is no JSON object; use update()", table=self.table)
-            value = check(dynamic.document(name), documents[name], table=self.table)
+            merged, removed = split(check(plain, documents[name], table=self.table))
             if column.document:  # what it would make of the row must be readable
-                check(column, value, table=self.table)
-            values.append(encode(dynamic.document(name), value, self.runner.codec, table=self.table))
+                check(column, merged, table=self.table)
+                check_removed(column, removed, table=self.table)
+            values.append(encode(plain, merged, self.runner.codec, table=self.table))
+            if removed:
+                removing.append(name)
+                values.append(encode(plain, removed, self.runner.codec, table=self.table))
         if not values:
             raise InvalidValue(f"{self.table}: nothing to patch", table=self.table)
-        statement = dynamic.patch(self.table, self.record, tuple(sorted(documents)))
+        statement = dynamic.patch(self.table, self.record, tuple(sorted(documents)), frozenset(removing))
         return self.runner.run(statement, [*values, dynamic.check_id(id, self.table)])
 
     @sql("DELETE FROM {table} WHERE id = %(id)s", certain=True)
