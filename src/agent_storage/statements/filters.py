@@ -15,7 +15,7 @@ from typing import Any, cast, get_args, get_origin
 from agent_storage.errors import InvalidValue
 from agent_storage.statements.codec import Codec, check, encode
 from agent_storage.statements.declaration import quoted
-from agent_storage.statements.records import Column, Timestamp, bare, columns
+from agent_storage.statements.records import Column, Timestamp, bare, columns, plain
 from agent_storage.statements.text import encode_json
 
 #: A filter: `{"status": "running", "priority__gte": 3, "data__git_state__ref": "main"}`.
@@ -136,6 +136,13 @@ def comparable(column: Column) -> Column:
     A moment keeps its rule. Without a time zone it would be compared in the session's.
     """
     kind = bare(column.annotation)
+    return Column(column.name, Timestamp if kind is datetime else kind, nullable=False, storage=column.storage)
+
+
+@lru_cache(maxsize=1024)
+def as_stored(column: Column) -> Column:
+    """Return `column` for a stored value, which may be a choice that this code does not know."""
+    kind = plain(bare(column.annotation))
     return Column(column.name, Timestamp if kind is datetime else kind, nullable=False, storage=column.storage)
 
 

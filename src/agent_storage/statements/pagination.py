@@ -12,7 +12,7 @@ import orjson
 from agent_storage.errors import InvalidValue
 from agent_storage.statements.codec import check
 from agent_storage.statements.declaration import quoted
-from agent_storage.statements.filters import Fields, comparable
+from agent_storage.statements.filters import Fields, as_stored
 from agent_storage.statements.text import escape, unescape
 
 
@@ -28,7 +28,8 @@ def after_sql(order: Sequence[tuple[str, bool]], nulls: Sequence[bool], fields: 
     same spelt out. Null values take no parameter.
     """
     if (
-        not any(fields.columns[name].nullable for name, _ in order)
+        not any(nulls)
+        and not any(fields.columns[name].nullable for name, _ in order)
         and len({descending for _, descending in order}) == 1
     ):
         numbers = ", ".join(f"${first + index}" for index in range(len(order)))
@@ -79,10 +80,11 @@ def read_cursor(cursor: str, order: Sequence[tuple[str, bool]], fields: Fields) 
 
 
 def _cursor_value(fields: Fields, name: str, value: Any) -> Any:
-    column = fields.columns[name]
-    if value is None and column.nullable:
+    """The value of a cursor. It may break the rules of its field, as the row that it was read from."""
+    if value is None:
         return None
-    return check(comparable(column), unescape(value) if isinstance(value, str) else value, table=fields.table)
+    column = as_stored(fields.columns[name])
+    return check(column, unescape(value) if isinstance(value, str) else value, table=fields.table)
 
 
 def _signature(order: Sequence[tuple[str, bool]]) -> str:
