@@ -42,9 +42,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from agent_storage.health import Health
     from agent_storage.repository import Repository, Stream, sql
-    from agent_storage.statements.lists import Found, Page
+    from agent_storage.statements.lists import Counts, Found, Page
     from agent_storage.statements.patching import REMOVE
     from agent_storage.statements.records import Document, Encrypted, Input, Jsonb, Key, Money, Record, Timestamp
+    from agent_storage.statements.where import Order, Where, all_of, any_of, asc, desc, field, not_
     from agent_storage.storage import Storage
 
 _LAZY = {
@@ -52,6 +53,8 @@ _LAZY = {
         ("Document", "Encrypted", "Input", "Jsonb", "Key", "Money", "Record", "Timestamp"), "statements.records"
     ),
     "Health": "health",
+    **dict.fromkeys(("Order", "Where", "all_of", "any_of", "asc", "desc", "field", "not_"), "statements.where"),
+    "Counts": "statements.lists",
     "Found": "statements.lists",
     "Page": "statements.lists",
     "REMOVE": "statements.patching",
@@ -82,6 +85,7 @@ __all__ = [
     "BudgetExceeded",
     "Conflict",
     "ConnectionLost",
+    "Counts",
     "Document",
     "Encrypted",
     "Found",
@@ -96,6 +100,7 @@ __all__ = [
     "MissingReference",
     "Money",
     "NotFound",
+    "Order",
     "OutcomeUnknown",
     "Page",
     "PermissionDenied",
@@ -115,5 +120,12 @@ __all__ = [
     "Unavailable",
     "Unreadable",
     "WaitTimeout",
+    "Where",
+    "all_of",
+    "any_of",
+    "asc",
+    "desc",
+    "field",
+    "not_",
     "sql",
 ]

@@ -14,15 +14,14 @@ from uuid import UUID
 from agent_storage.errors import StorageError
 from agent_storage.statements.codec import Codec, check
 from agent_storage.statements.declaration import quoted
-from agent_storage.statements.filters import Condition, Fields, predicate
-from agent_storage.statements.lists import Found, Page, within
+from agent_storage.statements.filters import Fields, Form, OrderKey, predicate
+from agent_storage.statements.lists import Counts, Found, Page, within
 from agent_storage.statements.pagination import after_sql, order_sql, write_cursor
 from agent_storage.statements.records import Column, JsonObject, columns
 from agent_storage.statements.statement import Shape, Statement
 
 _FORMS = 2048
-Order = tuple[tuple[str, bool], ...]
-Conditions = tuple[Condition, ...]
+Order = tuple[OrderKey, ...]
 
 _ID = Column("id", UUID, nullable=False, storage=None)
 
@@ -105,7 +104,7 @@ class Changed(Statement[Any]):
 def select(
     table: str,
     record: Any,
-    conditions: Conditions,
+    form: Form,
     order: Order,
     *,
     after: tuple[bool, ...] | None = None,
@@ -120,11 +119,12 @@ def select(
     """
     made = made or record
     fields = Fields.of(table, record)
-    matching, number = predicate(conditions, fields.columns)
+    matching, number = predicate(form, fields.columns)
     where = matching
     if after is not None:
-        behind, number = after_sql(order, after, fields, number)
-        where = f"{matching} AND {behind}" if matching else behind
+        after_cursor, number = after_sql(order, after, fields, number)
+        # A disjunction at the top of the filter would bind less than AND.
+        where = f"({matching}) AND {after_cursor}" if matching else after_cursor
     rows = f"SELECT {_list(made)}\n  FROM {quoted(table)}{_where(where)}\n ORDER BY {order_sql(order)}"
     if limited:
         rows += f"\n LIMIT ${number} OFFSET ${number + 1}"
@@ -141,9 +141,9 @@ def select(
 
 
 @lru_cache(_FORMS)
-def page(table: str, record: Any, conditions: Conditions, order: Order, **given: Any) -> Statement[Page[Any]]:
+def page(table: str, record: Any, form: Form, order: Order, **given: Any) -> Statement[Page[Any]]:
     """Return the statement of `select`, with a page as its result."""
-    return Paged(select(table, record, conditions, order, **given), order)
+    return Paged(select(table, record, form, order, **given), order)
 
 
 @lru_cache(_FORMS)
@@ -155,9 +155,9 @@ def by_key(table: str, record: Any, key: tuple[str, ...]) -> Statement[Any]:
 
 
 @lru_cache(_FORMS)
-def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
+def count(table: str, record: Any, form: Form) -> Statement[int]:
     """Return the statement that counts the rows that match."""
-    where, _ = predicate(conditions, columns(record))
+    where, _ = predicate(form, columns(record))
     return Statement(
         f"{table}.count",
         f"SELECT count(*) FROM {quoted(table)}{_where(where)}",
@@ -168,10 +168,51 @@ def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
     )
 
 
+class Tallied(Statement[Counts[Any]]):
+    """A count for each value. The limit is the last of the values, one more than was asked for."""
+
+    def result(
+        self,
+        names: Sequence[str] | None,
+        rows: Iterable[Sequence[Any]],
+        affected: int,
+        values: Sequence[Any],
+        codec: Codec,
+    ) -> Counts[Any]:
+        """Return the counts."""
+        given = list(rows)
+        counts = Counts((value, number) for value, number in given[: values[-1] - 1])
+        counts.more = len(given) > len(counts)
+        return counts
+
+
 @lru_cache(_FORMS)
-def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
+def count_by(table: str, record: Any, name: str, form: Form) -> Statement[Counts[Any]]:
+    """Return the statement that counts the rows that match for each value of a column, the most frequent first."""
+    where, number = predicate(form, columns(record))
+    text = (
+        f"SELECT {quoted(name)}, count(*) FROM {quoted(table)}{_where(where)}\n"
+        f" GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ${number}"
+    )
+    return Tallied(f"{table}.count_by", text, Shape("many", Any), table=table, repeatable=True, certain=True)
+
+
+@lru_cache(_FORMS)
+def update_where(table: str, record: Any, names: tuple[str, ...], form: Form) -> Statement[int]:
+    """Return the statement that sets `names` of the rows that match. The filter's parameters come after the values.
+
+    It locks the rows in the order of their ids, as every statement that locks several does.
+    """
+    where, _ = predicate(form, columns(record), len(names) + 1)
+    rows = f"SELECT id FROM {quoted(table)}{_where(where)}\n ORDER BY id FOR NO KEY UPDATE"
+    text = f"UPDATE {quoted(table)} SET {_set(names)}\n WHERE id = ANY(ARRAY(\n{rows}))"
+    return Statement(f"{table}.update_where", text, Shape("one", int), table=table, certain=True)
+
+
+@lru_cache(_FORMS)
+def delete(table: str, record: Any, form: Form) -> Statement[int]:
     """Return the statement that deletes the rows that match."""
-    where, _ = predicate(conditions, columns(record))
+    where, _ = predicate(form, columns(record))
     return Statement(
         f"{table}.delete_where",
         f"DELETE FROM {quoted(table)}{_where(where)}",

@@ -35,13 +35,14 @@ from agent_storage.errors import AmbiguousId, InvalidTransition, InvalidValue, N
 from agent_storage.statements import dynamic
 from agent_storage.statements.codec import check, encode
 from agent_storage.statements.declaration import Owner, Template
-from agent_storage.statements.filters import Condition, Fields, Order, Where
+from agent_storage.statements.filters import EVERY, Condition, Fields, Joined, Parsed, named
 from agent_storage.statements.ids import prefix_range, shortest_prefix, uuid7
-from agent_storage.statements.lists import Found, Page, check_limit
+from agent_storage.statements.lists import Counts, Found, Page, check_limit
 from agent_storage.statements.pagination import read_cursor
 from agent_storage.statements.patching import check_removed, split
 from agent_storage.statements.records import Input, JsonObject, Record, columns
 from agent_storage.statements.statement import Statement
+from agent_storage.statements.where import Order, Where
 from agent_storage.sync.database.batch import Batch
 from agent_storage.sync.database.pool import Database
 from agent_storage.sync.database.transaction import Attached, Isolation, Transaction
@@ -362,11 +363,11 @@ class Repository(Generic[R, N]):
         Raises `InvalidValue` for an unknown field or operator (the known ones are listed) before any SQL exists.
         """
         order = self.fields().order(order_by)
-        conditions, values = self._where(where)
+        form, values = self._where(where)
         check_limit(limit, self.table, least=0)
         if offset < 0:
             raise InvalidValue(f"{self.table}: offset must not be negative", table=self.table, column="offset")
-        statement = dynamic.select(self.table, self.record, conditions, order, total=total)
+        statement = dynamic.select(self.table, self.record, form, order, total=total)
         return self.runner.run(statement, [*values, limit + 1, offset])
 
     def page(
@@ -390,13 +391,11 @@ class Repository(Generic[R, N]):
         """`page` with fewer columns: `record` holds some of the fields of the table's own; filters may name all."""
         fields = self.fields()
         order = fields.order(order_by)
-        conditions, values = self._where(where)
+        form, values = self._where(where)
         check_limit(limit, self.table)
         keys = [] if cursor is None else read_cursor(cursor, order, fields)
         after = None if cursor is None else tuple(key is None for key in keys)
-        statement = dynamic.page(
-            self.table, self.record, conditions, order, after=after, total=total, made=cast(Any, record)
-        )
+        statement = dynamic.page(self.table, self.record, form, order, after=after, total=total, made=cast(Any, record))
         return self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
 
     def stream(self, where: Where | None = None, order_by: Order = "id") -> Stream[R]:
@@ -405,14 +404,24 @@ class Repository(Generic[R, N]):
         `with repository.stream() as rows: for row in rows: …`. It holds a connection until its block ends.
         Inside a transaction it is a cursor on the transaction's connection.
         """
-        conditions, values = self._where(where)
+        form, values = self._where(where)
         order = self.fields().order(order_by)
-        return self.runner.stream(dynamic.select(self.table, self.record, conditions, order, limited=False), values)
+        return self.runner.stream(dynamic.select(self.table, self.record, form, order, limited=False), values)
 
     def count(self, where: Where | None = None) -> int:
         """Count the rows that match."""
-        conditions, values = self._where(where)
-        return self.runner.run(dynamic.count(self.table, self.record, conditions), values)
+        form, values = self._where(where)
+        return self.runner.run(dynamic.count(self.table, self.record, form), values)
+
+    def count_by(self, field: str, where: Where | None = None, limit: int = 100) -> Counts[Any]:
+        """Count the rows that match for each value of a field, the most frequent first. One statement.
+
+        A dict of the values; at most `limit`, and `.more` is whether there are others. None counts the nulls.
+        """
+        column = self.fields().sortable(field, "counted")
+        form, values = self._where(where)
+        check_limit(limit, self.table)
+        return self.runner.run(dynamic.count_by(self.table, self.record, column.name, form), [*values, limit + 1])
 
     # ---- change ----------------------------------------------------------------------------------------------------
 
@@ -430,6 +439,15 @@ class Repository(Generic[R, N]):
         names, values = self._changes(changes, None)
         checked = [dynamic.check_id(item, self.table) for item in ids]
         return self.runner.run(dynamic.update_many(self.table, names), [*values, checked])
+
+    def update_where(self, where: Where, changes: Mapping[str, Any]) -> int:
+        """Change the same fields of the rows that match. Return how many there were. One statement.
+
+        Raises `InvalidValue` for an empty filter, which would change the whole table.
+        """
+        names, values = self._changes(changes, None)
+        form, matched = self._where(where, needed="update_where")
+        return self.runner.run(dynamic.update_where(self.table, self.record, names, form), [*values, *matched])
 
     def patch(self, id: UUID, /, **documents: JsonObject) -> R:
         """Merge into JSON columns on the server: objects merge to any depth, arrays and scalars replace, None is null.
@@ -472,10 +490,8 @@ class Repository(Generic[R, N]):
 
         Raises `InvalidValue` for an empty filter, which would empty the table.
         """
-        if not where:
-            raise InvalidValue(f"{self.table}: delete_where needs a filter", table=self.table)
-        conditions, values = self._where(where)
-        return self.runner.run(dynamic.delete(self.table, self.record, conditions), values)
+        form, values = self._where(where, needed="delete_where")
+        return self.runner.run(dynamic.delete(self.table, self.record, form), values)
 
     def _accepted(self, row: R | None, id: UUID, change: str) -> R:
         """Return `row`, the result of a guarded change. Raises `NotFound`, else `InvalidTransition` with the status."""
@@ -486,11 +502,15 @@ class Repository(Generic[R, N]):
 
     # ---- dynamic SQL -----------------------------------------------------------------------------------------------
 
-    def _where(self, where: Where | None) -> tuple[tuple[Condition, ...], list[Any]]:
-        pairs = self.fields().conditions(where or {}, self.runner.codec)
-        if self.soft_delete and not any(condition.column == self.soft_delete for condition, _ in pairs):
-            pairs.append((Condition(self.soft_delete, (), "is_null"), []))
-        return tuple(condition for condition, _ in pairs), [value for _, values in pairs for value in values]
+    def _where(self, where: Where | None, *, needed: str | None = None) -> Parsed:
+        """The filter's form and parameters. Raises `InvalidValue` for one that matches all if a method `needed` one."""
+        form, values = parsed = self.fields().parse(where, self.runner.codec)
+        if needed and form == EVERY:
+            raise InvalidValue(f"{self.table}: {needed} needs a filter", table=self.table)
+        if self.soft_delete and self.soft_delete not in named(form):
+            listed = Condition(self.soft_delete, nested=False, operator="is_null")
+            return Joined("and", (form, listed) if form != EVERY else (listed,)), values
+        return parsed
 
     def _changes(self, changes: Mapping[str, Any], id_: UUID | None) -> tuple[tuple[str, ...], list[Any]]:
         """The names to set, sorted, and their parameters, each checked as the `New…` record would."""

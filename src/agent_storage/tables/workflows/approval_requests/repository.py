@@ -10,8 +10,8 @@ from typing_extensions import TypeVar
 
 from agent_storage.errors import InvalidTransition, Unavailable, WaitTimeout
 from agent_storage.repository import Repository, sql
-from agent_storage.statements.filters import Where
 from agent_storage.statements.lists import Found
+from agent_storage.statements.where import Where, all_of
 from agent_storage.tables.workflows.approval_requests.record import ApprovalRequest, ApprovalStatus, NewApprovalRequest
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class ApprovalRequests(Repository[R, N]):
 
     async def pending(self, where: Where | None = None, limit: int = 100) -> Found[R]:
         """Return the requests that wait for a decision, oldest first; `where` filters as in `find`."""
-        return await self.find({**(where or {}), "status": "pending"}, "id", limit)
+        return await self.find(all_of(where or {}, {"status": "pending"}), "id", limit)
 
     @sql(
         "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
