@@ -7,6 +7,7 @@ import copy
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -52,6 +53,9 @@ class Database:
         self.conninfo = ""
         self.generation = Generation()
         self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
+        #: The pool, if the caller made it. Nothing is prepared by name there: a pooler may be in between, and psycopg
+        #: or the pool's own callbacks may deallocate what they do not know.
+        self._own: psycopg_pool.AsyncConnectionPool[Any] | None = None
         self._home: LoopHome | None = None
         self._listener: Listener | None = None
         self._opening = asyncio.Lock()
@@ -61,8 +65,7 @@ class Database:
     def over(cls, pool: psycopg_pool.AsyncConnectionPool[Any], settings: Settings | None = None) -> Database:
         """Return a database on a pool that the caller made, opens and closes."""
         database = cls(settings or Settings.load())
-        database._pool = pool
-        database.conninfo = pool.conninfo if isinstance(pool.conninfo, str) else ""
+        database._pool = database._own = pool
         return database
 
     def __repr__(self) -> str:
@@ -276,7 +279,11 @@ class Database:
         self._opened()
         if self._listener is None:
             url = self.settings.listen_url
-            self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
+            if url is None and self._own is not None:
+                pools.address(self._own)  # raises here rather than in the listener's thread
+                self._listener = Listener(partial(pools.address, self._own))
+            else:
+                self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
         return AsyncSignal(self._listener, channel, payload)
 
     @property

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -53,6 +54,9 @@ class Database:
         self.conninfo = ""
         self.generation = Generation()
         self._pool: psycopg_pool.ConnectionPool[Any] | None = None
+        #: The pool, if the caller made it. Nothing is prepared by name there: a pooler may be in between, and psycopg
+        #: or the pool's own callbacks may deallocate what they do not know.
+        self._own: psycopg_pool.ConnectionPool[Any] | None = None
         self._home: ProcessHome | None = None
         self._listener: Listener | None = None
         self._opening = threading.Lock()
@@ -62,8 +66,7 @@ class Database:
     def over(cls, pool: psycopg_pool.ConnectionPool[Any], settings: Settings | None = None) -> Database:
         """Return a database on a pool that the caller made, opens and closes."""
         database = cls(settings or Settings.load())
-        database._pool = pool
-        database.conninfo = pool.conninfo if isinstance(pool.conninfo, str) else ""
+        database._pool = database._own = pool
         return database
 
     def __repr__(self) -> str:
@@ -275,7 +278,11 @@ class Database:
         self._opened()
         if self._listener is None:
             url = self.settings.listen_url
-            self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
+            if url is None and self._own is not None:
+                pools.address(self._own)  # raises here rather than in the listener's thread
+                self._listener = Listener(partial(pools.address, self._own))
+            else:
+                self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
         return Signal(self._listener, channel, payload)
 
     @property
