@@ -59,7 +59,8 @@ def address(pool: Any) -> str:
             one.close()
             raise StorageError("the address of this pool comes from a coroutine: set STORAGE_LISTEN_URL to wait on it")
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
-    return make_conninfo(given[0] or "", **{name: one for name, one in (given[1] or {}).items() if name in known})
+    keywords: dict[str, Any] = given[1] or {}
+    return make_conninfo(given[0] or "", **{name: one for name, one in keywords.items() if name in known})
 
 
 def pool_arguments(settings: Settings) -> dict[str, Any]:
