@@ -108,7 +108,7 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
     def statement(given: frozenset[str] | None = None) -> Statement[Any]:
         return template.compile(repository.owner(), given)
 
-    if template.updates:
+    if template.depends_on:
 
         async def change(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
             arguments = template.arguments(args, kwargs)
@@ -228,7 +228,7 @@ class Repository(Generic[R, N]):
     @sql(
         """
         INSERT INTO {table} ({new.columns}) VALUES ({new.values})
-        ON CONFLICT ({key}) DO UPDATE SET {new.updates}
+        ON CONFLICT ({key}) DO UPDATE SET {new.given}
         RETURNING {columns}
         """,
         certain=True,

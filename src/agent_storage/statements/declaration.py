@@ -1,10 +1,10 @@
 """From a method that `@sql` declares to a `Statement`: slots filled, placeholders numbered, both checked.
 
 Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
-`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, `{new.updates}` (for ON CONFLICT: the fields that the
-caller has given) and `{new.rows}`, the select list over rows that travel as one JSON array. `{tasks.json}`, where
-`tasks` is a field of the result that holds records, is a JSON object of such a record's columns in the row `tasks`.
-Other braces are left alone: `'{}'::jsonb` is no slot.
+`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, for ON CONFLICT `{new.updates}` (all fields) or
+`{new.given}` (those that the caller has given), and `{new.rows}`, the select list over rows that travel as one JSON
+array. `{tasks.json}`, where `tasks` is a field of the result that holds records, is a JSON object of such a record's
+columns in the row `tasks`. Other braces are left alone: `'{}'::jsonb` is no slot.
 
 Placeholders are `%(name)s` for a parameter and `%(new.title)s` for a field of an `Input`; `%%` is a per cent sign.
 """
@@ -33,8 +33,8 @@ from agent_storage.statements.statement import (
     ValueEncoder,
 )
 
-_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows|json)\}")
-_UPDATES = re.compile(r"\{(?P<of>[a-z_]+)\.updates\}")
+_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|given|rows|json)\}")
+_GIVEN = re.compile(r"\{(?P<of>[a-z_]+)\.given\}")
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>[a-z_][a-z0-9_.]*)\)s|(?P<other>.?))", re.DOTALL)
 #: Filled by the database when the caller gives none; everything else has its default in the record.
 _BY_DATABASE = {"id": "uuid_v7()"}
@@ -66,9 +66,9 @@ class Template:
         self._positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
         self._defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
         self._all_positional = len(self._positional) == len(parameters)
-        found = _UPDATES.search(text)
-        #: The parameter of the slot `{….updates}`. The text depends on the fields that were given to it.
-        self.updates = found["of"] if found else None
+        found = _GIVEN.search(text)
+        #: The parameter of the slot `{….given}`. The text depends on the fields that were given to it.
+        self.depends_on = found["of"] if found else None
 
     @cached_property
     def hints(self) -> dict[str, Any]:
@@ -91,11 +91,11 @@ class Template:
         return complete
 
     def given(self, arguments: Mapping[str, Any]) -> frozenset[str]:
-        """Return the fields that were given to the parameter of `{….updates}`."""
-        return frozenset(getattr(arguments[self.updates or ""], "model_fields_set", ()))
+        """Return the fields that were given to the parameter of `{….given}`."""
+        return frozenset(getattr(arguments[self.depends_on or ""], "model_fields_set", ()))
 
     def compile(self, owner: Owner, given: frozenset[str] | None = None) -> Statement[Any]:
-        """Return the statement for `owner`; `{….updates}` are the fields `given`, or all.
+        """Return the statement for `owner`; `{….given}` are the fields `given`, or all.
 
         Raises `TypeError` with both names where text and signature differ.
         """
@@ -163,10 +163,11 @@ class _Compiler:
         if what == "rows":
             fields = columns(self._input(of) or self.owner.new)
             return ", ".join(_or_default(name, _row_value(fields[name])) for name in names)
-        if what == "updates":
+        if what in ("updates", "given"):
             # With nothing but the key, the key is set to itself, so that RETURNING gives the row all the same.
             kept = {"id", "created_at", "updated_at", *self.owner.natural_key}
-            changed = [name for name in names if name not in kept and (self.given is None or name in self.given)]
+            given = names if what == "updates" or self.given is None else self.given
+            changed = [name for name in names if name not in kept and name in given]
             return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in changed or self.owner.natural_key)
         raise self._fault(f"the slot {{{of}.{what}}} is unknown")
 
