@@ -43,8 +43,10 @@ if TYPE_CHECKING:
     from agent_storage.health import Health
     from agent_storage.repository import Repository, Stream, sql
     from agent_storage.statements.ids import uuid7
-    from agent_storage.statements.lists import Found, Page
+    from agent_storage.statements.lists import Counts, Found, Page
+    from agent_storage.statements.patching import REMOVE
     from agent_storage.statements.records import Document, Encrypted, Input, Jsonb, Key, Money, Record, Timestamp
+    from agent_storage.statements.where import Order, Where, all_of, any_of, asc, desc, field, not_
     from agent_storage.storage import Storage
 
 _LAZY = {
@@ -52,9 +54,12 @@ _LAZY = {
         ("Document", "Encrypted", "Input", "Jsonb", "Key", "Money", "Record", "Timestamp"), "statements.records"
     ),
     "Health": "health",
+    **dict.fromkeys(("Order", "Where", "all_of", "any_of", "asc", "desc", "field", "not_"), "statements.where"),
+    "Counts": "statements.lists",
     "Found": "statements.lists",
     "uuid7": "statements.ids",
     "Page": "statements.lists",
+    "REMOVE": "statements.patching",
     "Repository": "repository",
     "Stream": "repository",
     "sql": "repository",
@@ -76,11 +81,13 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "REMOVE",
     "AlreadyExists",
     "AmbiguousId",
     "BudgetExceeded",
     "Conflict",
     "ConnectionLost",
+    "Counts",
     "Document",
     "Encrypted",
     "Found",
@@ -95,6 +102,7 @@ __all__ = [
     "MissingReference",
     "Money",
     "NotFound",
+    "Order",
     "OutcomeUnknown",
     "Page",
     "PermissionDenied",
@@ -114,6 +122,13 @@ __all__ = [
     "Unavailable",
     "Unreadable",
     "WaitTimeout",
+    "Where",
+    "all_of",
+    "any_of",
+    "asc",
+    "desc",
+    "field",
+    "not_",
     "sql",
     "uuid7",
 ]

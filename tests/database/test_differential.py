@@ -470,7 +470,8 @@ class Model:
 
     def _put(self, new: NewThing) -> None:
         before = self.rows.get(new.name)
-        self.rows[new.name] = {**new.__dict__, **({"id": before["id"]} if before else {})}
+        given = {name: getattr(new, name) for name in new.model_fields_set - {"id"}}
+        self.rows[new.name] = {**before, **given} if before else dict(new.__dict__)
 
     def check(self, result: Any) -> None:
         """Every row of a result is as it must be."""

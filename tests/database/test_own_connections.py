@@ -14,9 +14,11 @@ from uuid import UUID, uuid4
 import psycopg
 import psycopg_pool
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.adapt import Dumper, Loader
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, scalar_row
+from psycopg.types.json import set_json_dumps, set_json_loads
 
 import agent_storage
 from agent_storage import Conflict, ConnectionLost, StorageError, Unreadable, sync
@@ -24,7 +26,11 @@ from agent_storage.database.pool import PooledConnection
 from agent_storage.migrations.migrator import Migrator
 from agent_storage.statements.records import Input, Jsonb, JsonObject, Record
 from agent_storage.sync.tables.chat.conversations.repository import Conversations
-from agent_storage.types import NewConversation, NewMessage, NewStreamEvent
+from agent_storage.sync.tables.chat.providers.repository import Providers as SyncProviders
+from agent_storage.sync.tables.workflows.stream_events.repository import StreamEvents as SyncStreamEvents
+from agent_storage.tables.chat.providers.repository import Providers
+from agent_storage.tables.workflows.stream_events.repository import StreamEvents
+from agent_storage.types import NewConversation, NewMessage, NewProvider, NewStreamEvent
 
 from ..conftest import fresh_database
 from .test_whole_or_nothing import PATHS, Waited, opened, own_database, plain
@@ -317,6 +323,10 @@ OWN = {
     "plain": {},
     "rows as dicts": {"row_factory": dict_row},
     "prepared at once by psycopg": {"prepare_threshold": 0, "autocommit": True},
+    "never prepared by psycopg": {"prepare_threshold": None},
+    "autocommit": {"autocommit": True},
+    "UTF-8 by another name": {"client_encoding": "utf8"},
+    "no schema but public": {"options": "-c search_path=public"},
     "another time zone": {"options": "-c TimeZone=Asia/Kolkata"},
     "another style of dates": {"options": "-c DateStyle=German"},
     "escaped bytea": {"options": "-c bytea_output=escape"},
@@ -376,6 +386,150 @@ async def test_a_pool_of_the_callers_own_stores_every_value_as_it_is(
     for row in (made, many, got, updated, streamed, inside, seen, seen_too):
         assert {name: getattr(row, name) for name in FULL} == FULL
     assert [seen.name, seen_too.name, made.name] == ["Ø", "Ø 2", "Ø"]
+
+
+def odd(connection: Any) -> None:
+    """Registers adapters that would spoil every value."""
+    for kind in (dict, list, str, UUID, datetime, bytes, int):
+        connection.adapters.register_dumper(kind, Odd)
+    for name in ("json", "jsonb", "text", "uuid", "timestamptz", "int4"):
+        connection.adapters.register_loader(name, OddLoader)
+    set_json_dumps(lambda _: "{}", connection)
+    set_json_loads(lambda _: {"odd": True}, connection)
+    connection.prepare_threshold = 0
+
+
+class Odd(Dumper):
+    def dump(self, obj: Any) -> bytes:
+        return b"odd"
+
+
+class OddLoader(Loader):
+    def load(self, data: Any) -> str:
+        return "odd"
+
+
+@BOTH_FACES
+@pytest.mark.parametrize("autocommit", [True, False])
+async def test_a_pool_with_adapters_and_factories_of_the_callers_own_changes_no_value(
+    conninfo: str, admin: psycopg.Connection, face: str, autocommit: bool
+) -> None:
+    async def configure(connection: Any) -> None:
+        odd(connection)
+
+    cursors = psycopg.AsyncRawCursor if face == "async" else psycopg.RawCursor
+    kwargs = {"autocommit": autocommit, "row_factory": scalar_row, "cursor_factory": cursors}
+    own = configure if face == "async" else odd
+    async with pooled(face, conninfo, max_size=1, kwargs=kwargs, configure=own) as pool:
+        parts = parts_on(pool)
+        made = [await parts.create(NewPart(name="a", **FULL)), *await parts.create_many([NewPart(name="b", **FULL)])]
+        made.append(await parts.update(made[0].id, **FULL))
+        made.append((await parts.find({"name": "a", "document__a__contains": [1]}))[0])
+        made.append(await parts.patch(made[1].id, document={"a": FULL["document"]["a"]}))
+        async with parts.transaction() as inner:
+            made.append(await inner.require(made[0].id))
+        async with pool.connection() as connection:
+            assert plain(connection).row_factory is scalar_row
+            attached = parts_on(connection)
+            made.append(await attached.require(made[0].id))
+            await connection.rollback()
+    for row in made:
+        assert {name: getattr(row, name) for name in FULL} == FULL
+    stored = "SELECT jsonb_typeof(document), document -> 'a' -> 0, tags[1] FROM parts"
+    assert admin.execute(stored).fetchall() == [("object", 1, "a")] * 2
+
+
+@BOTH_FACES
+async def test_nothing_is_prepared_by_name_on_a_pool_of_the_callers_own(
+    conninfo: str, admin: psycopg.Connection, face: str
+) -> None:
+    """A pooler in transaction mode may be in between, which the caller's own settings do not say."""
+    for threshold in (None, 5):
+        admin.execute("TRUNCATE parts")
+        async with pooled(face, conninfo, max_size=1, kwargs={"prepare_threshold": threshold}) as pool:
+            parts = parts_on(pool)
+            made = await parts.create_many([NewPart(name=str(n)) for n in range(1001)])
+            for _ in range(7):
+                await parts.require(made[0].id)
+                await parts.find({"name": "5"}, limit=1)
+                await parts.page(order_by="name", limit=1)
+                await parts.update(made[0].id, document={"a": 1})
+                async with parts.stream() as rows:
+                    async for _row in rows:
+                        break
+                async with parts.transaction() as inner:
+                    await inner.count({"name__in": ["5"]})
+            async with pool.connection() as connection:
+                cursor = await connection.execute("SELECT count(*) FROM pg_prepared_statements")
+                assert (await cursor.fetchone() if face == "async" else cursor.fetchone()) == (0,)
+
+
+@BOTH_FACES
+@pytest.mark.parametrize("given", ["conninfo", "kwargs", "callables"])
+async def test_waiting_on_a_pool_of_the_callers_own_listens_where_the_pool_is(
+    migrated_once: str, face: str, given: str
+) -> None:
+    parts = conninfo_to_dict(migrated_once)
+    address: dict[str, Any] = {
+        "conninfo": {"conninfo": migrated_once, "kwargs": {"row_factory": dict_row}},
+        "kwargs": {"conninfo": "", "kwargs": {**parts, "row_factory": dict_row, "autocommit": True}},
+        "callables": {"conninfo": lambda: "", "kwargs": lambda: {**parts, "prepare_threshold": None}},
+    }[given]
+    kind = StreamEvents if face == "async" else SyncStreamEvents
+    pools: Any = psycopg_pool.AsyncConnectionPool if face == "async" else psycopg_pool.ConnectionPool
+    stream = str(uuid4())
+    if face == "async":
+        async with pools(min_size=1, max_size=3, open=False, **address) as pool, asyncio.timeout(30):
+            events = kind(pool)
+            await events.publish(stream, data=1)
+            async with events.follow(stream) as followed:
+                assert (await anext(followed)).data == 1
+                later = asyncio.create_task(anext(followed))  # type: ignore[arg-type]
+                await events.publish(stream, data=2)
+                assert (await later).data == 2
+            await asyncio.to_thread(events.runner._listener.close)
+    else:
+        with pools(min_size=1, max_size=3, open=False, **address) as pool:
+            events = kind(pool)
+            events.publish(stream, data=1)
+            with events.follow(stream) as followed:
+                assert next(followed).data == 1
+                events.publish(stream, data=2)
+                assert next(followed).data == 2
+            events.runner._listener.close()
+
+
+async def test_an_address_that_only_a_coroutine_knows_is_refused_with_a_sentence(migrated_once: str) -> None:
+    async def conninfo() -> str:
+        return migrated_once
+
+    async with psycopg_pool.AsyncConnectionPool(conninfo, min_size=1, open=False) as pool:
+        events = StreamEvents(pool)
+        await events.publish("coroutine", data=1)
+        with pytest.raises(StorageError, match="STORAGE_LISTEN_URL"):
+            async with events.follow("coroutine") as followed:
+                await anext(followed)
+
+
+@BOTH_FACES
+async def test_secrets_are_stored_and_read_on_a_pool_and_a_connection_of_the_callers_own(
+    migrated_once: str, face: str
+) -> None:
+    kind = Providers if face == "async" else SyncProviders
+    name = str(uuid4())
+    async with pooled(face, migrated_once, max_size=1) as pool:
+        on_pool: Any = kind(plain(pool))
+        on_pool = on_pool if face == "async" else Waited(on_pool)
+        made = await on_pool.create(NewProvider(name=name, kind="k", api_key="sk", settings={"a": [1]}))  # type: ignore[arg-type]
+        assert made.api_key.get_secret_value() == "sk"
+        await on_pool.upsert(NewProvider(name=name, kind="k", api_key="again"))  # type: ignore[arg-type]
+    async with connected(face, migrated_once, autocommit=True) as connection:
+        attached: Any = kind(plain(connection))
+        attached = attached if face == "async" else Waited(attached)
+        row = await attached.get_by(name=name)
+        assert (row.api_key.get_secret_value(), row.settings) == ("again", {"a": [1]})
+        changed = await attached.upsert(NewProvider(name=name, kind="k", api_key="third"))  # type: ignore[arg-type]
+        assert (changed.id, changed.api_key.get_secret_value()) == (made.id, "third")
 
 
 @BOTH_FACES

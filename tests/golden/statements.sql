@@ -23,6 +23,12 @@ INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled",
 ON CONFLICT ("name") DO UPDATE SET "kind" = excluded."kind", "base_url" = excluded."base_url", "api_key" = excluded."api_key", "enabled" = excluded."enabled", "settings" = excluded."settings"
 RETURNING "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at";
 
+-- (new.id, new.name, new.kind, new.base_url, new.api_key, new.enabled, new.settings) gives optional Provider, certain
+/* providers._insert_unless_there */
+INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7)
+ON CONFLICT ("name") DO NOTHING
+RETURNING "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at";
+
 -- (new.name) gives optional uuid.UUID | None, repeatable, certain
 /* providers._id_of */
 SELECT id FROM "providers" WHERE ("name") = ($1);
@@ -92,6 +98,12 @@ RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_
 /* models._insert_or_update */
 INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT ("provider_id", "name") DO UPDATE SET "display_name" = excluded."display_name", "context_window" = excluded."context_window", "input_price" = excluded."input_price", "output_price" = excluded."output_price", "capabilities" = excluded."capabilities", "enabled" = excluded."enabled"
+RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
+
+-- (new.id, new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled) gives optional Model, certain
+/* models._insert_unless_there */
+INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT ("provider_id", "name") DO NOTHING
 RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
 
 -- (new.provider_id, new.name) gives optional uuid.UUID | None, repeatable, certain
@@ -344,6 +356,12 @@ INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url",
 ON CONFLICT ("name") DO UPDATE SET "transport" = excluded."transport", "command" = excluded."command", "args" = excluded."args", "url" = excluded."url", "env" = excluded."env", "input_schema" = excluded."input_schema", "enabled" = excluded."enabled", "metadata" = excluded."metadata"
 RETURNING "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at";
 
+-- (new.id, new.name, new.transport, new.command, new.args, new.url, new.env, new.input_schema, new.enabled, new.metadata) gives optional ToolConfig, certain
+/* tool_configs._insert_unless_there */
+INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT ("name") DO NOTHING
+RETURNING "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at";
+
 -- (new.name) gives optional uuid.UUID | None, repeatable, certain
 /* tool_configs._id_of */
 SELECT id FROM "tool_configs" WHERE ("name") = ($1);
@@ -566,6 +584,12 @@ INSERT INTO "boards" ("id", "name", "slug", "data") VALUES (coalesce($1, uuid_v7
 ON CONFLICT ("slug") DO UPDATE SET "name" = excluded."name", "data" = excluded."data"
 RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
+-- (new.id, new.name, new.slug, new.data) gives optional Board, certain
+/* boards._insert_unless_there */
+INSERT INTO "boards" ("id", "name", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4)
+ON CONFLICT ("slug") DO NOTHING
+RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
+
 -- (new.slug) gives optional uuid.UUID | None, repeatable, certain
 /* boards._id_of */
 SELECT id FROM "boards" WHERE ("slug") = ($1);
@@ -621,6 +645,12 @@ RETURNING "id", "slug", "data", "created_at", "updated_at";
 /* repos._insert_or_update */
 INSERT INTO "repos" ("id", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3)
 ON CONFLICT ("slug") DO UPDATE SET "data" = excluded."data"
+RETURNING "id", "slug", "data", "created_at", "updated_at";
+
+-- (new.id, new.slug, new.data) gives optional Repo, certain
+/* repos._insert_unless_there */
+INSERT INTO "repos" ("id", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3)
+ON CONFLICT ("slug") DO NOTHING
 RETURNING "id", "slug", "data", "created_at", "updated_at";
 
 -- (new.slug) gives optional uuid.UUID | None, repeatable, certain
@@ -880,6 +910,12 @@ INSERT INTO "projects" ("id", "name", "path", "description", "settings") VALUES 
 ON CONFLICT ("path") DO UPDATE SET "name" = excluded."name", "description" = excluded."description", "settings" = excluded."settings"
 RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
 
+-- (new.id, new.name, new.path, new.description, new.settings) gives optional Project, certain
+/* projects._insert_unless_there */
+INSERT INTO "projects" ("id", "name", "path", "description", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5)
+ON CONFLICT ("path") DO NOTHING
+RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
+
 -- (new.path) gives optional uuid.UUID | None, repeatable, certain
 /* projects._id_of */
 SELECT id FROM "projects" WHERE ("path") = ($1);
@@ -960,6 +996,12 @@ RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "co
 /* project_files._insert_or_update */
 INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT ("project_id", "path") DO UPDATE SET "extension" = excluded."extension", "size_bytes" = excluded."size_bytes", "checksum" = excluded."checksum", "content" = excluded."content", "summary" = excluded."summary", "summarized_at" = excluded."summarized_at", "imports" = excluded."imports", "exports" = excluded."exports"
+RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
+
+-- (new.id, new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports) gives optional ProjectFile, certain
+/* project_files._insert_unless_there */
+INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT ("project_id", "path") DO NOTHING
 RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
 
 -- (new.project_id, new.path) gives optional uuid.UUID | None, repeatable, certain
@@ -1465,6 +1507,12 @@ INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_n
 ON CONFLICT ("session_id") DO UPDATE SET "budget_pool_id" = excluded."budget_pool_id", "current_node_id" = excluded."current_node_id", "status" = excluded."status", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "context" = excluded."context"
 RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
 
+-- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context) gives optional ExecutionState, certain
+/* execution_states._insert_unless_there */
+INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT ("session_id") DO NOTHING
+RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
+
 -- (new.session_id) gives optional uuid.UUID | None, repeatable, certain
 /* execution_states._id_of */
 SELECT id FROM "execution_states" WHERE ("session_id") = ($1);
@@ -1559,6 +1607,12 @@ RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "
 /* node_execution_states._insert_or_update */
 INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 ON CONFLICT ("session_id", "node_id") DO UPDATE SET "status" = excluded."status", "input" = excluded."input", "output" = excluded."output", "error" = excluded."error", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "retry_count" = excluded."retry_count", "pending_approval_id" = excluded."pending_approval_id", "metadata" = excluded."metadata"
+RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
+
+-- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives optional NodeExecutionState, certain
+/* node_execution_states._insert_unless_there */
+INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+ON CONFLICT ("session_id", "node_id") DO NOTHING
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
 -- (new.session_id, new.node_id) gives optional uuid.UUID | None, repeatable, certain
@@ -1881,6 +1935,12 @@ RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 /* event_streams._insert_or_update */
 INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3)
 ON CONFLICT ("stream_id") DO UPDATE SET "last_sequence" = excluded."last_sequence"
+RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
+
+-- (new.id, new.stream_id, new.last_sequence) gives optional EventStream, certain
+/* event_streams._insert_unless_there */
+INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3)
+ON CONFLICT ("stream_id") DO NOTHING
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
 -- (new.stream_id) gives optional uuid.UUID | None, repeatable, certain

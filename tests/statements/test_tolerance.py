@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from agent_storage import InvalidValue, Unreadable, sync
+from agent_storage import InvalidValue, SecretUnavailable, Unreadable, sync
 from agent_storage.statements.codec import Codec, RowMaker
 from agent_storage.statements.records import Encrypted, Input, Jsonb, Record
 from agent_storage.sync import Repository, sql
@@ -18,10 +18,14 @@ from agent_storage.types import (
     Conversation,
     NewConversation,
     NewMessage,
+    NewModel,
+    NewProject,
     NewProvider,
     NewRepo,
     NewSession,
     NewTask,
+    NewTicket,
+    NewTicketTask,
     NewToolConfig,
     Provider,
     Repo,
@@ -145,7 +149,7 @@ def test_a_part_that_lost_a_field_is_an_unknown_part(sync_storage: sync.Storage,
     assert content == [TextPart(text="a"), UnknownPart.model_validate({"type": "image", "file": 3})]
 
 
-def test_a_secret_that_does_not_fit_is_refused_rather_than_shown(
+def test_a_secret_that_does_not_fit_is_refused_when_it_is_used_and_never_shown(
     sync_storage: sync.Storage,
 ) -> None:
     class Open(Record):
@@ -155,8 +159,10 @@ def test_a_secret_that_does_not_fit_is_refused_rather_than_shown(
         table = "tool_configs"
 
     made = sync_storage.tool_configs.create(NewToolConfig(name="a", env={"KEY": SecretStr("hidden")}))
-    with pytest.raises(Unreadable) as caught:
-        Configs(sync_storage).require(made.id)
+    row = Configs(sync_storage).require(made.id)
+    assert "hidden" not in repr(row)
+    with pytest.raises(SecretUnavailable, match="does not fit") as caught:
+        list(row.env or ())
     assert "hidden" not in str(caught.value)
 
 
@@ -202,3 +208,100 @@ def test_rows_with_secrets_are_read_too(sync_storage: sync.Storage, execute: Exe
     found: Provider = sync_storage.providers.require(made.id)
     assert found.kind == ""
     assert found.api_key == SecretStr("hidden")
+
+
+def test_pages_pass_rows_with_an_unknown_choice(sync_storage: sync.Storage, execute: Execute) -> None:
+    made = sync_storage.sessions.create_many([NewSession(agent=f"a{number % 3}") for number in range(12)])
+    execute("UPDATE sessions SET status = 'hibernating' WHERE id = ANY(%s)", [[row.id for row in made[2:9]]])
+    execute("UPDATE sessions SET agent = repeat('x', 600) WHERE id = ANY(%s)", [[row.id for row in made[4:7]]])
+    execute("UPDATE sessions SET agent = '' WHERE id = %s", [made[8].id])
+    for order in ("status", "-status", ["agent", "-status"], ["-status", "agent"]):
+        seen: list[Any] = []
+        cursor = None
+        while True:
+            page = sync_storage.sessions.page(order_by=order, limit=1, cursor=cursor)
+            seen += page.items
+            if (cursor := page.next_cursor) is None:
+                break
+        assert seen == sync_storage.sessions.find(order_by=order)
+        assert len(seen) == 12
+
+
+def test_a_page_passes_rows_that_a_newer_release_allows_to_be_null(
+    sync_storage: sync.Storage, execute: Execute
+) -> None:
+    made = sync_storage.conversations.create_many([NewConversation(title=str(n)) for n in range(6)])
+    execute("ALTER TABLE conversations ALTER last_message_at DROP NOT NULL")
+    execute("UPDATE conversations SET last_message_at = NULL WHERE id = ANY(%s)", [[row.id for row in made[:3]]])
+    page = sync_storage.conversations.page(order_by="-last_message_at", limit=2)
+    seen = list(page)
+    while page.next_cursor is not None:
+        page = sync_storage.conversations.page(order_by="-last_message_at", limit=2, cursor=page.next_cursor)
+        seen += page
+    assert sorted(row.id for row in seen) == sorted(row.id for row in made)
+
+
+def test_a_number_that_is_none_and_an_array_with_nulls_are_read(sync_storage: sync.Storage, execute: Execute) -> None:
+    provider = sync_storage.providers.create(NewProvider(name="p", kind="k"))
+    sync_storage.models.create(NewModel(provider_id=provider.id, name="m"))
+    execute("UPDATE models SET input_price = 'NaN'")
+    (model,) = sync_storage.models.find()
+    assert model.input_price is not None
+    assert model.input_price.is_nan()
+    assert sync_storage.models.with_provider(model.id).name == "m"
+    project = sync_storage.projects.create(NewProject(name="p", path="p"))
+    ticket = sync_storage.tickets.create(NewTicket(project_id=project.id, title="t"))
+    execute("""UPDATE tickets SET labels = '{"a", NULL}'""")
+    assert sync_storage.tickets.require(ticket.id).labels == ["a", None]
+    execute("""UPDATE tickets SET labels = '{{"a"}, {"b"}}'""")
+    assert sync_storage.tickets.update(ticket.id, title="new").labels == [["a"], ["b"]]
+
+
+ODD = {
+    "[" * 3000 + "]" * 3000: None,
+    '{"n": 1' + "0" * 400 + "}": {"n": 10**400},
+    '{"n": 1' + "0" * 5000 + "}": None,
+    '{"n": 1e400}': {"n": 10**400},
+    '{"n": 1.5e-400}': None,
+    '{"n": "\\u001a9999"}': {"n": "\x1a9999"},
+    "null": None,
+}
+
+
+@pytest.mark.parametrize("text", ODD, ids=[str(number) for number in range(len(ODD))])
+def test_a_document_that_python_can_hardly_represent_fails_no_list(
+    sync_storage: sync.Storage, execute: Execute, text: str
+) -> None:
+    made = sync_storage.conversations.create_many([NewConversation(title="odd"), NewConversation(title="other")])
+    execute("UPDATE conversations SET metadata = %s::jsonb WHERE title = 'odd'", [text])
+    with sync_storage.conversations.stream() as rows:
+        streamed = list(rows)
+    odd, other = sync_storage.conversations.find()
+    assert streamed[1] == other == made[1]
+    changed = sync_storage.conversations.update(odd.id, title="changed")
+    assert changed.metadata == odd.metadata
+    if ODD[text] is not None:
+        assert odd.metadata == ODD[text]
+    if text.startswith("["):
+        assert odd.metadata == text  # as JSON text
+
+
+def test_a_row_inside_a_row_is_read_by_the_same_rules(sync_storage: sync.Storage, execute: Execute) -> None:
+    project = sync_storage.projects.create(NewProject(name="p", path="p"))
+    first, second = sync_storage.tickets.create_many([NewTicket(project_id=project.id, title=t) for t in ("a", "b")])
+    sync_storage.ticket_tasks.create_many([NewTicketTask(ticket_id=t.id, content="c") for t in (first, second)])
+    execute("ALTER TABLE ticket_tasks ALTER content DROP NOT NULL")
+    execute("UPDATE ticket_tasks SET content = NULL, position = -1 WHERE ticket_id = %s", [first.id])
+    found = sync_storage.tickets.with_tasks(project.id)
+    assert sorted((row.title, row.tasks[0].content, row.tasks[0].position) for row in found) == [
+        ("a", None, -1), ("b", "c", 1)
+    ]  # fmt: skip
+
+
+async def test_an_error_after_a_commit_says_that_the_change_was_kept(face: Any, execute: Execute) -> None:
+    made = await face.conversations.create(NewConversation(title="a"))
+    execute("UPDATE conversations SET last_message_at = 'infinity'")
+    with pytest.raises(Unreadable) as caught:
+        await face.conversations.update(made.id, title="b")
+    assert caught.value.outcome == "kept"
+    assert execute("SELECT title FROM conversations").fetchone() == ("b",)

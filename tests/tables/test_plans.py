@@ -11,9 +11,9 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from agent_storage import sync
+from agent_storage import any_of, sync
 from agent_storage.migrations.migrator import Migrator
-from agent_storage.types import NewApprovalRequest, NewBudgetPool
+from agent_storage.types import NewApprovalRequest, NewBudgetPool, NewNodeExecutionState
 
 from ..conftest import fresh_database
 from ..recording import Recorded, nodes
@@ -147,6 +147,13 @@ READS: dict[str, Callable[[Any], object]] = {
     "tickets of a project": lambda s: s.tickets.page({"project_id": ONE, "status": "open"}),
     "tickets of a person": lambda s: s.tickets.page({"assignee": "person 7"}),
     "tickets with a label": lambda s: s.tickets.find({"labels__contains": ["label 7"]}),
+    "tickets of a person or a project": lambda s: s.tickets.find(any_of({"assignee": "person 7"}, {"project_id": ONE})),
+    "tickets.count_by": lambda s: s.tickets.count_by("status", {"project_id": ONE}),
+    "tickets.update_where": lambda s: s.tickets.update_where({"project_id": ONE}, {"title": "x"}),
+    "tickets.delete_where": lambda s: s.tickets.delete_where({"project_id": FAR}),
+    "node_execution_states.upsert": lambda s: s.node_execution_states.upsert(
+        NewNodeExecutionState(session_id=ONE, node_id="node 3")
+    ),
     "ticket_tasks.by_ticket": lambda s: s.ticket_tasks.by_ticket(ONE),
     "ticket_tasks.available": lambda s: s.ticket_tasks.available(ONE),
     "ticket_tasks.blocked": lambda s: s.ticket_tasks.blocked(ONE),

@@ -9,7 +9,27 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Unpack, assert_type
 from uuid import UUID
 
-from agent_storage import Document, Health, Input, Jsonb, Page, Record, Repository, Storage, Stream, sql, sync
+from agent_storage import (
+    REMOVE,
+    Document,
+    Found,
+    Health,
+    Input,
+    Jsonb,
+    Page,
+    Record,
+    Repository,
+    Storage,
+    Stream,
+    Where,
+    all_of,
+    any_of,
+    desc,
+    field,
+    not_,
+    sql,
+    sync,
+)
 from agent_storage.tables.changes import ConversationChanges
 from agent_storage.tables.chat.conversations.repository import Conversations
 from agent_storage.types import BudgetPool, Conversation, Message, NewBudgetPool, NewConversation
@@ -119,6 +139,12 @@ async def use(url: str) -> None:
         assert_type(page, Page[ShopConversation])
         assert_type(await shop.customers.by_domain("%@example.org"), list[Customer])
         assert_type(await shop.customers.get(customer.id), Customer | None)
+        some: Where = any_of({"email__like": "ada%"}, not_(field("address", "city", eq="Oslo")))
+        assert_type(await shop.customers.find(some, desc("email", nulls="last")), Found[Customer])
+        assert_type(await shop.customers.update_where(all_of(some, {"email__ne": "x"}), {"email": "y"}), int)
+        assert_type((await shop.customers.count_by("email", some)).more, bool)
+        await shop.customers.find(field("email", equals="x"))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        await shop.customers.patch(customer.id, address={"street": REMOVE})
         async with shop.customers.everybody() as rows:
             async for row in rows:
                 assert_type(row, Customer)

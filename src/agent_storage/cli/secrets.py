@@ -24,14 +24,21 @@ def rotate(as_json: AsJson = False, db: Db = None) -> None:
     """Wrap every stored secret with the newest key.
 
     Set STORAGE_SECRET_KEY to `NEW,OLD`, run this, then set it to `NEW`. The application may run meanwhile. A second
-    run completes an interrupted one.
+    run completes an interrupted one. A secret of an unknown key is left as it is and reported; the exit code is 1 then.
     """
+    from dataclasses import asdict
+
     from agent_storage.maintenance.rotation import rotate as rewrap
 
     with opened(db) as storage, storage.connection() as connection:
         done = rewrap(connection, storage.database.codec.keyring)
     if as_json:
-        typer.echo(to_json(done))
-        return
-    for place, count in done.items():
-        typer.echo(f"{place}: {count} rewrapped")
+        typer.echo(to_json(asdict(done)))
+    else:
+        for place, count in done.rewrapped.items():
+            skipped = f", {done.skipped[place]} left as they are" if done.skipped[place] else ""
+            typer.echo(f"{place}: {count} rewrapped{skipped}")
+        for fault in done.faults:
+            typer.echo(fault, err=True)
+    if done.faults:
+        raise typer.Exit(1)

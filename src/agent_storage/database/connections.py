@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import select
@@ -9,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from psycopg.pq import ConnStatus
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import Conninfo, ConnStatus
 from psycopg.pq.abc import PGconn
 
 from agent_storage.database.settings import Settings
@@ -41,6 +43,21 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
         # A cursor that has prepared a statement deallocates all of them after a rollback, ours included.
         "prepare_threshold": None,
     }
+
+
+def address(pool: Any) -> str:
+    """Return the libpq connection string of a pool that the caller made, whichever way it was given.
+
+    Raises `StorageError` where only a coroutine knows it.
+    """
+    given: list[Any] = [one() if callable(one) else one for one in (pool.conninfo, pool.kwargs)]
+    for one in given:
+        if inspect.iscoroutine(one):
+            one.close()
+            raise StorageError("the address of this pool comes from a coroutine: set STORAGE_LISTEN_URL to wait on it")
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    keywords: dict[str, Any] = given[1] or {}
+    return make_conninfo(given[0] or "", **{name: one for name, one in keywords.items() if name in known})
 
 
 def pool_arguments(settings: Settings) -> dict[str, Any]:

@@ -45,7 +45,7 @@ _PATIENCE = 5.0
 class Listener:
     """The connection that listens, and the subscribers to wake. It connects with the first subscription."""
 
-    def __init__(self, conninfo: str) -> None:
+    def __init__(self, conninfo: str | Callable[[], str]) -> None:
         self._conninfo = conninfo
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, str], list[Callable[[], None]]] = {}
@@ -95,7 +95,8 @@ class Listener:
         pause = _PAUSES[0]
         while not self._ended():
             try:
-                with psycopg.connect(self._conninfo, autocommit=True) as connection:
+                conninfo = self._conninfo() if callable(self._conninfo) else self._conninfo
+                with psycopg.connect(conninfo, autocommit=True) as connection:
                     self._listen(connection)
                     pause = _PAUSES[0]
                     self._serve(connection)

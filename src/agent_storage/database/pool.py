@@ -85,6 +85,9 @@ class Database:
         restart = partial(pools.locate, self.settings) if self.settings.embedded else None
         self.outage = Outage(self.settings.pool_timeout, restart)
         self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
+        #: The pool, if the caller made it. Nothing is prepared by name there: a pooler may be in between, and psycopg
+        #: or the pool's own callbacks may deallocate what they do not know.
+        self._own: psycopg_pool.AsyncConnectionPool[Any] | None = None
         self._home: LoopHome | None = None
         self._listener: Listener | None = None
         self._opening = asyncio.Lock()
@@ -94,8 +97,7 @@ class Database:
     def over(cls, pool: psycopg_pool.AsyncConnectionPool[Any], settings: Settings | None = None) -> Database:
         """Return a database on a pool that the caller made, opens and closes."""
         database = cls(settings or Settings.load())
-        database._pool = pool
-        database.conninfo = pool.conninfo if isinstance(pool.conninfo, str) else ""
+        database._pool = database._own = pool
         return database
 
     def __repr__(self) -> str:
@@ -336,7 +338,11 @@ class Database:
         self._opened()
         if self._listener is None:
             url = self.settings.listen_url
-            self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
+            if url is None and self._own is not None:
+                pools.address(self._own)  # raises here rather than in the listener's thread
+                self._listener = Listener(partial(pools.address, self._own))
+            else:
+                self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
         return AsyncSignal(self._listener, channel, payloads)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import repeat
 from typing import Any, cast
 from uuid import UUID
@@ -12,8 +12,8 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
-from agent_storage.errors import InvalidValue, Unreadable
-from agent_storage.statements.encryption import Keyring, Place
+from agent_storage.errors import InvalidValue, SecretUnavailable, Unreadable
+from agent_storage.statements.encryption import Keyring, LockedSecret, Place, StoredSecret
 from agent_storage.statements.ids import uuid7
 from agent_storage.statements.records import Column, Input, columns, invalid
 from agent_storage.statements.text import encode_json
@@ -87,6 +87,8 @@ def check(column: Column, value: Any, *, table: str | None) -> Any:
 
 def secret_text(value: Any) -> str:
     """Return a secret as it is encrypted: a `SecretStr` as its text, anything else as JSON."""
+    if isinstance(value, LockedSecret):
+        value.refuse()
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return orjson.dumps(value, default=_reveal).decode()
@@ -185,6 +187,17 @@ class RowMaker:
         for column in self._encrypted:
             stored = row[column.name]
             if stored is not None:
-                secret = codec.keyring.decrypt(stored, Place(self.table, row["id"], column.name))
-                row[column.name] = secret if column.python_type is SecretStr else orjson.loads(secret)
+                place = Place(self.table, row["id"], column.name)
+                plain = column.python_type is SecretStr
+                row[column.name] = (StoredSecret if plain else partial(_unlocked, column))(stored, place, codec.keyring)
         return row
+
+
+def _unlocked(column: Column, stored: str, place: Place, keyring: Keyring) -> Any:
+    """The value with secrets that was encrypted as JSON, or what raises `SecretUnavailable` when it is used."""
+    try:
+        return column.adapter.validate_python(orjson.loads(keyring.decrypt(stored, place)))
+    except SecretUnavailable as error:
+        return LockedSecret(stored, place, str(error))
+    except ValueError:
+        return LockedSecret(stored, place, f"{place} does not fit the record of this code")

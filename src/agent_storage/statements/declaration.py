@@ -1,11 +1,11 @@
 """From a method that `@sql` declares to a `Statement`: slots filled, placeholders numbered, both checked.
 
 Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
-`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, `{new.updates}` (for ON CONFLICT), `{new.rows}`,
-the select list over rows that travel as one JSON array, and `{new.source}`, the query that selects them after it has
-locked the rows that they refer to. `{tasks.json}`, where `tasks` is a field of the result that
-holds records, is a JSON object of such a record's columns in the row `tasks`. Other braces are left alone:
-`'{}'::jsonb` is no slot.
+`Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, for ON CONFLICT `{new.updates}` (all fields) or
+`{new.given}` (those that the caller has given), `{new.rows}`, the select list over rows that travel as one JSON array,
+and `{new.source}`, the query that selects them after it has locked the rows that they refer to. `{tasks.json}`, where
+`tasks` is a field of the result that holds records, is a JSON object of such a record's columns in the row `tasks`. Other
+braces are left alone: `'{}'::jsonb` is no slot.
 
 Placeholders are `%(name)s` for a parameter and `%(new.title)s` for a field of an `Input`; `%%` is a per cent sign.
 """
@@ -36,7 +36,8 @@ from agent_storage.statements.statement import (
     ValueEncoder,
 )
 
-_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|rows|source|json)\}")
+_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|given|rows|source|json)\}")
+_GIVEN = re.compile(r"\{(?P<of>[a-z_]+)\.given\}")
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>[a-z_][a-z0-9_.]*)\)s|(?P<other>.?))", re.DOTALL)
 #: Filled by the database when the caller gives none; everything else has its default in the record. No row is changed
 #: before it was created.
@@ -82,6 +83,9 @@ class Template:
         self._positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
         self._defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
         self._all_positional = len(self._positional) == len(parameters)
+        found = _GIVEN.search(text)
+        #: The parameter of the slot `{….given}`. The text depends on the fields that were given to it.
+        self.depends_on = found["of"] if found else None
 
     @cached_property
     def hints(self) -> dict[str, Any]:
@@ -103,17 +107,25 @@ class Template:
             self._signature.bind(None, *args, **kwargs)
         return complete
 
-    def compile(self, owner: Owner) -> Statement[Any]:
-        """Return the statement for `owner`. Raises `TypeError` with both names where text and signature differ."""
-        return _Compiler(self, owner).statement()
+    def given(self, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """Return the fields that were given to the parameter of `{….given}`."""
+        return frozenset(getattr(arguments[self.depends_on or ""], "model_fields_set", ()))
+
+    def compile(self, owner: Owner, given: frozenset[str] | None = None) -> Statement[Any]:
+        """Return the statement for `owner`; `{….given}` are the fields `given`, or all.
+
+        Raises `TypeError` with both names where text and signature differ.
+        """
+        return _Compiler(self, owner, given).statement()
 
 
 class _Compiler:
     """One compilation."""
 
-    def __init__(self, template: Template, owner: Owner) -> None:
+    def __init__(self, template: Template, owner: Owner, given: frozenset[str] | None) -> None:
         self.template = template
         self.owner = owner
+        self.given = given
         self.name = f"{owner.table}.{template.name}"
         self.hints = {name: substitute(hint, owner.type_variables) for name, hint in template.hints.items()}
         self.shape = Shape.of(self.hints.pop("return", None))
@@ -183,9 +195,11 @@ class _Compiler:
             return ", ".join(_or_default(name, {one: _row_value(fields[one]) for one in names}) for name in names)
         if what == "source":
             return self._source(of, names)
-        if what == "updates":
+        if what in ("updates", "given"):
             # With nothing but the key, the key is set to itself, so that RETURNING gives the row all the same.
-            changed = [name for name in names if name not in {*MAINTAINED, *self.owner.natural_key}]
+            given = names if what == "updates" or self.given is None else self.given
+            kept = {*MAINTAINED, *self.owner.natural_key}
+            changed = [name for name in names if name not in kept and name in given]
             return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in changed or self.owner.natural_key)
         raise self._fault(f"the slot {{{of}.{what}}} is unknown")
 

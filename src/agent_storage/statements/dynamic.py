@@ -14,15 +14,14 @@ from uuid import UUID
 from agent_storage.errors import StorageError
 from agent_storage.statements.codec import Codec, check
 from agent_storage.statements.declaration import quoted
-from agent_storage.statements.filters import Condition, Fields, predicate
-from agent_storage.statements.lists import Found, Page, within
+from agent_storage.statements.filters import Fields, Form, OrderKey, predicate
+from agent_storage.statements.lists import Counts, Found, Page, within
 from agent_storage.statements.pagination import after_sql, order_sql, write_cursor
 from agent_storage.statements.records import Column, JsonObject, columns
 from agent_storage.statements.statement import Shape, Statement
 
 _FORMS = 2048
-Order = tuple[tuple[str, bool], ...]
-Conditions = tuple[Condition, ...]
+Order = tuple[OrderKey, ...]
 #: Columns that refer to other rows, with their tables.
 Parents = tuple[tuple[str, str], ...]
 
@@ -107,7 +106,7 @@ class Changed(Statement[Any]):
 def select(
     table: str,
     record: Any,
-    conditions: Conditions,
+    form: Form,
     order: Order,
     *,
     after: tuple[bool, ...] | None = None,
@@ -122,11 +121,12 @@ def select(
     """
     made = made or record
     fields = Fields.of(table, record)
-    matching, number = predicate(conditions, fields.columns)
+    matching, number = predicate(form, fields.columns)
     where = matching
     if after is not None:
-        behind, number = after_sql(order, after, fields, number)
-        where = f"{matching} AND {behind}" if matching else behind
+        after_cursor, number = after_sql(order, after, fields, number)
+        # A disjunction at the top of the filter would bind less than AND.
+        where = f"({matching}) AND {after_cursor}" if matching else after_cursor
     rows = f"SELECT {_list(made)}\n  FROM {quoted(table)}{_where(where)}\n ORDER BY {order_sql(order)}"
     if limited:
         rows += f"\n LIMIT ${number} OFFSET ${number + 1}"
@@ -143,9 +143,9 @@ def select(
 
 
 @lru_cache(_FORMS)
-def page(table: str, record: Any, conditions: Conditions, order: Order, **given: Any) -> Statement[Page[Any]]:
+def page(table: str, record: Any, form: Form, order: Order, **given: Any) -> Statement[Page[Any]]:
     """Return the statement of `select`, with a page as its result."""
-    return Paged(select(table, record, conditions, order, **given), order)
+    return Paged(select(table, record, form, order, **given), order)
 
 
 @lru_cache(_FORMS)
@@ -157,9 +157,9 @@ def by_key(table: str, record: Any, key: tuple[str, ...]) -> Statement[Any]:
 
 
 @lru_cache(_FORMS)
-def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
+def count(table: str, record: Any, form: Form) -> Statement[int]:
     """Return the statement that counts the rows that match."""
-    where, _ = predicate(conditions, columns(record))
+    where, _ = predicate(form, columns(record))
     return Statement(
         f"{table}.count",
         f"SELECT count(*) FROM {quoted(table)}{_where(where)}",
@@ -170,16 +170,59 @@ def count(table: str, record: Any, conditions: Conditions) -> Statement[int]:
     )
 
 
+class Tallied(Statement[Counts[Any]]):
+    """A count for each value. The limit is the last of the values, one more than was asked for."""
+
+    def result(
+        self,
+        names: Sequence[str] | None,
+        rows: Iterable[Sequence[Any]],
+        affected: int,
+        values: Sequence[Any],
+        codec: Codec,
+    ) -> Counts[Any]:
+        """Return the counts."""
+        given = list(rows)
+        counts = Counts((value, number) for value, number in given[: values[-1] - 1])
+        counts.more = len(given) > len(counts)
+        return counts
+
+
 @lru_cache(_FORMS)
-def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
+def count_by(table: str, record: Any, name: str, form: Form) -> Statement[Counts[Any]]:
+    """Return the statement that counts the rows that match for each value of a column, the most frequent first."""
+    where, number = predicate(form, columns(record))
+    text = (
+        f"SELECT {quoted(name)}, count(*) FROM {quoted(table)}{_where(where)}\n"
+        f" GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ${number}"
+    )
+    return Tallied(f"{table}.count_by", text, Shape("many", Any), table=table, repeatable=True, certain=True)
+
+
+@lru_cache(_FORMS)
+def update_where(
+    table: str, record: Any, names: tuple[str, ...], form: Form, parents: Parents = (), *, keys: bool
+) -> Statement[int]:
+    """Return the statement that sets `names` of the rows that match. The filter's parameters come after the values.
+
+    It locks as `update_many` does.
+    """
+    where, _ = predicate(form, columns(record), len(names) + 1)
+    locked = _locked(table, names, parents, where, "UPDATE" if keys else "NO KEY UPDATE")
+    text = f"WITH {locked}\nUPDATE {quoted(table)} SET {_set(names)} FROM locked WHERE id = locked.of AND ({where})"
+    return Statement(f"{table}.update_where", text, Shape("one", int), table=table, certain=True)
+
+
+@lru_cache(_FORMS)
+def delete(table: str, record: Any, form: Form) -> Statement[int]:
     """Return the statement that deletes the rows that match."""
-    matching, _ = predicate(conditions, columns(record))
+    matching, _ = predicate(form, columns(record))
     name = quoted(table)
     text = (
         f"WITH found AS MATERIALIZED (\n    SELECT ARRAY(SELECT id FROM {name}{_where(matching)}) AS ids\n"
         f"), locked AS MATERIALIZED (\n    SELECT lock_for_delete('{name}', ids) FROM found\n)\n"
         f"DELETE FROM {name} USING (SELECT unnest(ids) AS of FROM found CROSS JOIN locked) rows\n"
-        f" WHERE id = rows.of AND {matching}"
+        f" WHERE id = rows.of AND ({matching})"
     )
     return Statement(
         f"{table}.delete_where",
@@ -191,17 +234,24 @@ def delete(table: str, record: Any, conditions: Conditions) -> Statement[int]:
 
 
 @lru_cache(_FORMS)
-def update(table: str, record: Any, names: tuple[str, ...], parents: Parents = ()) -> Statement[Any]:
+def update(
+    table: str, record: Any, names: tuple[str, ...], parents: Parents = (), key: tuple[str, ...] = ()
+) -> Statement[Any]:
     """Return the statement that sets `names` of the row whose id is the last parameter.
 
-    It locks `parents` first, as `update_many` does.
+    It locks `parents` first, as `update_many` does. With a `key`, whose values come before the id, it gives None unless
+    the row has this key.
     """
-    row = f"id = ${len(names) + 1}"
-    text = f"UPDATE {quoted(table)} SET {_set(names)} WHERE {row} RETURNING {_list(record)}"
+    row = f"id = ${len(names) + len(key) + 1}"
+    keyed = [f"{quoted(name)} = ${number}" for number, name in enumerate(key, len(names) + 1)]
+    matched = " AND ".join([*keyed, row])
+    source = ""
+    locked = ""
     if parents:
-        locked = _locked(table, names, parents, row, "NO KEY UPDATE")
-        text = f"WITH {locked}\n{text.replace(' WHERE ', ' FROM locked WHERE id = locked.of AND ', 1)}"
-    return Changed(f"{table}.update", text, Shape("one", record), table=table)
+        locked = f"WITH {_locked(table, names, parents, row, 'NO KEY UPDATE')}\n"
+        source, matched = " FROM locked", f"id = locked.of AND {matched}"
+    text = f"{locked}UPDATE {quoted(table)} SET {_set(names)}{source} WHERE {matched} RETURNING {_list(record)}"
+    return Changed(f"{table}.update", text, Shape("optional" if key else "one", record), table=table)
 
 
 @lru_cache(_FORMS)
@@ -218,13 +268,21 @@ def update_many(table: str, names: tuple[str, ...], parents: Parents = (), *, ke
 
 
 @lru_cache(_FORMS)
-def patch(table: str, record: Any, names: tuple[str, ...]) -> Statement[Any]:
-    """Return the statement that merges documents into `names` of the row whose id is the last parameter."""
-    merged = ", ".join(
-        f"{quoted(name)} = jsonb_merge(coalesce({quoted(name)}, '{{}}'), ${number}::jsonb)"
-        for number, name in enumerate(names, start=1)
-    )
-    text = f"UPDATE {quoted(table)} SET {merged} WHERE id = ${len(names) + 1} RETURNING {_list(record)}"
+def patch(table: str, record: Any, names: tuple[str, ...], removing: frozenset[str]) -> Statement[Any]:
+    """Return the statement that merges documents into `names` of the row whose id is the last parameter.
+
+    The keys to remove from a column of `removing` are the parameter after its document.
+    """
+    parts: list[str] = []
+    number = 1
+    for name in names:
+        merged = f"jsonb_merge(coalesce({quoted(name)}, '{{}}'), ${number}::jsonb)"
+        if name in removing:
+            number += 1
+            merged = f"jsonb_remove({merged}, ${number}::jsonb)"
+        parts.append(f"{quoted(name)} = {merged}")
+        number += 1
+    text = f"UPDATE {quoted(table)} SET {', '.join(parts)} WHERE id = ${number} RETURNING {_list(record)}"
     return Changed(f"{table}.patch", text, Shape("one", record), table=table)
 
 

@@ -17,6 +17,7 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Never, Self
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -110,6 +111,106 @@ class Keyring:
             known = ", ".join(self._keys) or "none"
             raise _unavailable(place, f"is encrypted with key {key_id}, which is not set (known: {known}); {_HOW_TO}")
         return _open(key, parts[0], _wrap_data(place, key_id), place), parts[1]
+
+
+#: How a secret is shown.
+MASK = "**********"
+
+
+class Stored:
+    """A secret as it is stored: listing rows needs no key. `repr` and JSON show a mask."""
+
+    def __init__(self, stored: str, place: Place, keyring: Keyring) -> None:
+        self._stored = stored
+        self._place = place
+        self._keyring = keyring
+
+    def __repr__(self) -> str:
+        return f"SecretStr({MASK!r})"
+
+    def __str__(self) -> str:
+        return MASK
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def same(self, other: object) -> bool:
+        """Return whether `other` is the same ciphertext in the same place."""
+        return isinstance(other, Stored) and (self._stored, self._place) == (other._stored, other._place)
+
+
+class StoredSecret(Stored, SecretStr):
+    """A stored `SecretStr`, decrypted each time that its value is read."""
+
+    def get_secret_value(self) -> str:
+        """Return the secret. Raises `SecretUnavailable`."""
+        return self._keyring.decrypt(self._stored, self._place)
+
+    @property
+    def _secret_value(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # what SecretStr reads
+        return self.get_secret_value()
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the values. One that cannot be decrypted equals itself alone."""
+        if not isinstance(other, SecretStr):
+            return NotImplemented
+        try:
+            return self.same(other) or self.get_secret_value() == other.get_secret_value()
+        except SecretUnavailable:
+            return False
+
+    def __hash__(self) -> int:
+        try:
+            return hash(self.get_secret_value())
+        except SecretUnavailable:
+            return hash(self._stored)
+
+    def __bool__(self) -> bool:
+        try:
+            return bool(self.get_secret_value())
+        except SecretUnavailable:
+            return True
+
+    def __reduce__(self) -> Any:
+        """Return the value, as `SecretStr` does, or the ciphertext; never the keys."""
+        try:
+            return SecretStr, (self.get_secret_value(),)
+        except SecretUnavailable:
+            return StoredSecret, (self._stored, self._place, Keyring({}, None))
+
+
+class LockedSecret(Stored):
+    """In place of a value with secrets (`dict[str, SecretStr]`) that cannot be decrypted, or does not fit its type.
+
+    Any use but a comparison with itself raises `SecretUnavailable`.
+    """
+
+    def __init__(self, stored: str, place: Place, why: str) -> None:
+        super().__init__(stored, place, Keyring({}, None))
+        self._why = why
+
+    def refuse(self, *_: object, **__: object) -> Never:
+        """Raise `SecretUnavailable`."""
+        raise SecretUnavailable(self._why, table=self._place.table, column=self._place.column)
+
+    __getitem__ = __iter__ = __len__ = __contains__ = __or__ = __ror__ = refuse
+
+    def __getattr__(self, name: str) -> Never:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self.refuse()
+
+    def __eq__(self, other: object) -> bool:
+        return self.same(other)
+
+    def __hash__(self) -> int:
+        return hash(self._stored)
 
 
 def _unavailable(place: Place, why: str) -> SecretUnavailable:

@@ -24,6 +24,12 @@ class Found(list[R]):
     total: int | None = None
 
 
+class Counts(dict[R, int]):
+    """The number of rows for each value, the most frequent first. `more` is whether there are further values."""
+
+    more: bool = False
+
+
 @dataclass(frozen=True)
 class Page(Generic[R]):
     """A page by keyset, iterable and sized as its rows. `next_cursor` is None on the last page."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -12,57 +13,67 @@ import orjson
 from agent_storage.errors import InvalidValue
 from agent_storage.statements.codec import check
 from agent_storage.statements.declaration import quoted
-from agent_storage.statements.filters import Fields, comparable
+from agent_storage.statements.filters import Fields, OrderKey, as_stored
 from agent_storage.statements.text import escape, unescape
 
 
-def order_sql(order: Sequence[tuple[str, bool]]) -> str:
-    """Return the ORDER BY list. Nulls stay where PostgreSQL puts them: last ascending, first descending."""
-    return ", ".join(f"{quoted(name)}{' DESC' if descending else ''}" for name, descending in order)
+def order_sql(order: Sequence[OrderKey]) -> str:
+    """Return the ORDER BY list. It names the place of nulls where it is not PostgreSQL's: last, descending first."""
+    return ", ".join(f"{quoted(key.name)}{' DESC' if key.descending else ''}{_nulls(key).upper()}" for key in order)
 
 
-def after_sql(order: Sequence[tuple[str, bool]], nulls: Sequence[bool], fields: Fields, first: int) -> tuple[str, int]:
+def _nulls(key: OrderKey) -> str:
+    return "" if key.nulls_first == key.descending else f" nulls {'first' if key.nulls_first else 'last'}"
+
+
+def after_sql(order: Sequence[OrderKey], nulls: Sequence[bool], fields: Fields, first: int) -> tuple[str, int]:
     """Return the condition "after the row of the cursor" in `order`. `nulls`: which values of the cursor are null.
 
     A row comparison, which an index serves in one descent, where all fields are NOT NULL and go one way; else the
     same spelt out. Null values take no parameter.
     """
     if (
-        not any(fields.columns[name].nullable for name, _ in order)
-        and len({descending for _, descending in order}) == 1
+        not any(nulls)
+        and not any(fields.columns[key.name].nullable for key in order)
+        and len({key.descending for key in order}) == 1
     ):
         numbers = ", ".join(f"${first + index}" for index in range(len(order)))
-        names = ", ".join(quoted(name) for name, _ in order)
-        return f"({names}) {'<' if order[0][1] else '>'} ({numbers})", first + len(order)
+        names = ", ".join(quoted(key.name) for key in order)
+        return f"({names}) {'<' if order[0].descending else '>'} ({numbers})", first + len(order)
     alternatives: list[str] = []
     equal: list[str] = []
     number = first
-    for (name, descending), null in zip(order, nulls, strict=True):
-        column, value = quoted(name), f"${number}"
-        if behind := _behind(column, value, descending=descending, null=null, nullable=fields.columns[name].nullable):
-            alternatives.append("(" + " AND ".join([*equal, behind]) + ")")
+    for key, null in zip(order, nulls, strict=True):
+        column, value = quoted(key.name), f"${number}"
+        if after := _after(key, column, value, null=null, nullable=fields.columns[key.name].nullable):
+            alternatives.append("(" + " AND ".join([*equal, after]) + ")")
         equal.append(f"{column} IS NULL" if null else f"{column} = {value}")
         number += not null
     return "(" + " OR ".join(alternatives) + ")", number
 
 
-def _behind(column: str, value: str, *, descending: bool, null: bool, nullable: bool) -> str | None:
+def _after(key: OrderKey, column: str, value: str, *, null: bool, nullable: bool) -> str | None:
+    """The condition that a row comes after the cursor by this key alone; None where no row does."""
     if null:
-        return f"{column} IS NOT NULL" if descending else None
-    if descending:
-        return f"{column} < {value}"
-    return f"({column} > {value} OR {column} IS NULL)" if nullable else f"{column} > {value}"
+        return f"{column} IS NOT NULL" if key.nulls_first else None
+    after = f"{column} {'<' if key.descending else '>'} {value}"
+    return f"({after} OR {column} IS NULL)" if nullable and not key.nulls_first else after
 
 
-def write_cursor(order: Sequence[tuple[str, bool]], row: Any, table: str) -> str:
+def write_cursor(order: Sequence[OrderKey], row: Any, table: str) -> str:
     """Return an opaque cursor after `row`, which includes its table and order."""
-    values = [getattr(row, name) for name, _ in order]
-    values = [escape(value) if isinstance(value, str) else value for value in values]
+    values = [_written(getattr(row, key.name)) for key in order]
     raw = orjson.dumps([table, _signature(order), values], default=str)
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def read_cursor(cursor: str, order: Sequence[tuple[str, bool]], fields: Fields) -> list[Any]:
+def _written(value: Any) -> Any:
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)  # JSON has no NaN, and would make it null
+    return escape(value) if isinstance(value, str) else value
+
+
+def read_cursor(cursor: str, order: Sequence[OrderKey], fields: Fields) -> list[Any]:
     """Return the checked values of a cursor.
 
     Raises `InvalidValue` for one that is damaged or of another order or table.
@@ -75,15 +86,16 @@ def read_cursor(cursor: str, order: Sequence[tuple[str, bool]], fields: Fields) 
         raise InvalidValue(f"{fields.table}: the cursor is damaged; start again without one") from None
     if not matches:
         raise InvalidValue(f"{fields.table}: the cursor belongs to another table or order; start again without one")
-    return [_cursor_value(fields, name, value) for (name, _), value in zip(order, values, strict=True)]
+    return [_cursor_value(fields, name, value) for (name, *_), value in zip(order, values, strict=True)]
 
 
 def _cursor_value(fields: Fields, name: str, value: Any) -> Any:
-    column = fields.columns[name]
-    if value is None and column.nullable:
+    """The value of a cursor. It may break the rules of its field, as the row that it was read from."""
+    if value is None:
         return None
-    return check(comparable(column), unescape(value) if isinstance(value, str) else value, table=fields.table)
+    column = as_stored(fields.columns[name])
+    return check(column, unescape(value) if isinstance(value, str) else value, table=fields.table)
 
 
-def _signature(order: Sequence[tuple[str, bool]]) -> str:
-    return ",".join(f"{'-' if descending else ''}{name}" for name, descending in order)
+def _signature(order: Sequence[OrderKey]) -> str:
+    return ",".join(f"{'-' if key.descending else ''}{key.name}{_nulls(key)}" for key in order)

@@ -21,13 +21,18 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     model_serializer,
 )
+from pydantic_core import core_schema
 
 from agent_storage.errors import InvalidValue
+from agent_storage.statements.encryption import MASK, Stored
 
 T = TypeVar("T")
 
@@ -50,8 +55,30 @@ class _Marker:
         return self.name
 
 
+class _Encrypted(_Marker):
+    """A field that also takes a secret as it is stored, unseen."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        inner = handler(source)
+        return core_schema.no_info_wrap_validator_function(
+            _unless_stored,
+            inner,
+            serialization=core_schema.wrap_serializer_function_ser_schema(_masked, schema=inner, info_arg=True),
+        )
+
+
+def _unless_stored(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, Stored) else validate(value)
+
+
+def _masked(value: Any, serialize: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+    if isinstance(value, Stored):
+        return MASK if info.mode == "json" else value
+    return serialize(value)
+
+
 JSONB = _Marker("jsonb")
-ENCRYPTED = _Marker("encrypted")
+ENCRYPTED = _Encrypted("encrypted")
 
 Jsonb = Annotated[T, JSONB]
 Encrypted = Annotated[T, ENCRYPTED]

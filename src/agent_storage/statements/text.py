@@ -9,6 +9,7 @@ directions always agree; psql shows the escaped form.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from datetime import datetime
@@ -90,10 +91,21 @@ def encode_json(value: object, *, limit: int, typed: bool = False) -> JsonText:
 
 
 def decode_json(data: Buffer) -> Any:
-    """Undo `encode_json`."""
+    """Undo `encode_json`. Return the JSON text of a document that Python's parsers refuse, which only SQL can write."""
     raw = bytes(data)
-    value = orjson.loads(raw)
-    return unescape_all(value) if unusual(raw) else value
+    try:
+        value = orjson.loads(raw)
+        return unescape_all(value) if unusual(raw) else value
+    except (ValueError, RecursionError):
+        return _decode_odd(raw)
+
+
+def _decode_odd(raw: bytes) -> Any:
+    """Numbers beyond a double are integers of Python; nesting and numbers beyond its limits stay text."""
+    try:
+        return unescape_all(json.loads(raw))
+    except (ValueError, RecursionError):
+        return unescape(raw.decode())
 
 
 def unusual(raw: bytes) -> bool:

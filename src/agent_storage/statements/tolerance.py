@@ -30,7 +30,11 @@ def _of_column(column: Column, value: Any) -> Any:
             raise
         if column.json:
             return _of_document(column.annotation, value)
-        return None if value is None else TypeAdapter(plain(column.annotation)).validate_python(value)
+        kind = plain(bare(column.annotation))
+        origin = get_origin(kind) or kind
+        if value is None or (isinstance(origin, type) and isinstance(value, origin)):
+            return value  # a numeric NaN, or an array that holds NULL
+        return TypeAdapter[Any](kind).validate_python(value)
 
 
 def _of_document(annotation: Any, value: Any) -> Any:

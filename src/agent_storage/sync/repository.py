@@ -18,9 +18,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
-    Final,
     Generic,
-    Literal,
     LiteralString,
     Self,
     TypeVar,
@@ -33,16 +31,18 @@ from uuid import UUID
 import psycopg
 import psycopg_pool
 
-from agent_storage.errors import AmbiguousId, InvalidTransition, InvalidValue, NotFound, SecretUnavailable, StorageError
+from agent_storage.errors import AmbiguousId, InvalidTransition, InvalidValue, NotFound, Retryable, StorageError
 from agent_storage.statements import dynamic
 from agent_storage.statements.codec import check, encode
 from agent_storage.statements.declaration import Owner, Template
-from agent_storage.statements.filters import Condition, Fields, Order, Where
-from agent_storage.statements.ids import prefix_range, shortest_prefix
-from agent_storage.statements.lists import Found, Page, check_limit
+from agent_storage.statements.filters import EVERY, Condition, Fields, Joined, Parsed, named
+from agent_storage.statements.ids import prefix_range, shortest_prefix, uuid7
+from agent_storage.statements.lists import Counts, Found, Page, check_limit
 from agent_storage.statements.pagination import read_cursor
-from agent_storage.statements.records import MAINTAINED, Input, JsonObject, Record, columns
+from agent_storage.statements.patching import check_removed, split
+from agent_storage.statements.records import Input, JsonObject, Record, columns
 from agent_storage.statements.statement import Statement
+from agent_storage.statements.where import Order, Where
 from agent_storage.sync.database.batch import Batch
 from agent_storage.sync.database.pool import Database
 from agent_storage.sync.database.transaction import Attached, Isolation, Transaction
@@ -58,30 +58,13 @@ V = TypeVar("V")
 #: The result of a streaming method: `async with storage.messages.stream() as rows: async for row in rows: …`
 Stream = AbstractContextManager[Iterator[V]]
 
-#: Rows with ids, made unless they exist: `made` and then `found`, in which both are. A row that exists is read after
-#: INSERT has waited for the transaction that makes it.
-IDENTIFIED: Final = """
-        WITH given ({new.columns}, "Item", "Nth") AS MATERIALIZED (
-            SELECT {new.rows}, "Item", "Nth"
-              FROM jsonb_array_elements(%(new)s) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, "Item")
-        ), made AS (
-            INSERT INTO {table} ({new.columns}) SELECT {new.columns} FROM given ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::{table}, "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-"""
-
 #: The methods that only a table with a natural key has.
-_WITH_KEY = frozenset({"_insert_or_update", "_id_of"})
+_WITH_KEY = frozenset({"_insert_or_update", "_insert_unless_there", "_id_of"})
+#: How often an upsert of a secret looks for the row that it changes. Each time another session has to have interfered.
+_UPSERTS = 20
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+#: How many sets of fields the statements of one upsert are kept for.
+_FORMS = 256
 
 
 def sql(
@@ -91,7 +74,6 @@ def sql(
     certain: bool = False,
     missing: LiteralString | None = None,
     chunked: bool = False,
-    identified: LiteralString | Literal[True] | None = None,
 ) -> Callable[[F], F]:
     """Declare a method by its SQL; the method's body is `...`. See `declaration.py` for slots and placeholders.
 
@@ -99,16 +81,9 @@ def sql(
     answer was lost. `certain`: the server gives a row or an error, so a batch may commit in the same round trip.
     `missing`: what `NotFound` says when there is no row; placeholders as in the text. `chunked`: it takes a sequence
     of `Input`s and nothing else, and gives a list; many rows are sent in chunks, all or nothing, unless the table
-    `refers_to_itself`. `identified`: another text, for rows that have an id or times of the caller's, so that the call
-    can be repeated; in it `%(new)s` is a JSON array, of an `Input` too. With True, the text is itself such a one.
+    `refers_to_itself`.
     """
-    options = {
-        "repeatable": repeatable,
-        "certain": certain,
-        "missing": missing,
-        "chunked": chunked,
-        "identified": identified,
-    }
+    options = {"repeatable": repeatable, "certain": certain, "missing": missing, "chunked": chunked}
 
     def declare(function: F) -> F:
         return cast(F, Declared(Template(function, text, options)))
@@ -130,28 +105,32 @@ class Declared:
 def _method(template: Template, repository: type[Repository[Any, Any]]) -> Callable[..., Any]:
     """The method that runs `template` for one repository; its statement is compiled when first wanted."""
 
-    @functools.cache
-    def statement() -> Statement[Any]:
-        return template.compile(repository.owner())
+    @functools.lru_cache(_FORMS)
+    def statement(given: frozenset[str] | None = None) -> Statement[Any]:
+        return template.compile(repository.owner(), given)
 
-    if template.streams:
+    if template.depends_on:
+
+        def change(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
+            arguments = template.arguments(args, kwargs)
+            declared = statement(template.given(arguments))
+            return self.runner.run(declared, declared.encode(arguments, self.runner.codec))
+
+        method: Callable[..., Any] = change
+    elif template.streams:
 
         def stream(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Stream[Any]:
             values = statement().encode(template.arguments(args, kwargs), self.runner.codec)
             return self.runner.stream(statement(), values)
 
-        method: Callable[..., Any] = stream
+        method = stream
     else:
 
         def run(self: Repository[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
             runner, declared = self.runner, statement()
             arguments = template.arguments(args, kwargs)
             if declared.chunked:
-                arguments = {name: list(rows) for name, rows in arguments.items()}
-            if declared.identified is not None:
-                declared = declared.of(arguments)
-            if declared.chunked:
-                return runner.run_chunked(declared, arguments)
+                return runner.run_chunked(declared, {name: list(rows) for name, rows in arguments.items()})
             return runner.run(declared, declared.encode(arguments, runner.codec))
 
         method = run
@@ -210,9 +189,7 @@ class Repository(Generic[R, N]):
     @classmethod
     def statements(cls) -> dict[str, Statement[Any]]:
         """Return every declared statement of this repository by method name, its own first."""
-        found = {name: item.statement() for name, item in vars(cls).items() if hasattr(item, "statement")}
-        others = {f"{name}_identified": one.identified for name, one in found.items() if one.identified}
-        return {**found, **others}
+        return {name: item.statement() for name, item in vars(cls).items() if hasattr(item, "statement")}
 
     @classmethod
     def fields(cls) -> Fields:
@@ -227,17 +204,9 @@ class Repository(Generic[R, N]):
 
     # ---- create ----------------------------------------------------------------------------------------------------
 
-    @sql(
-        "INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}",
-        certain=True,
-        identified=IDENTIFIED + "SELECT {columns} FROM found",
-    )
+    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}", certain=True)
     def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """Return the new row. With an `id` the call can be repeated: a row that exists as given is returned.
-
-        Raises `AlreadyExists` for a row that differs in a field that was given, and for a natural key that is taken;
-        `MissingReference` for a foreign key that points nowhere.
-        """
+        """Return the new row. Raises `AlreadyExists`, `MissingReference` for a foreign key that points nowhere."""
         ...
 
     @sql(
@@ -248,10 +217,9 @@ class Repository(Generic[R, N]):
         RETURNING {columns}
         """,
         chunked=True,
-        identified=IDENTIFIED + 'SELECT {found.columns} FROM given JOIN found USING (id) ORDER BY "Nth"',
     )
     def create_many(self, new: Sequence[N]) -> list[R]:
-        """Create rows, all or none. Return them in the order given. Rows with an `id` may exist, as for `create`.
+        """Create rows, all or none. Return them in the order given.
 
         One round trip. More than a thousand are sent in chunks, one while the server runs the one before, in a
         transaction that takes two round trips more. The server's time limit then holds for each chunk.
@@ -261,13 +229,24 @@ class Repository(Generic[R, N]):
     @sql(
         """
         INSERT INTO {table} ({new.columns}) VALUES ({new.values})
-        ON CONFLICT ({key}) DO UPDATE SET {new.updates}
+        ON CONFLICT ({key}) DO UPDATE SET {new.given}
         RETURNING {columns}
         """,
         certain=True,
     )
     def _insert_or_update(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """The row with this natural key, made or brought up to date, in one statement."""
+        """The row with this natural key, made, or changed in the fields that were given to `new`."""
+        ...
+
+    @sql(
+        """
+        INSERT INTO {table} ({new.columns}) VALUES ({new.values})
+        ON CONFLICT ({key}) DO NOTHING
+        RETURNING {columns}
+        """
+    )
+    def _insert_unless_there(self, new: N) -> R | None:  # pyright: ignore[reportGeneralTypeIssues]
+        """The new row, or None if there is one with this natural key."""
         ...
 
     @sql("SELECT id FROM {table} WHERE ({key}) = ({new.key})", repeatable=True)
@@ -276,23 +255,31 @@ class Repository(Generic[R, N]):
         ...
 
     def upsert(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """Create the row with this natural key, or update it. Return the row; its id and creation time stay.
+        """Create the row with this natural key, or change the fields that were given. Return the row.
 
-        One round trip. With secrets, which are encrypted for their row's id, a transaction that first selects the row.
+        A field that was not given to `new` keeps its value in an existing row, and gets its default in a new one. The
+        id and the creation time of an existing row stay. One round trip, or two for a secret, which is encrypted for
+        its row's id.
         """
         if not self.natural_key:
             raise StorageError(f"{self.table} has no natural key: use create() or update()", table=self.table)
-        if not any(column.encrypted for column in columns(self.new).values()):
+        if not isinstance(new, self.new):
+            raise InvalidValue(f"{self.table}: give a {self.new.__name__}, not {type(new).__name__}", table=self.table)
+        if not any(column.encrypted and getattr(new, name) is not None for name, column in columns(self.new).items()):
             return self._insert_or_update(new)
-        try:
-            return self._upsert_secrets(new)
-        except SecretUnavailable:  # another session has inserted the row with another id: now it can be found
-            return self._upsert_secrets(new)
-
-    def _upsert_secrets(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        with self.transaction() as rows:
-            existing = rows._id_of(new)
-            return rows._insert_or_update(new.model_copy(update={"id": existing}) if existing else new)
+        given = {name: getattr(new, name) for name in columns(self.new) if name in new.model_fields_set}
+        changes = {name: value for name, value in given.items() if name not in {"id", *self.natural_key}}
+        for _ in range(_UPSERTS):
+            existing = self._id_of(new)
+            if existing is None:
+                row = self._insert_unless_there(new.model_copy(update={"id": new.id or uuid7()}))
+            else:
+                names, values = self._changes(changes, existing)
+                statement = dynamic.update(self.table, self.record, names, self.natural_key)
+                row = self.runner.run(statement, [*values, *(given[key] for key in self.natural_key), existing])
+            if row is not None:
+                return row  # else another session has made it, deleted it or changed its key in between
+        raise Retryable(f"{self.table}.upsert met another row with this key each time; run it again", table=self.table)
 
     # ---- read ------------------------------------------------------------------------------------------------------
 
@@ -376,11 +363,11 @@ class Repository(Generic[R, N]):
         Raises `InvalidValue` for an unknown field or operator (the known ones are listed) before any SQL exists.
         """
         order = self.fields().order(order_by)
-        conditions, values = self._where(where)
+        form, values = self._where(where)
         check_limit(limit, self.table, least=0)
         if offset < 0:
             raise InvalidValue(f"{self.table}: offset must not be negative", table=self.table, column="offset")
-        statement = dynamic.select(self.table, self.record, conditions, order, total=total)
+        statement = dynamic.select(self.table, self.record, form, order, total=total)
         return self.runner.run(statement, [*values, limit + 1, offset])
 
     def page(
@@ -404,13 +391,11 @@ class Repository(Generic[R, N]):
         """`page` with fewer columns: `record` holds some of the fields of the table's own; filters may name all."""
         fields = self.fields()
         order = fields.order(order_by)
-        conditions, values = self._where(where)
+        form, values = self._where(where)
         check_limit(limit, self.table)
         keys = [] if cursor is None else read_cursor(cursor, order, fields)
         after = None if cursor is None else tuple(key is None for key in keys)
-        statement = dynamic.page(
-            self.table, self.record, conditions, order, after=after, total=total, made=cast(Any, record)
-        )
+        statement = dynamic.page(self.table, self.record, form, order, after=after, total=total, made=cast(Any, record))
         return self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
 
     def stream(self, where: Where | None = None, order_by: Order = "id") -> Stream[R]:
@@ -419,14 +404,24 @@ class Repository(Generic[R, N]):
         `with repository.stream() as rows: for row in rows: …`. It holds a connection until its block ends.
         Inside a transaction it is a cursor on the transaction's connection.
         """
-        conditions, values = self._where(where)
+        form, values = self._where(where)
         order = self.fields().order(order_by)
-        return self.runner.stream(dynamic.select(self.table, self.record, conditions, order, limited=False), values)
+        return self.runner.stream(dynamic.select(self.table, self.record, form, order, limited=False), values)
 
     def count(self, where: Where | None = None) -> int:
         """Count the rows that match."""
-        conditions, values = self._where(where)
-        return self.runner.run(dynamic.count(self.table, self.record, conditions), values)
+        form, values = self._where(where)
+        return self.runner.run(dynamic.count(self.table, self.record, form), values)
+
+    def count_by(self, field: str, where: Where | None = None, limit: int = 100) -> Counts[Any]:
+        """Count the rows that match for each value of a field, the most frequent first. One statement.
+
+        A dict of the values; at most `limit`, and `.more` is whether there are others. None counts the nulls.
+        """
+        column = self.fields().sortable(field, "counted")
+        form, values = self._where(where)
+        check_limit(limit, self.table)
+        return self.runner.run(dynamic.count_by(self.table, self.record, column.name, form), [*values, limit + 1])
 
     # ---- change ----------------------------------------------------------------------------------------------------
 
@@ -445,24 +440,39 @@ class Repository(Generic[R, N]):
         checked = [dynamic.check_id(item, self.table) for item in ids]
         return self.runner.run(dynamic.update_many(self.table, names), [*values, checked])
 
+    def update_where(self, where: Where, changes: Mapping[str, Any]) -> int:
+        """Change the same fields of the rows that match. Return how many there were. One statement.
+
+        Raises `InvalidValue` for an empty filter, which would change the whole table.
+        """
+        names, values = self._changes(changes, None)
+        form, matched = self._where(where, needed="update_where")
+        return self.runner.run(dynamic.update_where(self.table, self.record, names, form), [*values, *matched])
+
     def patch(self, id: UUID, /, **documents: JsonObject) -> R:
         """Merge into JSON columns on the server: objects merge to any depth, arrays and scalars replace, None is null.
 
-        Other keys do not change, so two concurrent patches of different keys both survive. Raises `NotFound`.
+        The value `REMOVE` removes its key. Other keys do not change, so two concurrent patches of different keys both
+        survive. Raises `NotFound`, and `InvalidValue` for a document that the column's model refuses.
         """
         fields = self.fields()
         values: list[Any] = []
+        removing: list[str] = []
         for name in sorted(documents):
-            column = fields.column(name)
+            column, plain = fields.column(name), dynamic.document(name)
             if not column.mergeable:
                 raise InvalidValue(f"{self.table}.{name} is no JSON object; use update()", table=self.table)
-            value = check(dynamic.document(name), documents[name], table=self.table)
+            merged, removed = split(check(plain, documents[name], table=self.table))
             if column.document:  # what it would make of the row must be readable
-                check(column, value, table=self.table)
-            values.append(encode(dynamic.document(name), value, self.runner.codec, table=self.table))
+                check(column, merged, table=self.table)
+                check_removed(column, removed, table=self.table)
+            values.append(encode(plain, merged, self.runner.codec, table=self.table))
+            if removed:
+                removing.append(name)
+                values.append(encode(plain, removed, self.runner.codec, table=self.table))
         if not values:
             raise InvalidValue(f"{self.table}: nothing to patch", table=self.table)
-        statement = dynamic.patch(self.table, self.record, tuple(sorted(documents)))
+        statement = dynamic.patch(self.table, self.record, tuple(sorted(documents)), frozenset(removing))
         return self.runner.run(statement, [*values, dynamic.check_id(id, self.table)])
 
     @sql("DELETE FROM {table} WHERE id = %(id)s", certain=True)
@@ -480,10 +490,8 @@ class Repository(Generic[R, N]):
 
         Raises `InvalidValue` for an empty filter, which would empty the table.
         """
-        if not where:
-            raise InvalidValue(f"{self.table}: delete_where needs a filter", table=self.table)
-        conditions, values = self._where(where)
-        return self.runner.run(dynamic.delete(self.table, self.record, conditions), values)
+        form, values = self._where(where, needed="delete_where")
+        return self.runner.run(dynamic.delete(self.table, self.record, form), values)
 
     def _accepted(self, row: R | None, id: UUID, change: str) -> R:
         """Return `row`, the result of a guarded change. Raises `NotFound`, else `InvalidTransition` with the status."""
@@ -494,17 +502,21 @@ class Repository(Generic[R, N]):
 
     # ---- dynamic SQL -----------------------------------------------------------------------------------------------
 
-    def _where(self, where: Where | None) -> tuple[tuple[Condition, ...], list[Any]]:
-        pairs = self.fields().conditions(where or {}, self.runner.codec)
-        if self.soft_delete and not any(condition.column == self.soft_delete for condition, _ in pairs):
-            pairs.append((Condition(self.soft_delete, (), "is_null"), []))
-        return tuple(condition for condition, _ in pairs), [value for _, values in pairs for value in values]
+    def _where(self, where: Where | None, *, needed: str | None = None) -> Parsed:
+        """The filter's form and parameters. Raises `InvalidValue` for one that matches all if a method `needed` one."""
+        form, values = parsed = self.fields().parse(where, self.runner.codec)
+        if needed and form == EVERY:
+            raise InvalidValue(f"{self.table}: {needed} needs a filter", table=self.table)
+        if self.soft_delete and self.soft_delete not in named(form):
+            listed = Condition(self.soft_delete, nested=False, operator="is_null")
+            return Joined("and", (form, listed) if form != EVERY else (listed,)), values
+        return parsed
 
     def _changes(self, changes: Mapping[str, Any], id_: UUID | None) -> tuple[tuple[str, ...], list[Any]]:
         """The names to set, sorted, and their parameters, each checked as the `New…` record would."""
         if not changes:
             raise InvalidValue(f"{self.table}: nothing to change", table=self.table)
-        known = {name: column for name, column in columns(self.new).items() if name not in MAINTAINED}
+        known = {name: column for name, column in columns(self.new).items() if name != "id"}
         values: list[Any] = []
         for name in sorted(changes):
             if name not in known:

@@ -98,6 +98,27 @@ BEGIN
 END
 $$;
 
+-- Remove keys from a document. `keys` is an object: a value that is an object names keys of the object below, any other
+-- value marks the key itself. What is no object is returned as it is.
+CREATE OR REPLACE FUNCTION jsonb_remove(document jsonb, keys jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    result jsonb;
+    item   record;
+BEGIN
+    IF jsonb_typeof(document) IS DISTINCT FROM 'object' THEN
+        RETURN document;
+    END IF;
+    result := document - ARRAY(SELECT key FROM jsonb_each(keys) WHERE jsonb_typeof(value) <> 'object');
+    FOR item IN SELECT key, value FROM jsonb_each(keys) WHERE jsonb_typeof(value) = 'object' LOOP
+        IF result ? item.key THEN
+            result := jsonb_set(result, ARRAY[item.key], jsonb_remove(result -> item.key, item.value));
+        END IF;
+    END LOOP;
+    RETURN result;
+END
+$$;
+
 -- Refuse an UPDATE of an immutable column. The WHEN of the trigger compares the column; its arguments are the column's
 -- name and a hint. Reported as a Conflict.
 CREATE OR REPLACE FUNCTION trigger_refuse_change() RETURNS trigger

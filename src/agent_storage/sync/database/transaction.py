@@ -17,8 +17,10 @@ from psycopg.pq import TransactionStatus
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.forks import ProcessHome
 from agent_storage.database.listener import Signal
+from agent_storage.database.settings import Settings
 from agent_storage.errors import StorageError, translate
 from agent_storage.statements.codec import Codec
+from agent_storage.statements.encryption import Keyring
 from agent_storage.statements.statement import Statement
 from agent_storage.sync.database.fastpath.executor import Executor
 
@@ -203,7 +205,10 @@ class Attached(Transaction):
     """
 
     def __init__(self, connection: psycopg.Connection[Any], codec: Codec | None = None) -> None:
-        super().__init__(executor_of(connection, codec or Codec(), Generation()), "on a connection of the caller's")
+        if codec is None:
+            settings = Settings.load()
+            codec = Codec(settings.json_limit, Keyring.from_setting(settings.secret_key))
+        super().__init__(executor_of(connection, codec, Generation()), "on a connection of the caller's")
 
     def check(self) -> None:
         """Raise `StorageError` in another process or event loop."""

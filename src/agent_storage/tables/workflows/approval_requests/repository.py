@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 from uuid import UUID
 
@@ -19,9 +19,10 @@ from agent_storage.errors import (
     WaitTimeout,
 )
 from agent_storage.repository import Repository, sql
-from agent_storage.statements.filters import Condition, Where
+from agent_storage.statements.filters import EVERY, Condition, Joined, Parsed, named
 from agent_storage.statements.ids import uuid7
 from agent_storage.statements.lists import Found
+from agent_storage.statements.where import Group, Where, all_of
 from agent_storage.tables.workflows.approval_requests.record import ApprovalRequest, ApprovalStatus, NewApprovalRequest
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ _WAITING: dict[str, str] = {
 }
 #: The status is a constant here, so that the index of pending requests serves every plan.
 _OPEN = Condition(
-    "status", (), "open", "(status = 'pending' AND (expires_at IS NULL OR expires_at > statement_timestamp()))"
+    "status", False, "open", "(status = 'pending' AND (expires_at IS NULL OR expires_at > statement_timestamp()))"
 )
 _NOT_OVERDUE = Condition(
-    "status", (), "open", "(status <> 'pending' OR expires_at IS NULL OR expires_at > statement_timestamp())"
+    "status", False, "open", "(status <> 'pending' OR expires_at IS NULL OR expires_at > statement_timestamp())"
 )
 
 R = TypeVar("R", bound=ApprovalRequest, default=ApprovalRequest, covariant=True)
@@ -55,7 +56,7 @@ class ApprovalRequests(Repository[R, N]):
 
     async def pending(self, where: Where | None = None, limit: int = 100) -> Found[R]:
         """Return the requests that wait for a decision, oldest first; `where` filters as in `find`."""
-        return await self.find({**(where or {}), "status": "pending"}, "id", limit)
+        return await self.find(all_of(where or {}, {"status": "pending"}), "id", limit)
 
     @sql(
         "SELECT {columns} FROM {table} WHERE session_id = %(session_id)s ORDER BY id DESC LIMIT %(limit)s",
@@ -294,15 +295,20 @@ class ApprovalRequests(Repository[R, N]):
             return None, _PAUSE
         return None, left
 
-    def _where(self, where: Where | None) -> tuple[tuple[Condition, ...], list[Any]]:
+    def _where(self, where: Where | None, *, needed: str | None = None) -> Parsed:
         """Leave overdue requests out of what a filter by status selects: they are pending no more."""
-        conditions, values = super()._where(where)
-        if any(condition.column == "status" for condition in conditions):
-            given = where or {}
-            pending = "pending" in (given.get("status"), given.get("status__eq"))
-            conditions = (*conditions, _OPEN if pending else _NOT_OVERDUE)
-        return conditions, values
+        form, values = super()._where(where, needed=needed)
+        if form != EVERY and "status" in named(form):
+            form = Joined("and", (form, _OPEN if _wants_pending(where) else _NOT_OVERDUE))
+        return form, values
 
     if TYPE_CHECKING:
 
         async def update(self, id: UUID, /, **changes: Unpack[ApprovalRequestChanges]) -> R: ...  # noqa: D102
+
+
+def _wants_pending(where: Where | None) -> bool:
+    """Return whether a filter selects pending requests alone."""
+    if isinstance(where, Mapping):
+        return "pending" in (where.get("status"), where.get("status__eq"))
+    return isinstance(where, Group) and where.joined == "and" and any(map(_wants_pending, where.members))
