@@ -1349,16 +1349,12 @@ UPDATE "budget_pools"
  WHERE id = $2 AND (status = 'suspended') <> ($1 = 'suspended')
 RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
--- (limit) gives one int
-/* budget_pools.release_overdue */
-INSERT INTO budget_entries (pool_id, kind, amount, reservation_id)
--- without actor, key, metadata, session_id, to_pool_id
-SELECT pool_id, 'release', amount, id
-  FROM budget_reservations
+-- (limit) gives many UUID, repeatable, certain
+/* budget_pools._overdue */
+SELECT id FROM budget_reservations
  WHERE status = 'held' AND expires_at <= clock_timestamp()
- ORDER BY id
- LIMIT $1
-    ON CONFLICT DO NOTHING;
+ ORDER BY expires_at
+ LIMIT $1;
 
 -- (new.id, new.parent_pool_id, new.total_budget, new.status, new.metadata) gives one BudgetPool, certain
 /* budget_pools.create */
