@@ -23,12 +23,6 @@ INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled",
 ON CONFLICT ("name") DO UPDATE SET "kind" = excluded."kind", "base_url" = excluded."base_url", "api_key" = excluded."api_key", "enabled" = excluded."enabled", "settings" = excluded."settings"
 RETURNING "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at";
 
--- (new.id, new.name, new.kind, new.base_url, new.api_key, new.enabled, new.settings) gives optional Provider, certain
-/* providers._insert_unless_there */
-INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7)
-ON CONFLICT ("name") DO NOTHING
-RETURNING "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at";
-
 -- (new.name) gives optional uuid.UUID | None, repeatable, certain
 /* providers._id_of */
 SELECT id FROM "providers" WHERE ("name") = ($1);
@@ -98,12 +92,6 @@ RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_
 /* models._insert_or_update */
 INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT ("provider_id", "name") DO UPDATE SET "display_name" = excluded."display_name", "context_window" = excluded."context_window", "input_price" = excluded."input_price", "output_price" = excluded."output_price", "capabilities" = excluded."capabilities", "enabled" = excluded."enabled"
-RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
-
--- (new.id, new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled) gives optional Model, certain
-/* models._insert_unless_there */
-INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9)
-ON CONFLICT ("provider_id", "name") DO NOTHING
 RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
 
 -- (new.provider_id, new.name) gives optional uuid.UUID | None, repeatable, certain
@@ -356,12 +344,6 @@ INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url",
 ON CONFLICT ("name") DO UPDATE SET "transport" = excluded."transport", "command" = excluded."command", "args" = excluded."args", "url" = excluded."url", "env" = excluded."env", "input_schema" = excluded."input_schema", "enabled" = excluded."enabled", "metadata" = excluded."metadata"
 RETURNING "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at";
 
--- (new.id, new.name, new.transport, new.command, new.args, new.url, new.env, new.input_schema, new.enabled, new.metadata) gives optional ToolConfig, certain
-/* tool_configs._insert_unless_there */
-INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10)
-ON CONFLICT ("name") DO NOTHING
-RETURNING "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at";
-
 -- (new.name) gives optional uuid.UUID | None, repeatable, certain
 /* tool_configs._id_of */
 SELECT id FROM "tool_configs" WHERE ("name") = ($1);
@@ -584,12 +566,6 @@ INSERT INTO "boards" ("id", "name", "slug", "data") VALUES (coalesce($1, uuid_v7
 ON CONFLICT ("slug") DO UPDATE SET "name" = excluded."name", "data" = excluded."data"
 RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
--- (new.id, new.name, new.slug, new.data) gives optional Board, certain
-/* boards._insert_unless_there */
-INSERT INTO "boards" ("id", "name", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4)
-ON CONFLICT ("slug") DO NOTHING
-RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
-
 -- (new.slug) gives optional uuid.UUID | None, repeatable, certain
 /* boards._id_of */
 SELECT id FROM "boards" WHERE ("slug") = ($1);
@@ -645,12 +621,6 @@ RETURNING "id", "slug", "data", "created_at", "updated_at";
 /* repos._insert_or_update */
 INSERT INTO "repos" ("id", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3)
 ON CONFLICT ("slug") DO UPDATE SET "data" = excluded."data"
-RETURNING "id", "slug", "data", "created_at", "updated_at";
-
--- (new.id, new.slug, new.data) gives optional Repo, certain
-/* repos._insert_unless_there */
-INSERT INTO "repos" ("id", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3)
-ON CONFLICT ("slug") DO NOTHING
 RETURNING "id", "slug", "data", "created_at", "updated_at";
 
 -- (new.slug) gives optional uuid.UUID | None, repeatable, certain
@@ -910,12 +880,6 @@ INSERT INTO "projects" ("id", "name", "path", "description", "settings") VALUES 
 ON CONFLICT ("path") DO UPDATE SET "name" = excluded."name", "description" = excluded."description", "settings" = excluded."settings"
 RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
 
--- (new.id, new.name, new.path, new.description, new.settings) gives optional Project, certain
-/* projects._insert_unless_there */
-INSERT INTO "projects" ("id", "name", "path", "description", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5)
-ON CONFLICT ("path") DO NOTHING
-RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
-
 -- (new.path) gives optional uuid.UUID | None, repeatable, certain
 /* projects._id_of */
 SELECT id FROM "projects" WHERE ("path") = ($1);
@@ -996,12 +960,6 @@ RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "co
 /* project_files._insert_or_update */
 INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT ("project_id", "path") DO UPDATE SET "extension" = excluded."extension", "size_bytes" = excluded."size_bytes", "checksum" = excluded."checksum", "content" = excluded."content", "summary" = excluded."summary", "summarized_at" = excluded."summarized_at", "imports" = excluded."imports", "exports" = excluded."exports"
-RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
-
--- (new.id, new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports) gives optional ProjectFile, certain
-/* project_files._insert_unless_there */
-INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-ON CONFLICT ("project_id", "path") DO NOTHING
 RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
 
 -- (new.project_id, new.path) gives optional uuid.UUID | None, repeatable, certain
@@ -1285,25 +1243,9 @@ UPDATE "workflow_sessions" SET status = $1
  WHERE id = $2 AND status = ANY($3)
 RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
--- (id) gives optional WorkflowSession, certain
-/* workflow_sessions._resume */
-WITH locked AS (  -- first, so that the requests are read as the last decision left them
-    SELECT id AS run_id FROM "workflow_sessions" WHERE id = $1 FOR NO KEY UPDATE
-), awaiting AS (
-    SELECT run_id, awaited_by_run(run_id) AS awaited FROM locked
-)
-UPDATE "workflow_sessions" run
-   SET status = coalesce(awaited, 'running')
-  FROM awaiting
- WHERE id = run_id AND (status = 'paused' OR status LIKE 'waiting%' AND awaited IS NULL)
-RETURNING "run"."id", "run"."workflow_id", "run"."workflow_snapshot", "run"."status", "run"."metadata", "run"."created_at", "run"."updated_at";
-
 -- (status, id) gives optional WorkflowSession, certain
 /* workflow_sessions._pause */
-UPDATE "workflow_sessions"
-   SET status = $1
- WHERE id = $2 AND (status = 'running' OR status LIKE 'waiting%' AND $1 = 'paused')
-RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+UPDATE "workflow_sessions" SET status = $1 WHERE id = $2 AND status = 'running' RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
 
 -- (new.id, new.workflow_id, new.workflow_snapshot, new.status, new.metadata) gives one WorkflowSession, certain
 /* workflow_sessions.create */
@@ -1350,7 +1292,7 @@ DELETE FROM "workflow_sessions" WHERE id = ANY($1);
 
 -- (id, limit) gives found BudgetPool, repeatable, certain
 /* budget_pools.children */
-SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE parent_pool_id = $1 ORDER BY id DESC LIMIT $2;
+SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE parent_pool_id = $1 ORDER BY id DESC LIMIT $2;
 
 -- (id, limit) gives found BudgetPool, repeatable, certain
 /* budget_pools.subtree */
@@ -1358,81 +1300,80 @@ WITH RECURSIVE below (id, depth) AS (
     SELECT id, 0 FROM budget_pools WHERE id = $1
      UNION ALL
     SELECT p.id, depth + 1 FROM below JOIN budget_pools p ON p.parent_pool_id = below.id
-) CYCLE id SET repeated USING path
-SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."used_budget", "p"."status", "p"."metadata", "p"."remaining_budget", "p"."created_at", "p"."updated_at" FROM below JOIN budget_pools p USING (id) WHERE NOT repeated ORDER BY depth, id
- LIMIT $2;
-
--- (id, refund, amount) gives one Charge
-/* budget_pools._charge */
-WITH RECURSIVE chain (id, parent_pool_id, distance) AS (
-    SELECT id, parent_pool_id, 0 FROM budget_pools WHERE id = $1
-     UNION ALL
-    SELECT p.id, p.parent_pool_id, distance + 1
-      FROM chain
-      JOIN budget_pools p ON p.id = chain.parent_pool_id
-) CYCLE id SET repeated USING path, locked AS MATERIALIZED (
-    -- Every statement locks in the order of ids, so no deadlock is possible; a row that another transaction
-    -- changed meanwhile is read again once it is locked.
-    SELECT p.*, chain.distance,
-           CASE WHEN $2 THEN CASE WHEN p.used_budget < $3 THEN 'unused' END
-                WHEN p.status = 'suspended' THEN 'suspended'
-                WHEN p.total_budget - p.used_budget < $3 THEN 'short' END AS refusal
-      FROM budget_pools p
-      JOIN chain ON chain.id = p.id AND NOT chain.repeated
-     ORDER BY p.id
-       FOR NO KEY UPDATE OF p
-), verdict AS (
-    SELECT count(refusal) = 0 AS granted FROM locked
-), charged AS (
-    UPDATE budget_pools p
-       SET used_budget = CASE WHEN $2 THEN p.used_budget - $3
-                              ELSE p.used_budget + $3 END
-      FROM locked, verdict
-     WHERE p.id = locked.id AND verdict.granted
-    RETURNING p.*
 )
-SELECT "charged"."id", "charged"."parent_pool_id", "charged"."total_budget", "charged"."used_budget", "charged"."status", "charged"."metadata", "charged"."remaining_budget", "charged"."created_at", "charged"."updated_at", NULL::text AS refusal FROM charged WHERE id = $1
- UNION ALL
-(SELECT "locked"."id", "locked"."parent_pool_id", "locked"."total_budget", "locked"."used_budget", "locked"."status", "locked"."metadata", "locked"."remaining_budget", "locked"."created_at", "locked"."updated_at", refusal FROM locked WHERE refusal IS NOT NULL ORDER BY distance LIMIT 1);
+SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."status", "p"."metadata", "p"."used_budget", "p"."reserved_budget", "p"."remaining_budget", "p"."created_at", "p"."updated_at" FROM below JOIN budget_pools p USING (id) ORDER BY depth, id LIMIT $2;
+
+-- (kind, id, amount, to_id, key, by, session_id, metadata) gives many Charge, certain
+/* budget_pools._post */
+SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."status", "p"."metadata", "p"."used_budget", "p"."reserved_budget", "p"."remaining_budget", "p"."created_at", "p"."updated_at", posted.refusal, posted.refused_amount, posted.was
+  FROM budget_post($1, $2, $3, $4, NULL, $5, $6, $7, NULL,
+                   coalesce($8, '{}'::jsonb)) AS posted,
+       LATERAL (SELECT (posted.pool).*) AS p;
+
+-- (kind, id, amount, reservation_id, key, by, session_id, expires_at, metadata) gives optional Hold, certain
+/* budget_pools._hold */
+SELECT held.id, held.pool_id, held.amount, held.key, held.actor, held.session_id, held.expires_at,
+       held.metadata, held.status, held.settled_amount, held.created_at, held.updated_at,
+       (posted.pool).id AS refused_by, posted.refusal, posted.refused_amount, posted.was
+  FROM budget_post($1, $2, $3, NULL, $4, $5, $6, $7,
+                   $8, coalesce($9, '{}'::jsonb)) AS posted,
+       LATERAL (SELECT (posted.reservation).*) AS held;
+
+-- (total_budget, id) gives optional Charge, certain
+/* budget_pools._resize */
+WITH pool AS MATERIALIZED (
+    SELECT id, $1 - total_budget AS change
+      FROM budget_pools WHERE id = $2 FOR NO KEY UPDATE
+)
+SELECT "p"."id", "p"."parent_pool_id", "p"."total_budget", "p"."status", "p"."metadata", "p"."used_budget", "p"."reserved_budget", "p"."remaining_budget", "p"."created_at", "p"."updated_at", posted.refusal, posted.refused_amount, posted.was
+  FROM pool,
+       LATERAL budget_post(CASE WHEN change < 0 THEN 'decrease' ELSE 'increase' END, id, abs(change),
+                           NULL, NULL, NULL, NULL, NULL, NULL, '{}') AS posted,
+       LATERAL (SELECT (posted.pool).*) AS p;
 
 -- (id, amount, metadata) gives optional BudgetPool, certain
 /* budget_pools._allocate */
 WITH parent AS (
     SELECT * FROM budget_pools WHERE id = $1 FOR NO KEY UPDATE
 )
-INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)  -- without used_budget, status
+INSERT INTO budget_pools (parent_pool_id, total_budget, metadata)  -- without status
 SELECT id, $2, $3
   FROM parent
- WHERE total_budget - used_budget >= $2 AND status <> 'suspended'
-RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
+ WHERE remaining_budget >= $2 AND status <> 'suspended'
+RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
 -- (status, id) gives optional BudgetPool, certain
 /* budget_pools._move */
 UPDATE "budget_pools"
-   SET status = CASE WHEN $1 = 'suspended' THEN 'suspended'
-                     WHEN used_budget >= total_budget THEN 'exhausted'
-                     ELSE 'active' END
+   SET status = $1
  WHERE id = $2 AND (status = 'suspended') <> ($1 = 'suspended')
-RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
+RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
--- (new.id, new.parent_pool_id, new.total_budget, new.used_budget, new.status, new.metadata) gives one BudgetPool, certain
+-- (limit) gives many UUID, repeatable, certain
+/* budget_pools._overdue */
+SELECT id FROM budget_reservations
+ WHERE status = 'held' AND expires_at <= clock_timestamp()
+ ORDER BY expires_at
+ LIMIT $1;
+
+-- (new.id, new.parent_pool_id, new.total_budget, new.status, new.metadata) gives one BudgetPool, certain
 /* budget_pools.create */
-INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6) RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
+INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
 -- (new) gives many BudgetPool, certain
 /* budget_pools.create_many */
-INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata")
-SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "used_budget", "status", coalesce("metadata", 'null')
+INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata")
+SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "status", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"budget_pools", $1)
-RETURNING "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at";
+RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
 -- (id) gives optional BudgetPool, repeatable, certain
 /* budget_pools.get */
-SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id = $1;
+SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id = $1;
 
 -- (id) gives one BudgetPool, repeatable
 /* budget_pools.require */
-SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id = $1;
+SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* budget_pools.exists */
@@ -1440,7 +1381,7 @@ SELECT EXISTS (SELECT FROM "budget_pools" WHERE id = $1);
 
 -- (low, high) gives many BudgetPool, repeatable, certain
 /* budget_pools._between_ids */
-SELECT "id", "parent_pool_id", "total_budget", "used_budget", "status", "metadata", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at" FROM "budget_pools" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* budget_pools._neighbours */
@@ -1507,12 +1448,6 @@ INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_n
 ON CONFLICT ("session_id") DO UPDATE SET "budget_pool_id" = excluded."budget_pool_id", "current_node_id" = excluded."current_node_id", "status" = excluded."status", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "context" = excluded."context"
 RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
 
--- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context) gives optional ExecutionState, certain
-/* execution_states._insert_unless_there */
-INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8)
-ON CONFLICT ("session_id") DO NOTHING
-RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
-
 -- (new.session_id) gives optional uuid.UUID | None, repeatable, certain
 /* execution_states._id_of */
 SELECT id FROM "execution_states" WHERE ("session_id") = ($1);
@@ -1575,23 +1510,6 @@ ON CONFLICT (session_id, node_id) DO UPDATE
        metadata = CASE WHEN 'metadata' = ANY($13) THEN excluded.metadata ELSE n.metadata END
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
--- (session_id, node_id) gives optional NodeExecutionState, certain
-/* node_execution_states._retry */
-WITH run AS (
-    UPDATE workflow_sessions
-       SET status = CASE status WHEN 'failed' THEN 'running' ELSE status END
-     WHERE id = $1 AND status <> 'completed'
-       AND EXISTS (SELECT FROM "node_execution_states"
-                    WHERE session_id = $1 AND node_id = $2 AND status = 'failed')
-    RETURNING id AS run_id
-)
-UPDATE "node_execution_states" node
-   SET status = 'pending', retry_count = retry_count + 1, output = NULL, error = NULL,
-       started_at = NULL, completed_at = NULL, pending_approval_id = NULL
-  FROM run
- WHERE session_id = run_id AND node_id = $2 AND status = 'failed'
-RETURNING "node"."id", "node"."session_id", "node"."node_id", "node"."status", "node"."input", "node"."output", "node"."error", "node"."started_at", "node"."completed_at", "node"."retry_count", "node"."pending_approval_id", "node"."metadata", "node"."created_at", "node"."updated_at";
-
 -- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives one NodeExecutionState, certain
 /* node_execution_states.create */
 INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
@@ -1607,12 +1525,6 @@ RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "
 /* node_execution_states._insert_or_update */
 INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 ON CONFLICT ("session_id", "node_id") DO UPDATE SET "status" = excluded."status", "input" = excluded."input", "output" = excluded."output", "error" = excluded."error", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "retry_count" = excluded."retry_count", "pending_approval_id" = excluded."pending_approval_id", "metadata" = excluded."metadata"
-RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
-
--- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives optional NodeExecutionState, certain
-/* node_execution_states._insert_unless_there */
-INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-ON CONFLICT ("session_id", "node_id") DO NOTHING
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
 -- (new.session_id, new.node_id) gives optional uuid.UUID | None, repeatable, certain
@@ -1776,102 +1688,23 @@ DELETE FROM "tool_call_logs" WHERE id = ANY($1);
 /* approval_requests.by_session */
 SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM "approval_requests" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
 
--- (new.session_id, new.id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes, run_status, node_status) gives optional ApprovalRequest, certain
-/* approval_requests._ask */
-WITH run AS (
-    SELECT id AS run_id
-      FROM workflow_sessions
-     WHERE id = $1 AND status NOT IN ('completed', 'failed')
-       FOR NO KEY UPDATE
-), asked AS (
-    INSERT INTO approval_requests ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes") SELECT coalesce($2, uuid_v7()), $1, $3, $4, $5, $6, $7, $8, $9, $10 FROM run
-    ON CONFLICT (id) DO NOTHING
-    RETURNING *
-), waiting AS (
-    UPDATE workflow_sessions run
-       SET status = $11
-      FROM asked
-     WHERE run.id = asked.session_id AND run.status = 'running'
-    RETURNING run.id AS run_id
-), node AS (  -- after the run, so that locks are taken in one order everywhere
-    INSERT INTO node_execution_states (session_id, node_id, status, started_at, pending_approval_id)
-           -- without completed_at, error, input, metadata, output, retry_count
-    SELECT asked.session_id, asked.node_id, $12, clock_timestamp(), asked.id
-      FROM asked
-      LEFT JOIN waiting ON true
-    ON CONFLICT (session_id, node_id) DO UPDATE
-       SET status = excluded.status, pending_approval_id = excluded.pending_approval_id
-           -- without completed_at, error, input, metadata, output, retry_count, started_at
-)
-SELECT "asked"."id", "asked"."session_id", "asked"."node_id", "asked"."type", "asked"."status", "asked"."context", "asked"."expires_at", "asked"."resolved_at", "asked"."resolved_by", "asked"."resolution_notes", "asked"."created_at", "asked"."updated_at" FROM asked;
-
--- (session_id) gives optional str | None, repeatable, certain
-/* approval_requests._run_status */
-SELECT status FROM workflow_sessions WHERE id = $1;
-
--- (id, status, by, notes) gives optional ApprovalRequest, certain
+-- (status, by, notes, id) gives optional ApprovalRequest, certain
 /* approval_requests._decide */
-WITH run AS (  -- locked before the request, as the deletion of a run does
-    SELECT id AS run_id
-      FROM workflow_sessions
-     WHERE id = (SELECT session_id FROM "approval_requests" WHERE id = $1)
-       FOR NO KEY UPDATE
-)
-UPDATE "approval_requests" request
-   SET status = $2, resolved_by = $3, resolution_notes = $4  -- a trigger sets resolved_at
-  FROM run
- WHERE id = $1 AND session_id = run_id AND status = 'pending'
-   AND (expires_at IS NULL OR expires_at > clock_timestamp())
-RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
-
--- (ids, early) gives many ApprovalRequest, certain
-/* approval_requests._expire */
-WITH runs AS (
-    SELECT id AS run_id
-      FROM workflow_sessions
-     WHERE id IN (SELECT session_id FROM "approval_requests" WHERE id = ANY($1))
-     ORDER BY id
-       FOR NO KEY UPDATE
-)
-UPDATE "approval_requests" request
-   SET status = 'expired'
-  FROM runs
- WHERE id = ANY($1) AND session_id = run_id AND status = 'pending'
-   AND ($2 OR expires_at <= clock_timestamp())
-RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
+UPDATE "approval_requests"
+   SET status = $1, resolved_at = clock_timestamp(), resolved_by = $2, resolution_notes = $3
+ WHERE id = $4 AND status = 'pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
+RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
 
 -- () gives many ApprovalRequest, certain
 /* approval_requests.expire_overdue */
-WITH runs AS (
-    SELECT id AS run_id
-      FROM workflow_sessions
-     WHERE id IN (SELECT session_id FROM "approval_requests"
-                   WHERE status = 'pending' AND expires_at <= statement_timestamp())
-     ORDER BY id
-       FOR NO KEY UPDATE SKIP LOCKED
-), overdue AS (
-    SELECT id AS request_id
-      FROM "approval_requests"
-      JOIN runs ON run_id = session_id
-     WHERE status = 'pending' AND expires_at <= statement_timestamp()
-     ORDER BY id
-       FOR NO KEY UPDATE OF "approval_requests" SKIP LOCKED
-)
-UPDATE "approval_requests" request
-   SET status = 'expired'
-  FROM overdue
- WHERE id = request_id
-RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
+UPDATE "approval_requests"
+   SET status = 'expired', resolved_at = clock_timestamp()
+ WHERE status = 'pending' AND expires_at <= clock_timestamp()
+RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
 
--- (ids) gives many ApprovalRequest, repeatable, certain
-/* approval_requests._of */
-SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM "approval_requests" WHERE id = ANY($1) ORDER BY resolved_at, id;
-
--- (ids) gives optional float | None, repeatable, certain
+-- (id) gives optional float | None, repeatable, certain
 /* approval_requests._seconds_left */
-SELECT extract(epoch FROM min(expires_at) - clock_timestamp())::float8
-  FROM "approval_requests"
- WHERE id = ANY($1) AND status = 'pending';
+SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM "approval_requests" WHERE id = $1;
 
 -- (new.id, new.session_id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes) gives one ApprovalRequest, certain
 /* approval_requests.create */
@@ -1935,12 +1768,6 @@ RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 /* event_streams._insert_or_update */
 INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3)
 ON CONFLICT ("stream_id") DO UPDATE SET "last_sequence" = excluded."last_sequence"
-RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
-
--- (new.id, new.stream_id, new.last_sequence) gives optional EventStream, certain
-/* event_streams._insert_unless_there */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3)
-ON CONFLICT ("stream_id") DO NOTHING
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
 -- (new.stream_id) gives optional uuid.UUID | None, repeatable, certain
@@ -2062,3 +1889,109 @@ DELETE FROM "stream_events" WHERE id = $1;
 -- (ids) gives one int, certain
 /* stream_events.delete_many */
 DELETE FROM "stream_events" WHERE id = ANY($1);
+
+-- ---- budget_reservations ----
+
+-- (pool_id, limit) gives found BudgetReservation, repeatable, certain
+/* budget_reservations.by_pool */
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE pool_id = $1 ORDER BY id DESC LIMIT $2;
+
+-- (session_id, limit) gives found BudgetReservation, repeatable, certain
+/* budget_reservations.by_session */
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
+
+-- (new.id, new.pool_id, new.amount, new.key, new.actor, new.session_id, new.expires_at, new.metadata) gives one BudgetReservation, certain
+/* budget_reservations.create */
+INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
+
+-- (new) gives many BudgetReservation, certain, chunked
+/* budget_reservations.create_many */
+INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata")
+SELECT coalesce("id", uuid_v7()), "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null')
+  FROM jsonb_populate_recordset(NULL::"budget_reservations", $1)
+RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
+
+-- (id) gives optional BudgetReservation, repeatable, certain
+/* budget_reservations.get */
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE id = $1;
+
+-- (id) gives one BudgetReservation, repeatable
+/* budget_reservations.require */
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE id = $1;
+
+-- (id) gives one bool, repeatable
+/* budget_reservations.exists */
+SELECT EXISTS (SELECT FROM "budget_reservations" WHERE id = $1);
+
+-- (low, high) gives many BudgetReservation, repeatable, certain
+/* budget_reservations._between_ids */
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+
+-- (id) gives many uuid.UUID | None, repeatable, certain
+/* budget_reservations._neighbours */
+SELECT (SELECT id FROM "budget_reservations" WHERE id < $1 ORDER BY id DESC LIMIT 1) AS id
+ UNION ALL
+SELECT (SELECT id FROM "budget_reservations" WHERE id > $1 ORDER BY id LIMIT 1);
+
+-- (id) gives one bool, certain
+/* budget_reservations.delete */
+DELETE FROM "budget_reservations" WHERE id = $1;
+
+-- (ids) gives one int, certain
+/* budget_reservations.delete_many */
+DELETE FROM "budget_reservations" WHERE id = ANY($1);
+
+-- ---- budget_entries ----
+
+-- (pool_id, limit) gives found BudgetEntry, repeatable, certain
+/* budget_entries.by_pool */
+(SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE pool_id = $1 ORDER BY id DESC LIMIT $2)
+ UNION ALL
+(SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE to_pool_id = $1 ORDER BY id DESC LIMIT $2)
+ ORDER BY id DESC
+ LIMIT $2;
+
+-- (session_id, limit) gives found BudgetEntry, repeatable, certain
+/* budget_entries.by_session */
+SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
+
+-- (new.id, new.pool_id, new.kind, new.amount, new.to_pool_id, new.reservation_id, new.key, new.actor, new.session_id, new.metadata) gives one BudgetEntry, certain
+/* budget_entries.create */
+INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
+
+-- (new) gives many BudgetEntry, certain, chunked
+/* budget_entries.create_many */
+INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata")
+SELECT coalesce("id", uuid_v7()), "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null')
+  FROM jsonb_populate_recordset(NULL::"budget_entries", $1)
+RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
+
+-- (id) gives optional BudgetEntry, repeatable, certain
+/* budget_entries.get */
+SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE id = $1;
+
+-- (id) gives one BudgetEntry, repeatable
+/* budget_entries.require */
+SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE id = $1;
+
+-- (id) gives one bool, repeatable
+/* budget_entries.exists */
+SELECT EXISTS (SELECT FROM "budget_entries" WHERE id = $1);
+
+-- (low, high) gives many BudgetEntry, repeatable, certain
+/* budget_entries._between_ids */
+SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+
+-- (id) gives many uuid.UUID | None, repeatable, certain
+/* budget_entries._neighbours */
+SELECT (SELECT id FROM "budget_entries" WHERE id < $1 ORDER BY id DESC LIMIT 1) AS id
+ UNION ALL
+SELECT (SELECT id FROM "budget_entries" WHERE id > $1 ORDER BY id LIMIT 1);
+
+-- (id) gives one bool, certain
+/* budget_entries.delete */
+DELETE FROM "budget_entries" WHERE id = $1;
+
+-- (ids) gives one int, certain
+/* budget_entries.delete_many */
+DELETE FROM "budget_entries" WHERE id = ANY($1);

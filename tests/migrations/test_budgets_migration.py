@@ -39,8 +39,8 @@ def test_existing_pools_get_entries_that_add_up_and_the_way_back_keeps_what_was_
             assert [(pools[id_].used_budget, pools[id_].status) for id_ in (ONE, TWO, LEAF)] == [
                 (30, "active"), (20, "active"), (25, "exhausted")
             ]  # fmt: skip
-            held = storage.budget_pools.reserve(pools[TWO].id, 30)
-            assert storage.budget_pools.spend(pools[ONE].id, 1).remaining_budget == 39
+            held = storage.budget_pools.reserve(pools[TWO].id, Decimal(30))
+            assert storage.budget_pools.spend(pools[ONE].id, Decimal(1)).remaining_budget == 39
             assert held.status == "held"
         Migrator(conninfo).down(to=BEFORE)
         with psycopg.connect(conninfo) as connection:

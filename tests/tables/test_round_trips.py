@@ -94,7 +94,6 @@ CALLS: dict[str, Any] = {
     "budget_pools.reserve": lambda s, x: s.budget_pools.reserve(x["leaf"].id, 1),
     "budget_pools.settle": lambda s, x: s.budget_pools.settle(x["held"].id, 2),
     "budget_pools.release": lambda s, x: s.budget_pools.release(x["held"].id),
-    "budget_pools.release_overdue": lambda s, x: s.budget_pools.release_overdue(),
     "budget_entries.by_pool": lambda s, x: s.budget_entries.by_pool(x["pool"].id),
     "budget_pools.subtree": lambda s, x: s.budget_pools.subtree(x["pool"].id),
     "approval_requests.ask": lambda s, x: s.approval_requests.ask(

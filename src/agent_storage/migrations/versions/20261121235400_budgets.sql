@@ -345,6 +345,16 @@ BEGIN
             RETURN;
         END IF;
     END IF;
+    -- Locked before the foreign keys are checked: a KEY SHARE that becomes a stronger lock can end in a deadlock.
+    PERFORM FROM budget_pools p
+      WHERE p.id IN (WITH RECURSIVE chain (id) AS (
+                         SELECT unnest(ARRAY[new_pool_id, new_to_pool_id])
+                          UNION
+                         SELECT above.parent_pool_id FROM chain JOIN budget_pools above USING (id)
+                     )
+                     SELECT id FROM chain)
+      ORDER BY p.id
+        FOR NO KEY UPDATE;
     BEGIN
         IF new_kind = 'reserve' THEN
             INSERT INTO budget_reservations AS r (pool_id, amount, key, actor, session_id, expires_at, metadata)

@@ -220,19 +220,29 @@ class BudgetPools(Repository[R, N]):
         held = await self._hold("release", None, Decimal(0), reservation_id, **details)
         return _reservation(_found(held, reservation_id), Decimal(0))
 
-    @sql("""
-        INSERT INTO budget_entries (pool_id, kind, amount, reservation_id)
-        -- without actor, key, metadata, session_id, to_pool_id
-        SELECT pool_id, 'release', amount, id
-          FROM budget_reservations
+    @sql(
+        """
+        SELECT id FROM budget_reservations
          WHERE status = 'held' AND expires_at <= clock_timestamp()
-         ORDER BY id
+         ORDER BY expires_at
          LIMIT %(limit)s
-            ON CONFLICT DO NOTHING
-    """)
-    async def release_overdue(self, limit: int = 1000) -> int:
-        """Release held reservations whose time has run out, at most `limit`. Return how many."""
+        """,
+        repeatable=True,
+    )
+    async def _overdue(self, limit: int) -> list[UUID]:
+        """Return the ids of held reservations whose time has run out."""
         ...
+
+    async def release_overdue(self, limit: int = 1000) -> int:
+        """Release held reservations whose time has run out, at most `limit`. Return how many.
+
+        Each is a separate statement, so that none waits for another one while it holds locks.
+        """
+        released = 0
+        for late in await self._overdue(limit):
+            held = await self._hold("release", None, Decimal(0), late)
+            released += held is not None and held.refusal is None
+        return released
 
     async def allocate(self, id: UUID, amount: Money, metadata: JsonObject | None = None) -> R:
         """Create a pool of `amount` below this one. It reserves nothing: only charges count.
