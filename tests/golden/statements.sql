@@ -136,7 +136,7 @@ SELECT count(m.id) AS messages,
        coalesce(sum(m.input_tokens), 0) AS input_tokens,
        coalesce(sum(m.output_tokens), 0) AS output_tokens,
        (coalesce(sum(m.input_tokens * p.input_price), 0)
-        + coalesce(sum(m.output_tokens * p.output_price), 0)) / 1000000 AS cost
+        + coalesce(sum(m.output_tokens * p.output_price), 0)) * 0.000001 AS cost
   FROM conversations c
   LEFT JOIN messages m ON m.conversation_id = c.id
   LEFT JOIN models p ON p.id = coalesce(m.model_id, c.model_id)
@@ -147,11 +147,11 @@ SELECT count(m.id) AS messages,
 /* conversations.archive */
 UPDATE "conversations" SET archived_at = coalesce(archived_at, clock_timestamp())
  WHERE id = $1
-RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
 
 -- (id) gives one Conversation
 /* conversations.restore */
-UPDATE "conversations" SET archived_at = NULL WHERE id = $1 RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+UPDATE "conversations" SET archived_at = NULL WHERE id = $1 RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
 
 -- (id, at_position, title) gives one Conversation
 /* conversations.fork */
@@ -161,8 +161,8 @@ WITH copied AS MATERIALIZED (      -- materialized: each message gets its new id
      WHERE m.conversation_id = $1
        AND m.position <= coalesce($2, m.position)
 ), forked AS (
-    INSERT INTO conversations (title, project_id, model_id, metadata, message_count, last_message_at)
-    SELECT coalesce($3, title), project_id, model_id, metadata,
+    INSERT INTO conversations (title, project_id, model_id, owner, metadata, message_count, last_message_at)
+    SELECT coalesce($3, title), project_id, model_id, owner, metadata,
            (SELECT coalesce(max(position), 0) FROM copied),
            (SELECT coalesce(max(created_at), now()) FROM copied)
       FROM conversations
@@ -177,26 +177,26 @@ WITH copied AS MATERIALIZED (      -- materialized: each message gets its new id
      CROSS JOIN copied c
       LEFT JOIN copied parent ON parent.id = c.parent_id
 )
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM forked;
+SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM forked;
 
--- (new.id, new.title, new.project_id, new.model_id, new.metadata) gives one Conversation, certain
+-- (new.id, new.title, new.project_id, new.model_id, new.owner, new.metadata) gives one Conversation, certain
 /* conversations.create */
-INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6) RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
 
 -- (new) gives many Conversation, certain, chunked
 /* conversations.create_many */
-INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata")
-SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", coalesce("metadata", 'null')
+INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata")
+SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", "owner", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"conversations", $1)
-RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
 
 -- (id) gives optional Conversation, repeatable, certain
 /* conversations.get */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
+SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
 
 -- (id) gives one Conversation, repeatable
 /* conversations.require */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
+SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* conversations.exists */
@@ -204,7 +204,7 @@ SELECT EXISTS (SELECT FROM "conversations" WHERE id = $1);
 
 -- (low, high) gives many Conversation, repeatable, certain
 /* conversations._between_ids */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* conversations._neighbours */
@@ -286,6 +286,51 @@ SELECT "m"."id", "m"."conversation_id", "m"."role", "m"."content", "m"."model_id
    AND ($2::uuid IS NULL OR m.conversation_id = $2)
  ORDER BY rank DESC, m.id DESC
  LIMIT $3;
+
+-- (day, time_zone, model, by_owner, project, since, until, owner, project_id, limit) gives found MessageUsage, repeatable, certain
+/* messages._usage_by */
+SELECT CASE WHEN $1 THEN (used.created_at AT TIME ZONE $2)::date END AS day,
+           CASE WHEN $3 THEN priced.id END AS model_id,
+           CASE WHEN $3 THEN priced.name END AS model,
+           CASE WHEN $4 THEN used.owner END AS owner,
+           CASE WHEN $5 THEN used.project_id END AS project_id,
+           count(*) AS messages,
+           coalesce(sum(used.input_tokens), 0) AS input_tokens,
+           coalesce(sum(used.output_tokens), 0) AS output_tokens,
+           (coalesce(sum(used.input_tokens * priced.input_price), 0)
+            + coalesce(sum(used.output_tokens * priced.output_price), 0)) * 0.000001 AS cost
+      FROM (
+
+    SELECT m.created_at, coalesce(m.model_id, c.model_id) AS model_id, c.owner, c.project_id,
+           m.input_tokens, m.output_tokens
+      FROM messages m
+      JOIN conversations c ON c.id = m.conversation_id
+     WHERE m.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND m.created_at < coalesce($7::timestamptz, 'infinity')
+ AND $8::text IS NULL AND $9::uuid IS NULL
+     UNION ALL
+
+    SELECT m.created_at, coalesce(m.model_id, c.model_id) AS model_id, c.owner, c.project_id,
+           m.input_tokens, m.output_tokens
+      FROM messages m
+      JOIN conversations c ON c.id = m.conversation_id
+     WHERE m.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND m.created_at < coalesce($7::timestamptz, 'infinity')
+ AND c.owner = $8 AND ($9::uuid IS NULL OR c.project_id = $9)
+     UNION ALL
+
+    SELECT m.created_at, coalesce(m.model_id, c.model_id) AS model_id, c.owner, c.project_id,
+           m.input_tokens, m.output_tokens
+      FROM messages m
+      JOIN conversations c ON c.id = m.conversation_id
+     WHERE m.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND m.created_at < coalesce($7::timestamptz, 'infinity')
+ AND c.project_id = $9 AND $8::text IS NULL
+) used
+      LEFT JOIN models priced ON priced.id = used.model_id
+     GROUP BY 1, 2, 3, 4, 5
+     ORDER BY 1 DESC, cost DESC, messages DESC, 3, 2, 4, 5
+     LIMIT $10;
 
 -- (id) gives optional Message, repeatable, certain
 /* messages.get */
@@ -466,28 +511,26 @@ DELETE FROM "tool_results" WHERE id = ANY($1);
 
 -- ---- checkpoints ----
 
--- (new.id, new.agent_id, new.session_id, new.agent_type, new.name, new.captured_at, new.parent_id, new.state) gives one UUID, certain
+-- (new.id, new.agent_id, new.session_id, new.agent_type, new.name, new.owner, new.captured_at, new.parent_id, new.state) gives one UUID, certain
 /* checkpoints.store */
-INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING id;
+INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id;
 
--- (agent_id, name) gives optional Checkpoint, repeatable, certain
+-- (agent_id, name, owner) gives optional Checkpoint, repeatable, certain
 /* checkpoints.latest */
-SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at"
-  FROM "checkpoints"
- WHERE agent_id = $1
-   AND ($2::text IS NULL OR name = $2)
- ORDER BY captured_at DESC, id DESC
- LIMIT 1;
+(SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE agent_id = $1 AND ($2::text IS NULL OR name = $2) AND $3::text IS NULL ORDER BY captured_at DESC, id DESC LIMIT 1)
+ UNION ALL
+(SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE agent_id = $1 AND ($2::text IS NULL OR name = $2) AND owner = $3 ORDER BY captured_at DESC, id DESC LIMIT 1);
 
--- (keep_latest, max_age, max_per_agent, limit) gives many UUID, repeatable, certain
+-- (owner, keep_latest, max_age, max_per_agent, limit) gives many UUID, repeatable, certain
 /* checkpoints._superfluous */
 SELECT id
   FROM (SELECT id, captured_at,
-               row_number() OVER (PARTITION BY agent_id ORDER BY captured_at DESC, id DESC) AS nth
-          FROM checkpoints) ranked
- WHERE (nth > 1 OR NOT $1)
-   AND (captured_at < clock_timestamp() - $2::interval OR nth > $3::integer)
- LIMIT $4;
+               row_number() OVER (PARTITION BY agent_id, owner ORDER BY captured_at DESC, id DESC) AS nth
+          FROM checkpoints
+         WHERE $1::text IS NULL OR owner = $1) ranked
+ WHERE (nth > 1 OR NOT $2)
+   AND (captured_at < clock_timestamp() - $3::interval OR nth > $4::integer)
+ LIMIT $5;
 
 -- (ids, keep_latest) gives one Pruned
 /* checkpoints._remove */
@@ -497,29 +540,30 @@ WITH gone AS (
        AND (NOT $2       -- checked again: another may have become its agent's newest
             OR EXISTS (SELECT FROM checkpoints newer
                         WHERE newer.agent_id = c.agent_id
+                          AND newer.owner IS NOT DISTINCT FROM c.owner
                           AND (newer.captured_at, newer.id) > (c.captured_at, c.id)))
     RETURNING size_bytes
 )
 SELECT count(*) AS checkpoints, coalesce(sum(size_bytes), 0) AS bytes FROM gone;
 
--- (new.id, new.agent_id, new.session_id, new.agent_type, new.name, new.captured_at, new.parent_id, new.state) gives one Checkpoint, certain
+-- (new.id, new.agent_id, new.session_id, new.agent_type, new.name, new.owner, new.captured_at, new.parent_id, new.state) gives one Checkpoint, certain
 /* checkpoints.create */
-INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
+INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
 
 -- (new) gives many Checkpoint, certain
 /* checkpoints.create_many */
-INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state")
-SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", coalesce("state", 'null')
+INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state")
+SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", coalesce("state", 'null')
   FROM jsonb_populate_recordset(NULL::"checkpoints", $1)
-RETURNING "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
+RETURNING "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
 
 -- (id) gives optional Checkpoint, repeatable, certain
 /* checkpoints.get */
-SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id = $1;
+SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id = $1;
 
 -- (id) gives one Checkpoint, repeatable
 /* checkpoints.require */
-SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id = $1;
+SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* checkpoints.exists */
@@ -527,7 +571,7 @@ SELECT EXISTS (SELECT FROM "checkpoints" WHERE id = $1);
 
 -- (low, high) gives many Checkpoint, repeatable, certain
 /* checkpoints._between_ids */
-SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* checkpoints._neighbours */
@@ -659,31 +703,34 @@ DELETE FROM "repos" WHERE id = ANY($1);
 
 -- ---- sessions ----
 
--- (status, limit) gives found Session, repeatable, certain
+-- (status, owner, limit) gives found Session, repeatable, certain
 /* sessions.by_status */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE status = $1 ORDER BY id DESC LIMIT $2;
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE status = $1 AND $2::text IS NULL ORDER BY id DESC LIMIT $3)
+ UNION ALL
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE status = $1 AND owner = $2 ORDER BY id DESC LIMIT $3);
 
--- (board_id, limit) gives found Session, repeatable, certain
+-- (board_id, owner, limit) gives found Session, repeatable, certain
 /* sessions.by_board */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE board_id = $1 ORDER BY id DESC LIMIT $2;
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE board_id = $1 AND $2::text IS NULL ORDER BY id DESC LIMIT $3)
+ UNION ALL
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE board_id = $1 AND owner = $2 ORDER BY id DESC LIMIT $3);
 
--- (limit) gives found Session, repeatable, certain
+-- (owner, limit) gives found Session, repeatable, certain
 /* sessions.roots */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at"
-  FROM "sessions"
- WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL
- ORDER BY id DESC
- LIMIT $1;
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL AND $1::text IS NULL ORDER BY id DESC LIMIT $2)
+ UNION ALL
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL AND owner = $1 ORDER BY id DESC LIMIT $2);
 
--- (id, limit) gives found Session, repeatable, certain
+-- (id, owner, limit) gives found Session, repeatable, certain
 /* sessions.children */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at"
+SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at"
   FROM "sessions"
- WHERE parent_session_id = $1 OR forked_from_session_id = $1
+ WHERE (parent_session_id = $1 OR forked_from_session_id = $1)
+   AND ($2::text IS NULL OR owner = $2)
  ORDER BY id DESC
- LIMIT $2;
+ LIMIT $3;
 
--- (id, limit) gives found Session, repeatable, certain
+-- (id, owner, limit) gives found Session, repeatable, certain
 /* sessions.descendants */
 WITH RECURSIVE below (id, distance) AS (
     SELECT $1::uuid, 0
@@ -696,9 +743,14 @@ WITH RECURSIVE below (id, distance) AS (
 ), nearest AS (
     SELECT id, min(distance) AS distance FROM below WHERE distance > 0 GROUP BY id
 )
-SELECT "s"."id", "s"."agent", "s"."status", "s"."board_id", "s"."repo_id", "s"."parent_session_id", "s"."forked_from_session_id", "s"."data", "s"."created_at", "s"."updated_at" FROM nearest JOIN sessions s USING (id) ORDER BY distance, id LIMIT $2;
+SELECT "s"."id", "s"."agent", "s"."status", "s"."owner", "s"."board_id", "s"."repo_id", "s"."parent_session_id", "s"."forked_from_session_id", "s"."data", "s"."created_at", "s"."updated_at"
+  FROM nearest
+  JOIN sessions s USING (id)
+ WHERE $2::text IS NULL OR s.owner = $2
+ ORDER BY distance, id
+ LIMIT $3;
 
--- (id, limit) gives found Session, repeatable, certain
+-- (id, owner, limit) gives found Session, repeatable, certain
 /* sessions.ancestors */
 WITH RECURSIVE above (id, distance) AS (
     SELECT coalesce(parent_session_id, forked_from_session_id), 1 FROM sessions WHERE id = $1
@@ -707,57 +759,62 @@ WITH RECURSIVE above (id, distance) AS (
       FROM above
       JOIN sessions s ON s.id = above.id
 )
-SELECT "s"."id", "s"."agent", "s"."status", "s"."board_id", "s"."repo_id", "s"."parent_session_id", "s"."forked_from_session_id", "s"."data", "s"."created_at", "s"."updated_at" FROM above JOIN sessions s USING (id) ORDER BY distance LIMIT $2;
+SELECT "s"."id", "s"."agent", "s"."status", "s"."owner", "s"."board_id", "s"."repo_id", "s"."parent_session_id", "s"."forked_from_session_id", "s"."data", "s"."created_at", "s"."updated_at"
+  FROM above
+  JOIN sessions s USING (id)
+ WHERE $2::text IS NULL OR s.owner = $2
+ ORDER BY distance
+ LIMIT $3;
 
 -- (agent, data, at_task, id) gives optional Session, certain
 /* sessions._spawn */
-INSERT INTO sessions (agent, board_id, repo_id, parent_session_id, data)
+INSERT INTO sessions (agent, owner, board_id, repo_id, parent_session_id, data)
        -- without status, forked_from_session_id
-SELECT coalesce($1, agent), board_id, repo_id, id,
+SELECT coalesce($1, agent), owner, board_id, repo_id, id,
        jsonb_merge($2, jsonb_strip_nulls(
            jsonb_build_object('genealogy', jsonb_build_object('spawn_point_task_id', $3::uuid))))
   FROM sessions
  WHERE id = $4
    AND ($3 IS NULL OR EXISTS (SELECT FROM tasks WHERE id = $3 AND session_id = $4))
-RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (agent, data, at_task, id) gives optional Session, certain
 /* sessions._fork */
-INSERT INTO sessions (agent, board_id, repo_id, forked_from_session_id, data)
+INSERT INTO sessions (agent, owner, board_id, repo_id, forked_from_session_id, data)
        -- without status, parent_session_id
-SELECT coalesce($1, agent), board_id, repo_id, id,
+SELECT coalesce($1, agent), owner, board_id, repo_id, id,
        jsonb_merge(data - ARRAY['genealogy', 'tool_use_count', 'message_count'],
                    jsonb_merge($2, jsonb_strip_nulls(
            jsonb_build_object('genealogy', jsonb_build_object('fork_point_task_id', $3::uuid)))))
   FROM sessions
  WHERE id = $4
    AND ($3 IS NULL OR EXISTS (SELECT FROM tasks WHERE id = $3 AND session_id = $4))
-RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (status, id, present) gives optional Session, certain
 /* sessions._move */
 UPDATE "sessions" SET status = $1
  WHERE id = $2 AND status = ANY($3)
-RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
--- (new.id, new.agent, new.status, new.board_id, new.repo_id, new.parent_session_id, new.forked_from_session_id, new.data) gives one Session, certain
+-- (new.id, new.agent, new.status, new.owner, new.board_id, new.repo_id, new.parent_session_id, new.forked_from_session_id, new.data) gives one Session, certain
 /* sessions.create */
-INSERT INTO "sessions" ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (new) gives many Session, certain
 /* sessions.create_many */
-INSERT INTO "sessions" ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data")
-SELECT coalesce("id", uuid_v7()), "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null')
+INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data")
+SELECT coalesce("id", uuid_v7()), "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null')
   FROM jsonb_populate_recordset(NULL::"sessions", $1)
-RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (id) gives optional Session, repeatable, certain
 /* sessions.get */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id = $1;
+SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id = $1;
 
 -- (id) gives one Session, repeatable
 /* sessions.require */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id = $1;
+SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* sessions.exists */
@@ -765,7 +822,7 @@ SELECT EXISTS (SELECT FROM "sessions" WHERE id = $1);
 
 -- (low, high) gives many Session, repeatable, certain
 /* sessions._between_ids */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* sessions._neighbours */
@@ -846,13 +903,15 @@ DELETE FROM "tasks" WHERE id = ANY($1);
 
 -- (path) gives optional Project, repeatable, certain
 /* projects.get_by */
-SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE path = $1;
+SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE path = $1;
 
--- (limit) gives found ProjectOverview, repeatable, certain
+-- (owner, limit) gives found ProjectOverview, repeatable, certain
 /* projects.overview */
-SELECT "p"."id", "p"."name", "p"."path", "p"."description", "p"."settings", "p"."created_at", "p"."updated_at", counted.open_tickets, counted.in_progress_tickets, counted.done_tickets,
+SELECT "p"."id", "p"."name", "p"."path", "p"."owner", "p"."description", "p"."settings", "p"."created_at", "p"."updated_at", counted.open_tickets, counted.in_progress_tickets, counted.done_tickets,
        counted.closed_tickets, greatest(p.updated_at, counted.changed_at) AS last_activity_at
-  FROM (SELECT * FROM projects ORDER BY id DESC LIMIT $1) p
+  FROM ((SELECT * FROM projects WHERE $1::text IS NULL ORDER BY id DESC LIMIT $2)
+         UNION ALL
+        (SELECT * FROM projects WHERE owner = $1 ORDER BY id DESC LIMIT $2)) p
  CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE status = 'open') AS open_tickets,
            count(*) FILTER (WHERE status = 'in_progress') AS in_progress_tickets,
@@ -863,22 +922,22 @@ SELECT "p"."id", "p"."name", "p"."path", "p"."description", "p"."settings", "p".
      WHERE project_id = p.id AND archived_at IS NULL) counted
  ORDER BY p.id DESC;
 
--- (new.id, new.name, new.path, new.description, new.settings) gives one Project, certain
+-- (new.id, new.name, new.path, new.owner, new.description, new.settings) gives one Project, certain
 /* projects.create */
-INSERT INTO "projects" ("id", "name", "path", "description", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
+INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6) RETURNING "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at";
 
 -- (new) gives many Project, certain, chunked
 /* projects.create_many */
-INSERT INTO "projects" ("id", "name", "path", "description", "settings")
-SELECT coalesce("id", uuid_v7()), "name", "path", "description", coalesce("settings", 'null')
+INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings")
+SELECT coalesce("id", uuid_v7()), "name", "path", "owner", "description", coalesce("settings", 'null')
   FROM jsonb_populate_recordset(NULL::"projects", $1)
-RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
+RETURNING "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at";
 
--- (new.id, new.name, new.path, new.description, new.settings) gives one Project, certain
+-- (new.id, new.name, new.path, new.owner, new.description, new.settings) gives one Project, certain
 /* projects._insert_or_update */
-INSERT INTO "projects" ("id", "name", "path", "description", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5)
-ON CONFLICT ("path") DO UPDATE SET "name" = excluded."name", "description" = excluded."description", "settings" = excluded."settings"
-RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
+INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6)
+ON CONFLICT ("path") DO UPDATE SET "name" = excluded."name", "owner" = excluded."owner", "description" = excluded."description", "settings" = excluded."settings"
+RETURNING "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at";
 
 -- (new.path) gives optional uuid.UUID | None, repeatable, certain
 /* projects._id_of */
@@ -886,11 +945,11 @@ SELECT id FROM "projects" WHERE ("path") = ($1);
 
 -- (id) gives optional Project, repeatable, certain
 /* projects.get */
-SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id = $1;
+SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id = $1;
 
 -- (id) gives one Project, repeatable
 /* projects.require */
-SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id = $1;
+SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* projects.exists */
@@ -898,7 +957,7 @@ SELECT EXISTS (SELECT FROM "projects" WHERE id = $1);
 
 -- (low, high) gives many Project, repeatable, certain
 /* projects._between_ids */
-SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* projects._neighbours */
@@ -1174,28 +1233,30 @@ DELETE FROM "ticket_comments" WHERE id = ANY($1);
 
 -- ---- workflows ----
 
--- (name, limit) gives found Workflow, repeatable, certain
+-- (name, owner, limit) gives found Workflow, repeatable, certain
 /* workflows.by_name */
-SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE name = $1 ORDER BY version DESC, id DESC LIMIT $2;
+(SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE name = $1 AND $2::text IS NULL ORDER BY version DESC, id DESC LIMIT $3)
+ UNION ALL
+(SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE name = $1 AND owner = $2 ORDER BY version DESC, id DESC LIMIT $3);
 
--- (new.id, new.name, new.version, new.definition, new.metadata) gives one Workflow, certain
+-- (new.id, new.name, new.version, new.owner, new.definition, new.metadata) gives one Workflow, certain
 /* workflows.create */
-INSERT INTO "workflows" ("id", "name", "version", "definition", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "name", "version", "definition", "metadata", "created_at", "updated_at";
+INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6) RETURNING "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at";
 
 -- (new) gives many Workflow, certain, chunked
 /* workflows.create_many */
-INSERT INTO "workflows" ("id", "name", "version", "definition", "metadata")
-SELECT coalesce("id", uuid_v7()), "name", "version", coalesce("definition", 'null'), coalesce("metadata", 'null')
+INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata")
+SELECT coalesce("id", uuid_v7()), "name", "version", "owner", coalesce("definition", 'null'), coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"workflows", $1)
-RETURNING "id", "name", "version", "definition", "metadata", "created_at", "updated_at";
+RETURNING "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at";
 
 -- (id) gives optional Workflow, repeatable, certain
 /* workflows.get */
-SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id = $1;
+SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id = $1;
 
 -- (id) gives one Workflow, repeatable
 /* workflows.require */
-SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id = $1;
+SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* workflows.exists */
@@ -1203,7 +1264,7 @@ SELECT EXISTS (SELECT FROM "workflows" WHERE id = $1);
 
 -- (low, high) gives many Workflow, repeatable, certain
 /* workflows._between_ids */
-SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* workflows._neighbours */
@@ -1221,50 +1282,55 @@ DELETE FROM "workflows" WHERE id = ANY($1);
 
 -- ---- workflow_sessions ----
 
--- (id, metadata, workflow_id) gives one WorkflowSession
+-- (id, owner, metadata, workflow_id) gives one WorkflowSession
 /* workflow_sessions.create_from */
-INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
-SELECT coalesce($1, uuid_v7()), w.id, w.definition, coalesce($2, '{}'::jsonb)
+INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, owner, metadata)  -- without status
+SELECT coalesce($1, uuid_v7()), w.id, w.definition, coalesce($2, w.owner),
+       coalesce($3, '{}'::jsonb)
   FROM workflows w
- WHERE w.id = $3
-RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+ WHERE w.id = $4
+RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
 
--- (workflow_id, limit) gives found WorkflowSession, repeatable, certain
+-- (workflow_id, owner, limit) gives found WorkflowSession, repeatable, certain
 /* workflow_sessions.by_workflow */
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE workflow_id = $1 ORDER BY id DESC LIMIT $2;
+(SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE workflow_id = $1 AND $2::text IS NULL ORDER BY id DESC LIMIT $3)
+ UNION ALL
+(SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE workflow_id = $1 AND owner = $2 ORDER BY id DESC LIMIT $3);
 
--- (status, limit) gives found WorkflowSession, repeatable, certain
+-- (status, owner, limit) gives found WorkflowSession, repeatable, certain
 /* workflow_sessions.by_status */
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE status = $1 ORDER BY id DESC LIMIT $2;
+(SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE status = $1 AND $2::text IS NULL ORDER BY id DESC LIMIT $3)
+ UNION ALL
+(SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE status = $1 AND owner = $2 ORDER BY id DESC LIMIT $3);
 
 -- (status, id, present) gives optional WorkflowSession, certain
 /* workflow_sessions._move */
 UPDATE "workflow_sessions" SET status = $1
  WHERE id = $2 AND status = ANY($3)
-RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
 
 -- (status, id) gives optional WorkflowSession, certain
 /* workflow_sessions._pause */
-UPDATE "workflow_sessions" SET status = $1 WHERE id = $2 AND status = 'running' RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+UPDATE "workflow_sessions" SET status = $1 WHERE id = $2 AND status = 'running' RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
 
--- (new.id, new.workflow_id, new.workflow_snapshot, new.status, new.metadata) gives one WorkflowSession, certain
+-- (new.id, new.workflow_id, new.workflow_snapshot, new.status, new.owner, new.metadata) gives one WorkflowSession, certain
 /* workflow_sessions.create */
-INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6) RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
 
 -- (new) gives many WorkflowSession, certain, chunked
 /* workflow_sessions.create_many */
-INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "metadata")
-SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", coalesce("metadata", 'null')
+INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata")
+SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", "owner", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"workflow_sessions", $1)
-RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
 
 -- (id) gives optional WorkflowSession, repeatable, certain
 /* workflow_sessions.get */
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id = $1;
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id = $1;
 
 -- (id) gives one WorkflowSession, repeatable
 /* workflow_sessions.require */
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id = $1;
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* workflow_sessions.exists */
@@ -1272,7 +1338,7 @@ SELECT EXISTS (SELECT FROM "workflow_sessions" WHERE id = $1);
 
 -- (low, high) gives many WorkflowSession, repeatable, certain
 /* workflow_sessions._between_ids */
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* workflow_sessions._neighbours */
@@ -1585,6 +1651,49 @@ SELECT count(*) AS calls,
        coalesce(sum(cost), 0) AS cost
   FROM llm_executions
  WHERE session_id = $1;
+
+-- (day, time_zone, model, by_owner, workflow, since, until, owner, workflow_id, limit) gives found LlmUsage, repeatable, certain
+/* llm_executions._usage_by */
+SELECT CASE WHEN $1 THEN (created_at AT TIME ZONE $2)::date END AS day,
+           CASE WHEN $3 THEN model END AS model,
+           CASE WHEN $4 THEN owner END AS owner,
+           CASE WHEN $5 THEN workflow_id END AS workflow_id,
+           count(*) AS calls,
+           count(*) FILTER (WHERE NOT success) AS failures,
+           coalesce(sum(input_tokens), 0) AS input_tokens,
+           coalesce(sum(output_tokens), 0) AS output_tokens,
+           coalesce(sum(cost), 0) AS cost
+      FROM (
+
+    SELECT e.created_at, e.metadata ->> 'model' AS model, r.owner, r.workflow_id, e.success,
+           e.input_tokens, e.output_tokens, e.cost
+      FROM llm_executions e
+      JOIN workflow_sessions r ON r.id = e.session_id
+     WHERE e.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND e.created_at < coalesce($7::timestamptz, 'infinity')
+ AND $8::text IS NULL AND $9::uuid IS NULL
+     UNION ALL
+
+    SELECT e.created_at, e.metadata ->> 'model' AS model, r.owner, r.workflow_id, e.success,
+           e.input_tokens, e.output_tokens, e.cost
+      FROM llm_executions e
+      JOIN workflow_sessions r ON r.id = e.session_id
+     WHERE e.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND e.created_at < coalesce($7::timestamptz, 'infinity')
+ AND r.owner = $8 AND ($9::uuid IS NULL OR r.workflow_id = $9)
+     UNION ALL
+
+    SELECT e.created_at, e.metadata ->> 'model' AS model, r.owner, r.workflow_id, e.success,
+           e.input_tokens, e.output_tokens, e.cost
+      FROM llm_executions e
+      JOIN workflow_sessions r ON r.id = e.session_id
+     WHERE e.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND e.created_at < coalesce($7::timestamptz, 'infinity')
+ AND r.workflow_id = $9 AND $8::text IS NULL
+) used
+     GROUP BY 1, 2, 3, 4
+     ORDER BY 1 DESC, cost DESC, calls DESC, 2, 3, 4
+     LIMIT $10;
 
 -- (new.id, new.session_id, new.node_id, new.success, new.text, new.tool_calls, new.input_tokens, new.output_tokens, new.total_tokens, new.cost, new.error, new.metadata) gives one LlmExecution, certain
 /* llm_executions.create */

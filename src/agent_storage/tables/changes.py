@@ -55,6 +55,7 @@ class ConversationChanges(TypedDict, total=False):
     title: str | None
     project_id: UUID | None
     model_id: UUID | None
+    owner: Key | None
     metadata: Jsonb[JsonObject]
 
 
@@ -120,6 +121,7 @@ class CheckpointChanges(TypedDict, total=False):
     session_id: str | None
     agent_type: str | None
     name: str | None
+    owner: Key | None
     captured_at: Timestamp | None
     parent_id: UUID | None
     state: Jsonb[Json]
@@ -145,6 +147,7 @@ class SessionChanges(TypedDict, total=False):
 
     agent: Key
     status: sessions.SessionStatus
+    owner: Key | None
     board_id: UUID | None
     repo_id: UUID | None
     parent_session_id: UUID | None
@@ -166,6 +169,7 @@ class ProjectChanges(TypedDict, total=False):
 
     name: Key
     path: Key
+    owner: Key | None
     description: str | None
     settings: Jsonb[JsonObject]
 
@@ -224,6 +228,7 @@ class WorkflowChanges(TypedDict, total=False):
 
     name: Key
     version: str
+    owner: Key | None
     definition: Jsonb[Json]
     metadata: Jsonb[JsonObject]
 
@@ -234,6 +239,7 @@ class WorkflowSessionChanges(TypedDict, total=False):
     workflow_id: UUID | None
     workflow_snapshot: Jsonb[Json]
     status: workflow_sessions.RunStatus
+    owner: Key | None
     metadata: Jsonb[JsonObject]
 
 

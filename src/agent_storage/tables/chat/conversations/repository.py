@@ -8,7 +8,7 @@ from uuid import UUID
 from typing_extensions import TypeVar
 
 from agent_storage.repository import Repository, sql
-from agent_storage.statements.lists import Page
+from agent_storage.statements.lists import Page, given
 from agent_storage.tables.chat.conversations.record import Conversation, NewConversation, Usage
 
 if TYPE_CHECKING:
@@ -25,12 +25,16 @@ class Conversations(Repository[R, N]):
     soft_delete = "archived_at"
 
     async def recent(
-        self, limit: int = 20, cursor: str | None = None, *, project_id: UUID | None = None, archived: bool = False
+        self,
+        limit: int = 20,
+        cursor: str | None = None,
+        *,
+        project_id: UUID | None = None,
+        owner: str | None = None,
+        archived: bool = False,
     ) -> Page[R]:
         """Return the conversations, the last active first; with `archived=True` the archived ones instead."""
-        where = {"archived_at__is_null": not archived}
-        if project_id is not None:
-            return await self.page({**where, "project_id": project_id}, "-last_message_at", limit, cursor)
+        where = given(project_id=project_id, owner=owner, archived_at__is_null=not archived)
         return await self.page(where, "-last_message_at", limit, cursor)
 
     @sql(
@@ -39,7 +43,7 @@ class Conversations(Repository[R, N]):
                coalesce(sum(m.input_tokens), 0) AS input_tokens,
                coalesce(sum(m.output_tokens), 0) AS output_tokens,
                (coalesce(sum(m.input_tokens * p.input_price), 0)
-                + coalesce(sum(m.output_tokens * p.output_price), 0)) / 1000000 AS cost
+                + coalesce(sum(m.output_tokens * p.output_price), 0)) * 0.000001 AS cost
           FROM conversations c
           LEFT JOIN messages m ON m.conversation_id = c.id
           LEFT JOIN models p ON p.id = coalesce(m.model_id, c.model_id)
@@ -73,8 +77,8 @@ class Conversations(Repository[R, N]):
              WHERE m.conversation_id = %(id)s
                AND m.position <= coalesce(%(at_position)s, m.position)
         ), forked AS (
-            INSERT INTO conversations (title, project_id, model_id, metadata, message_count, last_message_at)
-            SELECT coalesce(%(title)s, title), project_id, model_id, metadata,
+            INSERT INTO conversations (title, project_id, model_id, owner, metadata, message_count, last_message_at)
+            SELECT coalesce(%(title)s, title), project_id, model_id, owner, metadata,
                    (SELECT coalesce(max(position), 0) FROM copied),
                    (SELECT coalesce(max(created_at), now()) FROM copied)
               FROM conversations
@@ -92,7 +96,7 @@ class Conversations(Repository[R, N]):
         SELECT {columns} FROM forked
     """)
     async def fork(self, id: UUID, at_position: int | None = None, title: str | None = None) -> R:
-        """Copy the conversation up to and including a position (default: all of it). Raises `NotFound`."""
+        """Copy the conversation, with its owner, up to and including a position (default: all). Raises `NotFound`."""
         ...
 
     if TYPE_CHECKING:

@@ -10,6 +10,7 @@ class NewWorkflow(Input):
 
     name: Key
     version: str = "1"
+    owner: Key | None = None
     definition: Jsonb[Json]
     metadata: Jsonb[JsonObject] = {}
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from typing_extensions import TypeVar
 
-from agent_storage.statements.lists import Found
-from agent_storage.statements.records import Jsonb, JsonObject
+from agent_storage.statements.lists import Found, by_owner
+from agent_storage.statements.records import Jsonb, JsonObject, Key
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.workflow_sessions.record import (
     NewWorkflowSession,
@@ -34,29 +34,37 @@ class WorkflowSessions(Repository[R, N]):
 
     @sql(
         """
-        INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
-        SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, coalesce(%(metadata)s, '{}'::jsonb)
+        INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, owner, metadata)  -- without status
+        SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, coalesce(%(owner)s, w.owner),
+               coalesce(%(metadata)s, '{}'::jsonb)
           FROM workflows w
          WHERE w.id = %(workflow_id)s
         RETURNING {columns}
     """,
         missing="workflows has no row %(workflow_id)s: create the workflow first",
     )
-    def create_from(self, workflow_id: UUID, metadata: Jsonb[JsonObject] | None = None, *, id: UUID | None = None) -> R:
-        """Create a running session of the workflow as it is now; later changes do not reach it. Raises `NotFound`."""
+    def create_from(
+        self,
+        workflow_id: UUID,
+        metadata: Jsonb[JsonObject] | None = None,
+        *,
+        owner: Key | None = None,
+        id: UUID | None = None,
+    ) -> R:
+        """Create a running session of the workflow as it is now; later changes do not reach it. Raises `NotFound`.
+
+        `owner` defaults to the owner of the workflow.
+        """
         ...
 
-    @sql(
-        "SELECT {columns} FROM {table} WHERE workflow_id = %(workflow_id)s ORDER BY id DESC LIMIT %(limit)s",
-        repeatable=True,
-    )
-    def by_workflow(self, workflow_id: UUID, limit: int = 100) -> Found[R]:
-        """Return the runs of a workflow, newest first."""
+    @sql(by_owner("SELECT {columns} FROM {table} WHERE workflow_id = %(workflow_id)s"), repeatable=True)
+    def by_workflow(self, workflow_id: UUID, limit: int = 100, *, owner: str | None = None) -> Found[R]:
+        """Return the runs of a workflow (and of an owner), newest first."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
-    def by_status(self, status: RunStatus, limit: int = 100) -> Found[R]:
-        """Return the runs of a status, newest first."""
+    @sql(by_owner("SELECT {columns} FROM {table} WHERE status = %(status)s"), repeatable=True)
+    def by_status(self, status: RunStatus, limit: int = 100, *, owner: str | None = None) -> Found[R]:
+        """Return the runs of a status (and of an owner), newest first."""
         ...
 
     @sql("""
