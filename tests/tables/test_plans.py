@@ -167,9 +167,7 @@ READS: dict[str, Callable[[Any], object]] = {
     "llm_executions.usage": lambda s: s.llm_executions.usage(ONE),
     "llm_executions.usage_by": lambda s: s.llm_executions.usage_by("day", "model", since=RECENTLY),
     "llm_executions.usage_by of an owner": lambda s: s.llm_executions.usage_by("day", owner="owner 7"),
-    "llm_executions.usage_by a workflow": lambda s: s.llm_executions.usage_by(
-        "day", workflow_id=ONE, since=RECENTLY
-    ),
+    "llm_executions.usage_by a workflow": lambda s: s.llm_executions.usage_by("day", workflow_id=ONE, since=RECENTLY),
     "tool_call_logs.by_execution": lambda s: s.tool_call_logs.by_execution(ONE),
     "tool_call_logs.by_session": lambda s: s.tool_call_logs.by_session(ONE),
     "approval_requests.pending": lambda s: s.approval_requests.pending(),
