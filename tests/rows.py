@@ -98,7 +98,7 @@ class Factory:
 
 SKIPPED = {"id", "position", "parent_id", "last_sequence"}
 #: Names and keys, which refuse what PostgreSQL cannot hold as it is.
-KEYS = {"agent", "agent_id", "author", "tool_call_id", "kind", "title", "tool_name"}
+KEYS = {"agent", "agent_id", "author", "owner", "tool_call_id", "kind", "title", "tool_name"}
 
 
 def parents_first() -> list[str]:

@@ -36,7 +36,14 @@ def _exact_decimals() -> Iterator[None]:
 
 
 @pytest.fixture
-def spent(sync_storage: sync.Storage, migrated: str) -> list[dict[str, Any]]:
+def with_times(migrated: str) -> None:
+    """Let UPDATE set created_at, as an import by COPY does."""
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        connection.execute("ALTER TABLE messages DISABLE TRIGGER USER")
+
+
+@pytest.fixture
+def spent(sync_storage: sync.Storage, migrated: str, with_times: None) -> list[dict[str, Any]]:
     """300 messages of three owners and models, one every 23 minutes: the keys and amounts that each counts for."""
     dice, storage = Random(7), sync_storage
     provider = storage.providers.create(NewProvider(name="p", kind="k"))
@@ -82,13 +89,6 @@ def spent(sync_storage: sync.Storage, migrated: str) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.fixture
-def with_times(migrated: str) -> None:
-    """Let UPDATE set created_at, as an import by COPY does."""
-    with psycopg.connect(migrated, autocommit=True) as connection:
-        connection.execute("ALTER TABLE messages DISABLE TRIGGER USER")
-
-
 def counted(rows: list[dict[str, Any]], keys: tuple[str, ...], zone: str = "UTC") -> dict[Any, Any]:
     """The usage of `rows` by the keys, as plain Python counts it."""
     found: defaultdict[Any, list[Any]] = defaultdict(lambda: [0, 0, 0, Decimal(0)])
@@ -113,64 +113,64 @@ def keyed(usage: Any, keys: tuple[str, ...]) -> dict[Any, Any]:
     }
 
 
-@pytest.mark.usefixtures("with_times")
-class TestOfMessages:
-    def test_every_grouping_equals_a_plain_count(self, sync_storage: sync.Storage, spent: Any) -> None:
-        messages = sync_storage.messages
-        for chosen in range(2 ** len(KEYS)):
-            keys = tuple(key for place, key in enumerate(KEYS) if chosen & 1 << place)
-            usage = messages.usage_by(*keys)  # pyright: ignore
-            assert keyed(usage, keys) == counted(spent, keys), keys
-            assert len(usage) == len(keyed(usage, keys)) and not usage.more
-            for unasked in {"day", "model", "model_id", "owner", "project_id"} - {
-                *keys, *(["model_id"] if "model" in keys else []), *(["project_id"] if "project" in keys else [])
-            }:  # fmt: skip
-                assert {getattr(row, unasked) for row in usage} == {None}
+def test_every_grouping_equals_a_plain_count(sync_storage: sync.Storage, spent: Any) -> None:
+    messages = sync_storage.messages
+    for chosen in range(2 ** len(KEYS)):
+        keys = tuple(key for place, key in enumerate(KEYS) if chosen & 1 << place)
+        usage = messages.usage_by(*keys)  # pyright: ignore
+        assert keyed(usage, keys) == counted(spent, keys), keys
+        assert len(usage) == len(keyed(usage, keys)) and not usage.more
+        for unasked in {"day", "model", "model_id", "owner", "project_id"} - {
+            *keys, *(["model_id"] if "model" in keys else []), *(["project_id"] if "project" in keys else [])
+        }:  # fmt: skip
+            assert {getattr(row, unasked) for row in usage} == {None}
 
-    def test_filters_of_owner_project_and_time(self, sync_storage: sync.Storage, spent: Any) -> None:
-        project = next(row["project"] for row in spent if row["project"])
-        since, until = spent[40]["at"], spent[200]["at"]
-        for asked, kept in (
-            ({"owner": "ann"}, lambda row: row["owner"] == "ann"),
-            ({"project_id": project}, lambda row: row["project"] == project),
-            (
-                {"owner": "bob", "project_id": project},
-                lambda row: (row["owner"], row["project"]) == ("bob", project),
-            ),
-            ({"since": since, "until": until}, lambda row: since <= row["at"] < until),
-            ({"owner": "bob", "since": since}, lambda row: row["owner"] == "bob" and since <= row["at"]),
-            ({"owner": "nobody"}, lambda _: False),
-        ):
-            usage = sync_storage.messages.usage_by("day", "model", **asked)
-            assert keyed(usage, ("day", "model")) == counted([row for row in spent if kept(row)], ("day", "model"))
 
-    @pytest.mark.parametrize("zone", ["UTC", "Europe/Oslo", "Pacific/Auckland", "America/St_Johns"])
-    def test_days_are_those_of_the_time_zone(self, sync_storage: sync.Storage, spent: Any, zone: str) -> None:
-        usage = sync_storage.messages.usage_by("day", time_zone=zone)
-        assert keyed(usage, ("day",)) == counted(spent, ("day",), zone)
-        days = [row.day for row in usage]
-        assert days == sorted(days, reverse=True) and isinstance(days[0], date)  # type: ignore[type-var]
+def test_filters_of_owner_project_and_time(sync_storage: sync.Storage, spent: Any) -> None:
+    project = next(row["project"] for row in spent if row["project"])
+    since, until = spent[40]["at"], spent[200]["at"]
+    for asked, kept in (
+        ({"owner": "ann"}, lambda row: row["owner"] == "ann"),
+        ({"project_id": project}, lambda row: row["project"] == project),
+        (
+            {"owner": "bob", "project_id": project},
+            lambda row: (row["owner"], row["project"]) == ("bob", project),
+        ),
+        ({"since": since, "until": until}, lambda row: since <= row["at"] < until),
+        ({"owner": "bob", "since": since}, lambda row: row["owner"] == "bob" and since <= row["at"]),
+        ({"owner": "nobody"}, lambda _: False),
+    ):
+        usage = sync_storage.messages.usage_by("day", "model", **asked)
+        assert keyed(usage, ("day", "model")) == counted([row for row in spent if kept(row)], ("day", "model"))
 
-    def test_the_last_day_comes_first_and_within_it_the_highest_cost(
-        self, sync_storage: sync.Storage, spent: Any
-    ) -> None:
-        usage = sync_storage.messages.usage_by("day", "model")
-        order = [(row.day, row.cost) for row in usage]
-        assert order == sorted(order, reverse=True)  # type: ignore[type-var]
-        first = sync_storage.messages.usage_by("day", "model", limit=3)
-        assert (first, first.more) == (usage[:3], True)
 
-    def test_a_wrong_key_time_or_zone_is_refused_before_any_sql(self, sync_storage: sync.Storage) -> None:
-        messages: Any = sync_storage.messages
-        with pytest.raises(InvalidValue, match="'week'; keys are: day, model, owner, project"):
-            messages.usage_by("week")
-        for zone in ("UTC+2", "Oslo", "../UTC", "", "Europe", "\x00", 5):
-            with pytest.raises(InvalidValue, match="time_zone"):
-                messages.usage_by("day", time_zone=zone)
-        with pytest.raises(InvalidValue, match="since"):
-            messages.usage_by(since=datetime(2026, 1, 1))  # noqa: DTZ001
-        with pytest.raises(InvalidValue, match="limit"):
-            messages.usage_by(limit=-1)
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Oslo", "Pacific/Auckland", "America/St_Johns"])
+def test_days_are_those_of_the_time_zone(sync_storage: sync.Storage, spent: Any, zone: str) -> None:
+    usage = sync_storage.messages.usage_by("day", time_zone=zone)
+    assert keyed(usage, ("day",)) == counted(spent, ("day",), zone)
+    days = [row.day for row in usage]
+    assert days == sorted(days, reverse=True) and isinstance(days[0], date)  # type: ignore[type-var]
+
+
+def test_the_last_day_comes_first_and_within_it_the_highest_cost(sync_storage: sync.Storage, spent: Any) -> None:
+    usage = sync_storage.messages.usage_by("day", "model")
+    order = [(row.day, row.cost) for row in usage]
+    assert order == sorted(order, reverse=True)  # type: ignore[type-var]
+    first = sync_storage.messages.usage_by("day", "model", limit=3)
+    assert (first, first.more) == (usage[:3], True)
+
+
+def test_a_wrong_key_time_or_zone_is_refused_before_any_sql(sync_storage: sync.Storage) -> None:
+    messages: Any = sync_storage.messages
+    with pytest.raises(InvalidValue, match="'week'; keys are: day, model, owner, project"):
+        messages.usage_by("week")
+    for zone in ("UTC+2", "Oslo", "../UTC", "", "Europe", "\x00", 5):
+        with pytest.raises(InvalidValue, match="time_zone"):
+            messages.usage_by("day", time_zone=zone)
+    with pytest.raises(InvalidValue, match="since"):
+        messages.usage_by(since=datetime(2026, 1, 1))  # noqa: DTZ001
+    with pytest.raises(InvalidValue, match="limit"):
+        messages.usage_by(limit=-1)
 
 
 def test_the_cost_of_a_conversation_is_exact(sync_storage: sync.Storage) -> None:
