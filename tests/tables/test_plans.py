@@ -128,6 +128,7 @@ READS: dict[str, Callable[[Any], object]] = {
     "checkpoints.summaries of an owner, ascending": lambda s: s.checkpoints.summaries(
         owner="owner 7", order_by="captured_at"
     ),
+    "checkpoints.prune of an owner": lambda s: s.checkpoints.prune(max_per_agent=1, owner="owner 11"),
     "boards.get_by": lambda s: s.boards.get_by(slug="board 7"),
     "sessions.by_status": lambda s: s.sessions.by_status("running"),
     "sessions.by_board": lambda s: s.sessions.by_board(ONE),

@@ -105,10 +105,13 @@ class Checkpoints(Repository[R, N]):
             DELETE FROM checkpoints c
              WHERE id = ANY(%(ids)s)
                AND (NOT %(keep_latest)s       -- checked again: another may have become its agent's newest
-                    OR EXISTS (SELECT FROM checkpoints newer
-                                WHERE newer.agent_id = c.agent_id
-                                  AND newer.owner IS NOT DISTINCT FROM c.owner
-                                  AND (newer.captured_at, newer.id) > (c.captured_at, c.id)))
+                    OR CASE WHEN c.owner IS NULL       -- a plan for each: with an owner, also the owner's index
+                            THEN EXISTS (SELECT FROM checkpoints newer
+                                          WHERE newer.agent_id = c.agent_id AND newer.owner IS NULL
+                                            AND (newer.captured_at, newer.id) > (c.captured_at, c.id))
+                            ELSE EXISTS (SELECT FROM checkpoints newer
+                                          WHERE newer.agent_id = c.agent_id AND newer.owner = c.owner
+                                            AND (newer.captured_at, newer.id) > (c.captured_at, c.id)) END)
             RETURNING size_bytes
         )
         SELECT count(*) AS checkpoints, coalesce(sum(size_bytes), 0) AS bytes FROM gone
