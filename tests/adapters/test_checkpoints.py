@@ -209,6 +209,15 @@ async def test_initialize_migrates_an_empty_database_also_from_many_at_once(data
             await providers.close()
 
 
+async def test_a_database_that_a_newer_version_has_migrated_is_left_as_it_is(migrated: str) -> None:
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        columns = "migration_hash, migration_id, applied_at_utc"
+        newer = "'ffff', '29991231235959_of_a_newer_version', now()"
+        connection.execute(f"INSERT INTO _yoyo_migration ({columns}) VALUES ({newer})".encode())
+    async with CheckpointProviders({"main": migrated}) as providers:
+        assert await providers.store_checkpoint(checkpoint())
+
+
 async def test_open_connects_without_a_migration(database: str) -> None:
     providers = await CheckpointProviders({"main": database}).open()
     with pytest.raises(SchemaMismatch):

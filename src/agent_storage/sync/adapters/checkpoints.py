@@ -71,10 +71,10 @@ class PostgresCheckpoints(CheckpointProvider):
     def initialize(self) -> None:
         """Apply the pending migrations. May be called twice, and by several processes at once.
 
-        At head it only reads. Raises `MigrationError`, `Unavailable`.
+        At head, and ahead of it, it only reads. Raises `MigrationError`, `Unavailable`.
         """
         migrator = Migrator(self.storage.database.conninfo)
-        migrator.up()
+        migrator.ensure_current()
 
     def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
         """Store a checkpoint. Return its id.
