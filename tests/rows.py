@@ -113,8 +113,8 @@ class Factory:
 SKIPPED = {"to_pool_id", "reservation_id", "id", "updated_at", "position", "parent_id", "last_sequence"}
 #: Names and keys, which refuse what PostgreSQL cannot hold as it is.
 KEYS = {
-    "agent", "agent_id", "agent_type", "assignee", "author", "kind", "labels", "session_id", "title", "tool_call_id",
-    "tool_name", "version",
+    "agent", "agent_id", "agent_type", "assignee", "author", "kind", "labels", "owner", "session_id", "title",
+    "tool_call_id", "tool_name", "version",
 }  # fmt: skip
 
 

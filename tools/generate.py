@@ -29,6 +29,7 @@ MIRRORED = (
     "adapters/workflow/decisions.py",
     "adapters/workflow/facade.py",
     "adapters/workflow/runs.py",
+    "adapters/checkpoints.py",
     "database/batch.py",
     "database/fastpath/executor.py",
     "database/fastpath/replies.py",

@@ -7,6 +7,8 @@ from agent_storage.tables.chat.messages.record import (
     ImagePart,
     Message,
     MessageMatch,
+    MessageUsage,
+    MessageUsageKey,
     NewMessage,
     Part,
     Role,
@@ -71,7 +73,13 @@ from agent_storage.tables.workflows.execution_states.record import (
     ExecutionStatus,
     NewExecutionState,
 )
-from agent_storage.tables.workflows.llm_executions.record import LlmExecution, ModelUsage, NewLlmExecution
+from agent_storage.tables.workflows.llm_executions.record import (
+    LlmExecution,
+    LlmUsage,
+    LlmUsageKey,
+    ModelUsage,
+    NewLlmExecution,
+)
 from agent_storage.tables.workflows.node_execution_states.record import (
     NewNodeExecutionState,
     NodeExecutionState,
@@ -114,8 +122,12 @@ __all__ = [
     "Hours",
     "ImagePart",
     "LlmExecution",
+    "LlmUsage",
+    "LlmUsageKey",
     "Message",
     "MessageMatch",
+    "MessageUsage",
+    "MessageUsageKey",
     "Model",
     "ModelUsage",
     "ModelWithProvider",

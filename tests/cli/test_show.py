@@ -136,6 +136,36 @@ def test_workflows_and_runs_share_one_command(seeded_database: str, seeded: sync
     assert (absent.returncode, "neither a workflow nor a run" in absent.stderr) == (1, True)
 
 
+def test_the_lists_of_an_owner_show_no_others(seeded_database: str, seeded: sync.Storage) -> None:
+    talk = seeded.conversations.recent(1).items[0]
+    assert talk.owner
+    mine = asked(seeded_database, "conversation", "list", "--owner", talk.owner, "-n", "1000")["conversations"]
+    kept = {"owner": talk.owner, "archived_at": None}
+    assert {one["owner"] for one in mine} == {talk.owner} and len(mine) == seeded.conversations.count(kept)
+    assert talk.owner in shown(seeded_database, "conversation", "show", str(talk.id))
+
+    root = seeded.sessions.roots(1)[0]
+    assert root.owner
+    listed = asked(seeded_database, "session", "list", "--owner", root.owner, "-n", "1000")["sessions"]
+    assert {one["owner"] for one in listed} == {root.owner}
+    assert len(listed) == seeded.sessions.count({"owner": root.owner})
+    trees = asked(seeded_database, "session", "tree", "--owner", root.owner, "-n", "1000")["sessions"]
+    assert {tree["owner"] for tree in trees} == {root.owner}
+    for tree in trees:  # what came from it inherited its owner
+        assert {child["owner"] for child in tree["children"]} <= {root.owner}
+    assert root.owner in shown(seeded_database, "session", "show", str(root.id))
+
+    run = seeded.workflow_sessions.find(order_by="-id", limit=1)[0]
+    assert run.owner and run.workflow_id
+    flows = asked(seeded_database, "workflow", "list", "--owner", run.owner)["workflows"]
+    assert sum(flow["runs"] for flow in flows) == seeded.workflow_sessions.count({"owner": run.owner})
+    runs = asked(seeded_database, "workflow", "show", str(run.workflow_id), "--owner", run.owner)["runs"]
+    assert {one["owner"] for one in runs} == {run.owner}
+    assert run.owner in shown(seeded_database, "workflow", "show", str(run.id))
+    for command in (["conversation", "list"], ["session", "list"], ["session", "tree"], ["workflow", "list"]):
+        assert "matches" in shown(seeded_database, *command, "--owner", "Nobody")
+
+
 def test_an_approval_is_decided_once(sync_storage: sync.Storage) -> None:
     seed_demo(sync_storage)
     database, requests = sync_storage.database.conninfo, sync_storage.approval_requests

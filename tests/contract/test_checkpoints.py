@@ -55,7 +55,7 @@ async def test_summaries_have_no_state_and_filter_page_and_count_from_one_snapsh
         return [item.captured_at.hour for item in page.items]
 
     assert await hours() == list(range(11, -1, -1))
-    assert await hours(agent_id="agent 1", ascending=True) == [1, 3, 5, 7, 9, 11]
+    assert await hours(agent_id="agent 1", order_by="captured_at") == [1, 3, 5, 7, 9, 11]
     assert await hours(session_id="s0", agent_type="u") == [9, 6]
     bounds = {"after": START + timedelta(hours=2), "before": START + timedelta(hours=6)}
     assert await hours(**bounds) == [5, 4, 3]
@@ -64,7 +64,7 @@ async def test_summaries_have_no_state_and_filter_page_and_count_from_one_snapsh
     assert (first.total, len(first.items), len(rest.items)) == (12, 5, 7)
     assert not {item.id for item in first.items} & {item.id for item in rest.items}
     with pytest.raises(InvalidValue, match="cursor"):
-        await face.checkpoints.summaries(cursor=first.next_cursor, ascending=True)
+        await face.checkpoints.summaries(cursor=first.next_cursor, order_by="captured_at")
     with pytest.raises(InvalidValue, match="time zone"):
         await face.checkpoints.summaries(before=datetime(2026, 1, 1))  # noqa: DTZ001
 

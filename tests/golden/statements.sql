@@ -17,10 +17,16 @@ SELECT coalesce("id", uuid_v7()), "name", "kind", "base_url", "api_key", "enable
   FROM jsonb_populate_recordset(NULL::"providers", $1)
 RETURNING "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at";
 
--- (new.id, new.name, new.kind, new.base_url, new.api_key, new.enabled, new.settings) gives one Provider, certain
+-- (new.id, new.name, new.kind, new.base_url, new.api_key, new.enabled, new.settings, new.created_at, new.updated_at) gives one Provider, certain
 /* providers._insert_or_update */
-INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7)
+INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, coalesce($8, least($9, now())), coalesce($9, greatest($8, now())))
 ON CONFLICT ("name") DO UPDATE SET "kind" = excluded."kind", "base_url" = excluded."base_url", "api_key" = excluded."api_key", "enabled" = excluded."enabled", "settings" = excluded."settings"
+RETURNING "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at";
+
+-- (new.id, new.name, new.kind, new.base_url, new.api_key, new.enabled, new.settings, new.created_at, new.updated_at) gives optional Provider, certain
+/* providers._insert_unless_there */
+INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, coalesce($8, least($9, now())), coalesce($9, greatest($8, now())))
+ON CONFLICT ("name") DO NOTHING
 RETURNING "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at";
 
 -- (new.name) gives optional uuid.UUID | None, repeatable, certain
@@ -51,11 +57,53 @@ SELECT (SELECT id FROM "providers" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* providers.delete */
-DELETE FROM "providers" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"providers"', ARRAY[$1::uuid]))
+DELETE FROM "providers" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* providers.delete_many */
-DELETE FROM "providers" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"providers"', $1))
+DELETE FROM "providers" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Provider
+/* providers.create */
+WITH given ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "name", "kind", "base_url", "api_key", "enabled", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"providers", "Item")
+        ), made AS (
+            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"providers", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Provider, chunked
+/* providers.create_many */
+WITH given ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "name", "kind", "base_url", "api_key", "enabled", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"providers", "Item")
+        ), made AS (
+            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"providers", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."name", "found"."kind", "found"."base_url", "found"."api_key", "found"."enabled", "found"."settings", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- models ----
 
@@ -77,21 +125,33 @@ SELECT "m"."id", "m"."provider_id", "m"."name", "m"."display_name", "m"."context
       JOIN providers p ON p.id = m.provider_id
 WHERE m.enabled AND p.enabled ORDER BY p.name, m.name LIMIT $1;
 
--- (new.id, new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled) gives one Model, certain
+-- (new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled) gives one Model, certain
 /* models.create */
-INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
+INSERT INTO "models" ("provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
 
 -- (new) gives many Model, certain, chunked
 /* models.create_many */
-INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled")
-SELECT coalesce("id", uuid_v7()), "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled"
-  FROM jsonb_populate_recordset(NULL::"models", $1)
+INSERT INTO "models" ("provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"models", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "providers" WHERE id IN (SELECT "provider_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled"
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
 
--- (new.id, new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled) gives one Model, certain
+-- (new.id, new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled, new.created_at, new.updated_at) gives one Model, certain
 /* models._insert_or_update */
-INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9)
+INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, coalesce($10, least($11, now())), coalesce($11, greatest($10, now())))
 ON CONFLICT ("provider_id", "name") DO UPDATE SET "display_name" = excluded."display_name", "context_window" = excluded."context_window", "input_price" = excluded."input_price", "output_price" = excluded."output_price", "capabilities" = excluded."capabilities", "enabled" = excluded."enabled"
+RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
+
+-- (new.id, new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled, new.created_at, new.updated_at) gives optional Model, certain
+/* models._insert_unless_there */
+INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, coalesce($10, least($11, now())), coalesce($11, greatest($10, now())))
+ON CONFLICT ("provider_id", "name") DO NOTHING
 RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
 
 -- (new.provider_id, new.name) gives optional uuid.UUID | None, repeatable, certain
@@ -122,11 +182,53 @@ SELECT (SELECT id FROM "models" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* models.delete */
-DELETE FROM "models" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"models"', ARRAY[$1::uuid]))
+DELETE FROM "models" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* models.delete_many */
-DELETE FROM "models" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"models"', $1))
+DELETE FROM "models" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Model, certain
+/* models.create */
+WITH given ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"models", "Item")
+        ), made AS (
+            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"models", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Model, certain, chunked
+/* models.create_many */
+WITH given ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"models", "Item")
+        ), made AS (
+            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"models", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."provider_id", "found"."name", "found"."display_name", "found"."context_window", "found"."input_price", "found"."output_price", "found"."capabilities", "found"."enabled", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- conversations ----
 
@@ -136,7 +238,7 @@ SELECT count(m.id) AS messages,
        coalesce(sum(m.input_tokens), 0) AS input_tokens,
        coalesce(sum(m.output_tokens), 0) AS output_tokens,
        (coalesce(sum(m.input_tokens * p.input_price), 0)
-        + coalesce(sum(m.output_tokens * p.output_price), 0)) / 1000000 AS cost
+        + coalesce(sum(m.output_tokens * p.output_price), 0)) * 0.000001 AS cost
   FROM conversations c
   LEFT JOIN messages m ON m.conversation_id = c.id
   LEFT JOIN models p ON p.id = coalesce(m.model_id, c.model_id)
@@ -147,56 +249,73 @@ SELECT count(m.id) AS messages,
 /* conversations.archive */
 UPDATE "conversations" SET archived_at = coalesce(archived_at, clock_timestamp())
  WHERE id = $1
-RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
 -- (id) gives one Conversation
 /* conversations.restore */
-UPDATE "conversations" SET archived_at = NULL WHERE id = $1 RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+UPDATE "conversations" SET archived_at = NULL WHERE id = $1 RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
--- (id, at_position, title) gives one Conversation
-/* conversations.fork */
-WITH copied AS MATERIALIZED (      -- materialized: each message gets its new id once
-    SELECT m.*, uuid_v7() AS new_id
-      FROM messages m
-     WHERE m.conversation_id = $1
-       AND m.position <= coalesce($2, m.position)
-), forked AS (
-    INSERT INTO conversations (title, project_id, model_id, metadata, message_count, last_message_at)
-    SELECT coalesce($3, title), project_id, model_id, metadata,
-           (SELECT coalesce(max(position), 0) FROM copied),
-           (SELECT coalesce(max(created_at), now()) FROM copied)
+-- (at_position, id, title) gives optional Conversation, certain
+/* conversations._fork */
+WITH origin AS (
+    SELECT *, coalesce($1, message_count) AS at_position
       FROM conversations
-     WHERE id = $1
+     WHERE id = $2 AND coalesce($1 BETWEEN 1 AND message_count, true)
+), copied AS MATERIALIZED (      -- materialized: each message gets its new id once
+    SELECT m.*, uuid_v7() AS new_id
+      FROM origin
+      JOIN messages m ON m.conversation_id = origin.id AND m.position <= origin.at_position
+), forked AS (
+    INSERT INTO conversations (title, project_id, model_id, owner, metadata, forked_from_id,
+                               forked_at_position, message_count, last_message_at)
+    SELECT coalesce($3, title), project_id, model_id, owner, metadata, id, at_position,
+           at_position, (SELECT coalesce(max(created_at), now()) FROM copied)
+      FROM origin
     RETURNING *
 ), placed AS (
     INSERT INTO messages (id, conversation_id, position, role, content, model_id, parent_id,
-                          tool_call_id, input_tokens, output_tokens, metadata)
+                          tool_call_id, input_tokens, output_tokens, metadata, created_at, updated_at)
     SELECT c.new_id, forked.id, c.position, c.role, c.content, c.model_id, parent.new_id,
-           c.tool_call_id, c.input_tokens, c.output_tokens, c.metadata
+           c.tool_call_id, c.input_tokens, c.output_tokens, c.metadata, c.created_at, c.updated_at
       FROM forked
      CROSS JOIN copied c
       LEFT JOIN copied parent ON parent.id = c.parent_id
 )
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM forked;
+SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM forked;
 
--- (new.id, new.title, new.project_id, new.model_id, new.metadata) gives one Conversation, certain
+-- (id, limit) gives found Conversation, repeatable, certain
+/* conversations.forks */
+SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at"
+  FROM "conversations"
+ WHERE forked_from_id = $1 AND archived_at IS NULL
+ ORDER BY id DESC
+ LIMIT $2;
+
+-- (new.title, new.project_id, new.model_id, new.owner, new.metadata) gives one Conversation, certain
 /* conversations.create */
-INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+INSERT INTO "conversations" ("title", "project_id", "model_id", "owner", "metadata") VALUES ($1, $2, $3, $4, $5) RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
 -- (new) gives many Conversation, certain, chunked
 /* conversations.create_many */
-INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "metadata")
-SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", coalesce("metadata", 'null')
-  FROM jsonb_populate_recordset(NULL::"conversations", $1)
-RETURNING "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at";
+INSERT INTO "conversations" ("title", "project_id", "model_id", "owner", "metadata")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"conversations", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "models" WHERE id IN (SELECT "model_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "title", "project_id", "model_id", "owner", coalesce("metadata", 'null')
+  FROM given
+ CROSS JOIN locked
+RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
 -- (id) gives optional Conversation, repeatable, certain
 /* conversations.get */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
+SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
 
 -- (id) gives one Conversation, repeatable
 /* conversations.require */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
+SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM "conversations" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* conversations.exists */
@@ -204,7 +323,7 @@ SELECT EXISTS (SELECT FROM "conversations" WHERE id = $1);
 
 -- (low, high) gives many Conversation, repeatable, certain
 /* conversations._between_ids */
-SELECT "id", "title", "project_id", "model_id", "metadata", "message_count", "last_message_at", "archived_at", "created_at", "updated_at" FROM "conversations" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM "conversations" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* conversations._neighbours */
@@ -214,15 +333,57 @@ SELECT (SELECT id FROM "conversations" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* conversations.delete */
-DELETE FROM "conversations" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"conversations"', ARRAY[$1::uuid]))
+DELETE FROM "conversations" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* conversations.delete_many */
-DELETE FROM "conversations" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"conversations"', $1))
+DELETE FROM "conversations" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Conversation, certain
+/* conversations.create */
+WITH given ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", "owner", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"conversations", "Item")
+        ), made AS (
+            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"conversations", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Conversation, certain, chunked
+/* conversations.create_many */
+WITH given ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", "owner", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"conversations", "Item")
+        ), made AS (
+            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"conversations", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."title", "found"."project_id", "found"."model_id", "found"."owner", "found"."metadata", "found"."message_count", "found"."last_message_at", "found"."archived_at", "found"."forked_from_id", "found"."forked_at_position", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- messages ----
 
--- (new.conversation_id, new.id, new.role, new.content, new.model_id, new.parent_id, new.tool_call_id, new.input_tokens, new.output_tokens, new.metadata) gives one Message
+-- (new.conversation_id, new.role, new.content, new.model_id, new.parent_id, new.tool_call_id, new.input_tokens, new.output_tokens, new.metadata) gives one Message
 /* messages.create */
 WITH conversation AS (      -- its row lock, held to commit, hands out positions without a gap
     UPDATE conversations
@@ -230,8 +391,8 @@ WITH conversation AS (      -- its row lock, held to commit, hands out positions
      WHERE id = $1
     RETURNING message_count
 )
-INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
-SELECT coalesce($2, uuid_v7()), $1, $3, $4, $5, $6, $7, $8, $9, $10, message_count FROM conversation
+INSERT INTO messages ("conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, message_count FROM conversation
 RETURNING "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "position", "created_at", "updated_at";
 
 -- (new) gives many Message, certain
@@ -241,15 +402,25 @@ WITH given AS (
       FROM jsonb_populate_recordset(NULL::messages, $1) WITH ORDINALITY
 ), counted AS (
     SELECT conversation_id AS of, count(*)::integer AS messages FROM given GROUP BY conversation_id
+), locked AS MATERIALIZED (     -- in the order of ids, so that concurrent calls do not deadlock
+    SELECT id AS locked_id FROM conversations WHERE id IN (SELECT of FROM counted) ORDER BY id FOR NO KEY UPDATE
+), referred AS MATERIALIZED (   -- the foreign keys alone would lock these in the order of the rows
+    SELECT (SELECT count(*) FROM locked) AS conversations,
+           (SELECT count(*) FROM (SELECT FROM messages WHERE id IN (SELECT parent_id FROM given) ORDER BY id
+                                     FOR KEY SHARE) one) AS messages,
+           (SELECT count(*) FROM (SELECT FROM models WHERE id IN (SELECT model_id FROM given) ORDER BY id
+                                     FOR KEY SHARE) one) AS models
 ), moved AS (               -- the row locks, held to commit, hand out positions without a gap
     UPDATE conversations
        SET message_count = message_count + counted.messages, last_message_at = clock_timestamp()
       FROM counted
+      JOIN locked ON locked_id = counted.of
+     CROSS JOIN referred
      WHERE conversations.id = counted.of
     RETURNING counted.of, message_count - counted.messages AS before
 )
-INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
-SELECT coalesce("id", uuid_v7()), "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce(moved.before, 0) + nth
+INSERT INTO messages ("conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
+SELECT "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce(moved.before, 0) + nth
   FROM given
   LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
  ORDER BY ordinality
@@ -274,18 +445,88 @@ WITH RECURSIVE thread AS (
 ) CYCLE id SET repeated USING path
 SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "position", "created_at", "updated_at" FROM thread WHERE NOT repeated ORDER BY distance LIMIT $2;
 
--- (text, conversation_id, limit) gives found MessageMatch, repeatable, certain
+-- (text, conversation_id, project_id, role, since, until, limit) gives found MessageMatch, repeatable, certain
 /* messages.search */
-SELECT "m"."id", "m"."conversation_id", "m"."role", "m"."content", "m"."model_id", "m"."parent_id", "m"."tool_call_id", "m"."input_tokens", "m"."output_tokens", "m"."metadata", "m"."position", "m"."created_at", "m"."updated_at",
-       ts_rank(to_tsvector('simple', message_text(m.content)), query)::float8 AS rank,
-       ts_headline('simple', message_text(m.content), query,
-                   'StartSel=**, StopSel=**, MaxFragments=2, MaxWords=24, MinWords=8') AS snippet
-  FROM messages m
- CROSS JOIN websearch_to_tsquery('simple', $1) AS query
- WHERE to_tsvector('simple', message_text(m.content)) @@ query
-   AND ($2::uuid IS NULL OR m.conversation_id = $2)
- ORDER BY rank DESC, m.id DESC
- LIMIT $3;
+WITH hits AS MATERIALIZED (
+    SELECT m.id, query
+      FROM search_query(search_fold($1)) AS query
+      JOIN messages m ON search_words(search_fold(message_text(m.content))) @@ query
+     WHERE querytree(query) NOT IN ('', 'T')        -- what only excludes words would find everything else
+       -- CASE: the planner takes `parameter IS NULL OR …` for selective, and then reads the table
+       AND CASE WHEN $2::uuid IS NULL THEN true
+                ELSE m.conversation_id = $2 END
+       AND CASE WHEN $3::uuid IS NULL THEN true
+                ELSE m.conversation_id IN (SELECT id FROM conversations WHERE project_id = $3) END
+       AND CASE WHEN $4::text IS NULL THEN true ELSE m.role = $4 END
+       AND CASE WHEN $5::timestamptz IS NULL THEN true ELSE m.created_at >= $5 END
+       AND CASE WHEN $6::timestamptz IS NULL THEN true ELSE m.created_at < $6 END
+), ranked AS (              -- a common word is in thousands of messages, and a rank takes 0.1 ms
+    SELECT newest.id, query,
+           ts_rank(words, replace(query::text, ':*', '')::tsquery)::float8 + ts_rank(words, query) / 10 AS rank
+      FROM (SELECT * FROM hits ORDER BY id DESC LIMIT 200) AS newest
+     CROSS JOIN LATERAL (SELECT search_words(search_fold(message_text(m.content))) AS words
+                           FROM messages m
+                          WHERE m.id = newest.id
+                         OFFSET 0) AS message
+     ORDER BY rank DESC, newest.id DESC
+     LIMIT $7
+)
+SELECT "m"."id", "m"."conversation_id", "m"."role", "m"."content", "m"."model_id", "m"."parent_id", "m"."tool_call_id", "m"."input_tokens", "m"."output_tokens", "m"."metadata", "m"."position", "m"."created_at", "m"."updated_at", ranked.rank, ranked.query::text AS query
+  FROM ranked
+  JOIN messages m USING (id)
+ ORDER BY ranked.rank DESC, m.id DESC;
+
+-- () gives one int, certain
+/* messages.merge_search */
+SELECT gin_clean_pending_list('messages_search_idx'::regclass);
+
+-- (day, time_zone, model, by_owner, project, since, until, owner, project_id, limit) gives found MessageUsage, repeatable, certain
+/* messages._usage_by */
+SELECT CASE WHEN $1 THEN (used.created_at AT TIME ZONE $2)::date END AS day,
+           CASE WHEN $3 THEN priced.id END AS model_id,
+           CASE WHEN $3 THEN priced.name END AS model,
+           CASE WHEN $4 THEN used.owner END AS owner,
+           CASE WHEN $5 THEN used.project_id END AS project_id,
+           count(*) AS messages,
+           coalesce(sum(used.input_tokens), 0) AS input_tokens,
+           coalesce(sum(used.output_tokens), 0) AS output_tokens,
+           (coalesce(sum(used.input_tokens * priced.input_price), 0)
+            + coalesce(sum(used.output_tokens * priced.output_price), 0)) * 0.000001 AS cost
+      FROM (
+
+    SELECT m.created_at, coalesce(m.model_id, c.model_id) AS model_id, c.owner, c.project_id,
+           m.input_tokens, m.output_tokens
+      FROM messages m
+      JOIN conversations c ON c.id = m.conversation_id
+     WHERE m.position > coalesce(c.forked_at_position, 0)
+       AND m.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND m.created_at < coalesce($7::timestamptz, 'infinity')
+ AND $8::text IS NULL AND $9::uuid IS NULL
+     UNION ALL
+
+    SELECT m.created_at, coalesce(m.model_id, c.model_id) AS model_id, c.owner, c.project_id,
+           m.input_tokens, m.output_tokens
+      FROM messages m
+      JOIN conversations c ON c.id = m.conversation_id
+     WHERE m.position > coalesce(c.forked_at_position, 0)
+       AND m.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND m.created_at < coalesce($7::timestamptz, 'infinity')
+ AND c.owner = $8 AND ($9::uuid IS NULL OR c.project_id = $9)
+     UNION ALL
+
+    SELECT m.created_at, coalesce(m.model_id, c.model_id) AS model_id, c.owner, c.project_id,
+           m.input_tokens, m.output_tokens
+      FROM messages m
+      JOIN conversations c ON c.id = m.conversation_id
+     WHERE m.position > coalesce(c.forked_at_position, 0)
+       AND m.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND m.created_at < coalesce($7::timestamptz, 'infinity')
+ AND c.project_id = $9 AND $8::text IS NULL
+) used
+      LEFT JOIN models priced ON priced.id = used.model_id
+     GROUP BY 1, 2, 3, 4, 5
+     ORDER BY 1 DESC, cost DESC, messages DESC, 3, 2, 4, 5
+     LIMIT $10;
 
 -- (id) gives optional Message, repeatable, certain
 /* messages.get */
@@ -311,11 +552,99 @@ SELECT (SELECT id FROM "messages" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* messages.delete */
-DELETE FROM "messages" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"messages"', ARRAY[$1::uuid]))
+DELETE FROM "messages" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* messages.delete_many */
-DELETE FROM "messages" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"messages"', $1))
+DELETE FROM "messages" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Message
+/* messages.create */
+WITH given ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+    SELECT coalesce("id", uuid_v7()), "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+      FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+     CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, "Item")
+), locked AS MATERIALIZED (
+    SELECT id
+      FROM conversations
+     WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
+     ORDER BY id
+       FOR NO KEY UPDATE
+), present AS MATERIALIZED (
+    SELECT present.*
+      FROM (SELECT count(*) AS locks FROM locked) AS waited
+     CROSS JOIN LATERAL rows_as_given(NULL::messages, CASE WHEN locks >= 0 THEN $1 END, false) AS present
+), missing AS MATERIALIZED (
+    SELECT *, row_number() OVER (PARTITION BY conversation_id ORDER BY "Nth") AS "Place"
+      FROM given
+     WHERE id NOT IN (SELECT id FROM present)
+), counted AS (
+    SELECT conversation_id AS of, count(*)::integer AS messages, max(created_at) AS newest
+      FROM missing
+     GROUP BY conversation_id
+), moved AS (
+    UPDATE conversations
+       SET message_count = message_count + counted.messages,
+           last_message_at = CASE WHEN message_count = 0 THEN newest ELSE greatest(last_message_at, newest) END
+      FROM counted
+     WHERE conversations.id = counted.of
+    RETURNING counted.of, message_count - counted.messages AS before
+), made AS (
+    INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", position)
+    SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", coalesce(moved.before, 0) + "Place"
+      FROM missing
+      LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
+     ORDER BY "Nth"
+    RETURNING *
+), found AS (
+    SELECT * FROM made UNION ALL SELECT * FROM present
+)
+SELECT "found"."id", "found"."conversation_id", "found"."role", "found"."content", "found"."model_id", "found"."parent_id", "found"."tool_call_id", "found"."input_tokens", "found"."output_tokens", "found"."metadata", "found"."position", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
+
+-- (new) gives many Message, certain
+/* messages.create_many */
+WITH given ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+    SELECT coalesce("id", uuid_v7()), "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+      FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+     CROSS JOIN LATERAL jsonb_populate_record(NULL::messages, "Item")
+), locked AS MATERIALIZED (
+    SELECT id
+      FROM conversations
+     WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
+     ORDER BY id
+       FOR NO KEY UPDATE
+), present AS MATERIALIZED (
+    SELECT present.*
+      FROM (SELECT count(*) AS locks FROM locked) AS waited
+     CROSS JOIN LATERAL rows_as_given(NULL::messages, CASE WHEN locks >= 0 THEN $1 END, false) AS present
+), missing AS MATERIALIZED (
+    SELECT *, row_number() OVER (PARTITION BY conversation_id ORDER BY "Nth") AS "Place"
+      FROM given
+     WHERE id NOT IN (SELECT id FROM present)
+), counted AS (
+    SELECT conversation_id AS of, count(*)::integer AS messages, max(created_at) AS newest
+      FROM missing
+     GROUP BY conversation_id
+), moved AS (
+    UPDATE conversations
+       SET message_count = message_count + counted.messages,
+           last_message_at = CASE WHEN message_count = 0 THEN newest ELSE greatest(last_message_at, newest) END
+      FROM counted
+     WHERE conversations.id = counted.of
+    RETURNING counted.of, message_count - counted.messages AS before
+), made AS (
+    INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", position)
+    SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", coalesce(moved.before, 0) + "Place"
+      FROM missing
+      LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
+     ORDER BY "Nth"
+    RETURNING *
+), found AS (
+    SELECT * FROM made UNION ALL SELECT * FROM present
+)
+SELECT "found"."id", "found"."conversation_id", "found"."role", "found"."content", "found"."model_id", "found"."parent_id", "found"."tool_call_id", "found"."input_tokens", "found"."output_tokens", "found"."metadata", "found"."position", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- tool_configs ----
 
@@ -338,10 +667,16 @@ SELECT coalesce("id", uuid_v7()), "name", "transport", "command", coalesce("args
   FROM jsonb_populate_recordset(NULL::"tool_configs", $1)
 RETURNING "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at";
 
--- (new.id, new.name, new.transport, new.command, new.args, new.url, new.env, new.input_schema, new.enabled, new.metadata) gives one ToolConfig, certain
+-- (new.id, new.name, new.transport, new.command, new.args, new.url, new.env, new.input_schema, new.enabled, new.metadata, new.created_at, new.updated_at) gives one ToolConfig, certain
 /* tool_configs._insert_or_update */
-INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10)
+INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, least($12, now())), coalesce($12, greatest($11, now())))
 ON CONFLICT ("name") DO UPDATE SET "transport" = excluded."transport", "command" = excluded."command", "args" = excluded."args", "url" = excluded."url", "env" = excluded."env", "input_schema" = excluded."input_schema", "enabled" = excluded."enabled", "metadata" = excluded."metadata"
+RETURNING "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at";
+
+-- (new.id, new.name, new.transport, new.command, new.args, new.url, new.env, new.input_schema, new.enabled, new.metadata, new.created_at, new.updated_at) gives optional ToolConfig, certain
+/* tool_configs._insert_unless_there */
+INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, least($12, now())), coalesce($12, greatest($11, now())))
+ON CONFLICT ("name") DO NOTHING
 RETURNING "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at";
 
 -- (new.name) gives optional uuid.UUID | None, repeatable, certain
@@ -372,11 +707,53 @@ SELECT (SELECT id FROM "tool_configs" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* tool_configs.delete */
-DELETE FROM "tool_configs" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_configs"', ARRAY[$1::uuid]))
+DELETE FROM "tool_configs" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* tool_configs.delete_many */
-DELETE FROM "tool_configs" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_configs"', $1))
+DELETE FROM "tool_configs" USING locked WHERE id = ANY($1);
+
+-- (new) gives one ToolConfig
+/* tool_configs.create */
+WITH given ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "name", "transport", "command", coalesce("args", 'null'), "url", "env", coalesce("input_schema", 'null'), "enabled", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_configs", "Item")
+        ), made AS (
+            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"tool_configs", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM found;
+
+-- (new) gives many ToolConfig, chunked
+/* tool_configs.create_many */
+WITH given ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "name", "transport", "command", coalesce("args", 'null'), "url", "env", coalesce("input_schema", 'null'), "enabled", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_configs", "Item")
+        ), made AS (
+            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"tool_configs", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."name", "found"."transport", "found"."command", "found"."args", "found"."url", "found"."env", "found"."input_schema", "found"."enabled", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- tool_results ----
 
@@ -423,15 +800,23 @@ UPDATE "tool_results"
  WHERE id = $3 AND status IN ('pending', 'running')
 RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
 
--- (new.id, new.conversation_id, new.message_id, new.tool_config_id, new.tool_call_id, new.tool_name, new.arguments, new.result, new.error, new.status, new.started_at, new.duration_ms) gives one ToolResult, certain
+-- (new.conversation_id, new.message_id, new.tool_config_id, new.tool_call_id, new.tool_name, new.arguments, new.result, new.error, new.status, new.started_at, new.duration_ms) gives one ToolResult, certain
 /* tool_results.create */
-INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
+INSERT INTO "tool_results" ("conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
 
 -- (new) gives many ToolResult, certain, chunked
 /* tool_results.create_many */
-INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms")
-SELECT coalesce("id", uuid_v7()), "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms"
-  FROM jsonb_populate_recordset(NULL::"tool_results", $1)
+INSERT INTO "tool_results" ("conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"tool_results", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "conversations" WHERE id IN (SELECT "conversation_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "messages" WHERE id IN (SELECT "message_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "tool_configs" WHERE id IN (SELECT "tool_config_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms"
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
 
 -- (id) gives optional ToolResult, repeatable, certain
@@ -458,68 +843,121 @@ SELECT (SELECT id FROM "tool_results" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* tool_results.delete */
-DELETE FROM "tool_results" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_results"', ARRAY[$1::uuid]))
+DELETE FROM "tool_results" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* tool_results.delete_many */
-DELETE FROM "tool_results" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_results"', $1))
+DELETE FROM "tool_results" USING locked WHERE id = ANY($1);
+
+-- (new) gives one ToolResult, certain
+/* tool_results.create */
+WITH given ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_results", "Item")
+        ), made AS (
+            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"tool_results", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM found;
+
+-- (new) gives many ToolResult, certain, chunked
+/* tool_results.create_many */
+WITH given ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_results", "Item")
+        ), made AS (
+            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"tool_results", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."conversation_id", "found"."message_id", "found"."tool_config_id", "found"."tool_call_id", "found"."tool_name", "found"."arguments", "found"."result", "found"."error", "found"."status", "found"."started_at", "found"."duration_ms", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- checkpoints ----
 
--- (new.id, new.agent_id, new.session_id, new.agent_type, new.name, new.captured_at, new.parent_id, new.state) gives one UUID, certain
+-- (new.agent_id, new.session_id, new.agent_type, new.name, new.owner, new.captured_at, new.parent_id, new.state) gives one UUID, certain
 /* checkpoints.store */
-INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING id;
+INSERT INTO "checkpoints" ("agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state") VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id;
 
--- (agent_id, name) gives optional Checkpoint, repeatable, certain
+-- (agent_id, name, owner) gives optional Checkpoint, repeatable, certain
 /* checkpoints.latest */
-SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at"
-  FROM "checkpoints"
- WHERE agent_id = $1
-   AND ($2::text IS NULL OR name = $2)
- ORDER BY captured_at DESC, id DESC
- LIMIT 1;
+(SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE agent_id = $1 AND ($2::text IS NULL OR name = $2) AND $3::text IS NULL ORDER BY captured_at DESC, id DESC LIMIT 1)
+ UNION ALL
+(SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE agent_id = $1 AND ($2::text IS NULL OR name = $2) AND owner = $3 ORDER BY captured_at DESC, id DESC LIMIT 1);
 
--- (keep_latest, max_age, max_per_agent, limit) gives many UUID, repeatable, certain
+-- (owner, keep_latest, max_age, max_per_agent, limit) gives many UUID, repeatable, certain
 /* checkpoints._superfluous */
 SELECT id
   FROM (SELECT id, captured_at,
-               row_number() OVER (PARTITION BY agent_id ORDER BY captured_at DESC, id DESC) AS nth
-          FROM checkpoints) ranked
- WHERE (nth > 1 OR NOT $1)
-   AND (captured_at < clock_timestamp() - $2::interval OR nth > $3::integer)
- LIMIT $4;
+               row_number() OVER (PARTITION BY agent_id, owner ORDER BY captured_at DESC, id DESC) AS nth
+          FROM checkpoints
+         WHERE $1::text IS NULL OR owner = $1) ranked
+ WHERE (nth > 1 OR NOT $2)
+   AND (captured_at < clock_timestamp() - $3::interval OR nth > $4::integer)
+ LIMIT $5;
 
 -- (ids, keep_latest) gives one Pruned
 /* checkpoints._remove */
-WITH gone AS (
+WITH locked AS MATERIALIZED (
+    SELECT lock_for_delete('checkpoints', $1)
+), gone AS (
     DELETE FROM checkpoints c
+     USING locked
      WHERE id = ANY($1)
        AND (NOT $2       -- checked again: another may have become its agent's newest
-            OR EXISTS (SELECT FROM checkpoints newer
-                        WHERE newer.agent_id = c.agent_id
-                          AND (newer.captured_at, newer.id) > (c.captured_at, c.id)))
+            OR CASE WHEN c.owner IS NULL       -- a plan for each: with an owner, also the owner's index
+                    THEN EXISTS (SELECT FROM checkpoints newer
+                                  WHERE newer.agent_id = c.agent_id AND newer.owner IS NULL
+                                    AND (newer.captured_at, newer.id) > (c.captured_at, c.id))
+                    ELSE EXISTS (SELECT FROM checkpoints newer
+                                  WHERE newer.agent_id = c.agent_id AND newer.owner = c.owner
+                                    AND (newer.captured_at, newer.id) > (c.captured_at, c.id)) END)
     RETURNING size_bytes
 )
 SELECT count(*) AS checkpoints, coalesce(sum(size_bytes), 0) AS bytes FROM gone;
 
--- (new.id, new.agent_id, new.session_id, new.agent_type, new.name, new.captured_at, new.parent_id, new.state) gives one Checkpoint, certain
+-- (new.agent_id, new.session_id, new.agent_type, new.name, new.owner, new.captured_at, new.parent_id, new.state) gives one Checkpoint, certain
 /* checkpoints.create */
-INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
+INSERT INTO "checkpoints" ("agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state") VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
 
 -- (new) gives many Checkpoint, certain
 /* checkpoints.create_many */
-INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state")
-SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", coalesce("state", 'null')
-  FROM jsonb_populate_recordset(NULL::"checkpoints", $1)
-RETURNING "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
+INSERT INTO "checkpoints" ("agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"checkpoints", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "checkpoints" WHERE id IN (SELECT "parent_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", coalesce("state", 'null')
+  FROM given
+ CROSS JOIN locked
+RETURNING "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
 
 -- (id) gives optional Checkpoint, repeatable, certain
 /* checkpoints.get */
-SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id = $1;
+SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id = $1;
 
 -- (id) gives one Checkpoint, repeatable
 /* checkpoints.require */
-SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id = $1;
+SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* checkpoints.exists */
@@ -527,7 +965,7 @@ SELECT EXISTS (SELECT FROM "checkpoints" WHERE id = $1);
 
 -- (low, high) gives many Checkpoint, repeatable, certain
 /* checkpoints._between_ids */
-SELECT "id", "agent_id", "session_id", "agent_type", "name", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* checkpoints._neighbours */
@@ -537,11 +975,73 @@ SELECT (SELECT id FROM "checkpoints" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* checkpoints.delete */
-DELETE FROM "checkpoints" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"checkpoints"', ARRAY[$1::uuid]))
+DELETE FROM "checkpoints" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* checkpoints.delete_many */
-DELETE FROM "checkpoints" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"checkpoints"', $1))
+DELETE FROM "checkpoints" USING locked WHERE id = ANY($1);
+
+-- (new) gives one UUID, certain
+/* checkpoints.store */
+WITH given ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", coalesce("state", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"checkpoints", "Item")
+        ), made AS (
+            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"checkpoints", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT found.id FROM found;
+
+-- (new) gives one Checkpoint, certain
+/* checkpoints.create */
+WITH given ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", coalesce("state", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"checkpoints", "Item")
+        ), made AS (
+            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"checkpoints", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Checkpoint, certain
+/* checkpoints.create_many */
+WITH given ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", coalesce("state", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"checkpoints", "Item")
+        ), made AS (
+            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"checkpoints", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."agent_id", "found"."session_id", "found"."agent_type", "found"."name", "found"."owner", "found"."captured_at", "found"."parent_id", "found"."state", "found"."size_bytes", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- boards ----
 
@@ -549,21 +1049,35 @@ DELETE FROM "checkpoints" WHERE id = ANY($1);
 /* boards.get_by */
 SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM "boards" WHERE slug = $1;
 
--- (new.id, new.name, new.slug, new.data) gives one Board, certain
+-- () gives one Board
+/* boards._create_default */
+INSERT INTO boards (name, slug)  -- without data
+SELECT 'Main board', 'default'
+ON CONFLICT (slug) DO UPDATE  -- created by another session: return that one
+   SET slug = excluded.slug   -- without data, name
+RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
+
+-- (new.name, new.slug, new.data) gives one Board, certain
 /* boards.create */
-INSERT INTO "boards" ("id", "name", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4) RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
+INSERT INTO "boards" ("name", "slug", "data") VALUES ($1, $2, $3) RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
 -- (new) gives many Board, certain, chunked
 /* boards.create_many */
-INSERT INTO "boards" ("id", "name", "slug", "data")
-SELECT coalesce("id", uuid_v7()), "name", "slug", coalesce("data", 'null')
+INSERT INTO "boards" ("name", "slug", "data")
+SELECT "name", "slug", coalesce("data", 'null')
   FROM jsonb_populate_recordset(NULL::"boards", $1)
 RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
--- (new.id, new.name, new.slug, new.data) gives one Board, certain
+-- (new.id, new.name, new.slug, new.data, new.created_at, new.updated_at) gives one Board, certain
 /* boards._insert_or_update */
-INSERT INTO "boards" ("id", "name", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4)
+INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, coalesce($5, least($6, now())), coalesce($6, greatest($5, now())))
 ON CONFLICT ("slug") DO UPDATE SET "name" = excluded."name", "data" = excluded."data"
+RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
+
+-- (new.id, new.name, new.slug, new.data, new.created_at, new.updated_at) gives optional Board, certain
+/* boards._insert_unless_there */
+INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, coalesce($5, least($6, now())), coalesce($6, greatest($5, now())))
+ON CONFLICT ("slug") DO NOTHING
 RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
 -- (new.slug) gives optional uuid.UUID | None, repeatable, certain
@@ -594,11 +1108,53 @@ SELECT (SELECT id FROM "boards" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* boards.delete */
-DELETE FROM "boards" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"boards"', ARRAY[$1::uuid]))
+DELETE FROM "boards" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* boards.delete_many */
-DELETE FROM "boards" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"boards"', $1))
+DELETE FROM "boards" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Board, certain
+/* boards.create */
+WITH given ("id", "name", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "name", "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"boards", "Item")
+        ), made AS (
+            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"boards", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Board, certain, chunked
+/* boards.create_many */
+WITH given ("id", "name", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "name", "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"boards", "Item")
+        ), made AS (
+            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"boards", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."name", "found"."slug", "found"."data", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- repos ----
 
@@ -606,21 +1162,27 @@ DELETE FROM "boards" WHERE id = ANY($1);
 /* repos.get_by */
 SELECT "id", "slug", "data", "created_at", "updated_at" FROM "repos" WHERE slug = $1;
 
--- (new.id, new.slug, new.data) gives one Repo, certain
+-- (new.slug, new.data) gives one Repo, certain
 /* repos.create */
-INSERT INTO "repos" ("id", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3) RETURNING "id", "slug", "data", "created_at", "updated_at";
+INSERT INTO "repos" ("slug", "data") VALUES ($1, $2) RETURNING "id", "slug", "data", "created_at", "updated_at";
 
 -- (new) gives many Repo, certain, chunked
 /* repos.create_many */
-INSERT INTO "repos" ("id", "slug", "data")
-SELECT coalesce("id", uuid_v7()), "slug", coalesce("data", 'null')
+INSERT INTO "repos" ("slug", "data")
+SELECT "slug", coalesce("data", 'null')
   FROM jsonb_populate_recordset(NULL::"repos", $1)
 RETURNING "id", "slug", "data", "created_at", "updated_at";
 
--- (new.id, new.slug, new.data) gives one Repo, certain
+-- (new.id, new.slug, new.data, new.created_at, new.updated_at) gives one Repo, certain
 /* repos._insert_or_update */
-INSERT INTO "repos" ("id", "slug", "data") VALUES (coalesce($1, uuid_v7()), $2, $3)
+INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, coalesce($4, least($5, now())), coalesce($5, greatest($4, now())))
 ON CONFLICT ("slug") DO UPDATE SET "data" = excluded."data"
+RETURNING "id", "slug", "data", "created_at", "updated_at";
+
+-- (new.id, new.slug, new.data, new.created_at, new.updated_at) gives optional Repo, certain
+/* repos._insert_unless_there */
+INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, coalesce($4, least($5, now())), coalesce($5, greatest($4, now())))
+ON CONFLICT ("slug") DO NOTHING
 RETURNING "id", "slug", "data", "created_at", "updated_at";
 
 -- (new.slug) gives optional uuid.UUID | None, repeatable, certain
@@ -651,39 +1213,84 @@ SELECT (SELECT id FROM "repos" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* repos.delete */
-DELETE FROM "repos" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"repos"', ARRAY[$1::uuid]))
+DELETE FROM "repos" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* repos.delete_many */
-DELETE FROM "repos" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"repos"', $1))
+DELETE FROM "repos" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Repo, certain
+/* repos.create */
+WITH given ("id", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"repos", "Item")
+        ), made AS (
+            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"repos", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "slug", "data", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Repo, certain, chunked
+/* repos.create_many */
+WITH given ("id", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"repos", "Item")
+        ), made AS (
+            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"repos", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."slug", "found"."data", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- sessions ----
 
--- (status, limit) gives found Session, repeatable, certain
+-- (status, owner, limit) gives found Session, repeatable, certain
 /* sessions.by_status */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE status = $1 ORDER BY id DESC LIMIT $2;
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE status = $1 AND $2::text IS NULL ORDER BY id DESC LIMIT $3)
+ UNION ALL
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE status = $1 AND owner = $2 ORDER BY id DESC LIMIT $3);
 
--- (board_id, limit) gives found Session, repeatable, certain
+-- (board_id, owner, limit) gives found Session, repeatable, certain
 /* sessions.by_board */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE board_id = $1 ORDER BY id DESC LIMIT $2;
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE board_id = $1 AND $2::text IS NULL ORDER BY id DESC LIMIT $3)
+ UNION ALL
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE board_id = $1 AND owner = $2 ORDER BY id DESC LIMIT $3);
 
--- (limit) gives found Session, repeatable, certain
+-- (owner, limit) gives found Session, repeatable, certain
 /* sessions.roots */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at"
-  FROM "sessions"
- WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL
- ORDER BY id DESC
- LIMIT $1;
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL AND $1::text IS NULL ORDER BY id DESC LIMIT $2)
+ UNION ALL
+(SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL AND owner = $1 ORDER BY id DESC LIMIT $2);
 
--- (id, limit) gives found Session, repeatable, certain
+-- (id, owner, limit) gives found Session, repeatable, certain
 /* sessions.children */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at"
+SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at"
   FROM "sessions"
- WHERE parent_session_id = $1 OR forked_from_session_id = $1
+ WHERE (parent_session_id = $1 OR forked_from_session_id = $1)
+   AND ($2::text IS NULL OR owner = $2)
  ORDER BY id DESC
- LIMIT $2;
+ LIMIT $3;
 
--- (id, limit) gives found Session, repeatable, certain
+-- (id, owner, limit) gives found Session, repeatable, certain
 /* sessions.descendants */
 WITH RECURSIVE below (id, distance) AS (
     SELECT $1::uuid, 0
@@ -696,68 +1303,93 @@ WITH RECURSIVE below (id, distance) AS (
 ), nearest AS (
     SELECT id, min(distance) AS distance FROM below WHERE distance > 0 GROUP BY id
 )
-SELECT "s"."id", "s"."agent", "s"."status", "s"."board_id", "s"."repo_id", "s"."parent_session_id", "s"."forked_from_session_id", "s"."data", "s"."created_at", "s"."updated_at" FROM nearest JOIN sessions s USING (id) ORDER BY distance, id LIMIT $2;
+SELECT "s"."id", "s"."agent", "s"."status", "s"."owner", "s"."board_id", "s"."repo_id", "s"."parent_session_id", "s"."forked_from_session_id", "s"."data", "s"."created_at", "s"."updated_at"
+  FROM nearest
+  JOIN sessions s USING (id)
+ WHERE $2::text IS NULL OR s.owner = $2
+ ORDER BY distance, id
+ LIMIT $3;
 
--- (id, limit) gives found Session, repeatable, certain
+-- (id, owner, limit) gives found Session, repeatable, certain
 /* sessions.ancestors */
 WITH RECURSIVE above (id, distance) AS (
-    SELECT coalesce(parent_session_id, forked_from_session_id), 1 FROM sessions WHERE id = $1
-     UNION ALL
-    SELECT coalesce(s.parent_session_id, s.forked_from_session_id), distance + 1
+    SELECT $1::uuid, 0
+     UNION
+    SELECT link.id, distance + 1
       FROM above
-      JOIN sessions s ON s.id = above.id
+     CROSS JOIN LATERAL (SELECT s.parent_session_id, s.forked_from_session_id
+                           FROM sessions s
+                          WHERE s.id = above.id
+                          LIMIT 1) origin
+     CROSS JOIN unnest(ARRAY[origin.parent_session_id, origin.forked_from_session_id]) AS link (id)
+     WHERE link.id IS NOT NULL
+), nearest AS (
+    SELECT id, min(distance) AS distance FROM above WHERE distance > 0 GROUP BY id
 )
-SELECT "s"."id", "s"."agent", "s"."status", "s"."board_id", "s"."repo_id", "s"."parent_session_id", "s"."forked_from_session_id", "s"."data", "s"."created_at", "s"."updated_at" FROM above JOIN sessions s USING (id) ORDER BY distance LIMIT $2;
+SELECT "s"."id", "s"."agent", "s"."status", "s"."owner", "s"."board_id", "s"."repo_id", "s"."parent_session_id", "s"."forked_from_session_id", "s"."data", "s"."created_at", "s"."updated_at"
+  FROM nearest
+  JOIN sessions s USING (id)
+ WHERE $2::text IS NULL OR s.owner = $2
+ ORDER BY distance, id
+ LIMIT $3;
 
 -- (agent, data, at_task, id) gives optional Session, certain
 /* sessions._spawn */
-INSERT INTO sessions (agent, board_id, repo_id, parent_session_id, data)
+INSERT INTO sessions (agent, owner, board_id, repo_id, parent_session_id, data)
        -- without status, forked_from_session_id
-SELECT coalesce($1, agent), board_id, repo_id, id,
+SELECT coalesce($1, agent), owner, board_id, repo_id, id,
        jsonb_merge($2, jsonb_strip_nulls(
            jsonb_build_object('genealogy', jsonb_build_object('spawn_point_task_id', $3::uuid))))
   FROM sessions
  WHERE id = $4
    AND ($3 IS NULL OR EXISTS (SELECT FROM tasks WHERE id = $3 AND session_id = $4))
-RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (agent, data, at_task, id) gives optional Session, certain
 /* sessions._fork */
-INSERT INTO sessions (agent, board_id, repo_id, forked_from_session_id, data)
+INSERT INTO sessions (agent, owner, board_id, repo_id, forked_from_session_id, data)
        -- without status, parent_session_id
-SELECT coalesce($1, agent), board_id, repo_id, id,
+SELECT coalesce($1, agent), owner, board_id, repo_id, id,
        jsonb_merge(data - ARRAY['genealogy', 'tool_use_count', 'message_count'],
                    jsonb_merge($2, jsonb_strip_nulls(
            jsonb_build_object('genealogy', jsonb_build_object('fork_point_task_id', $3::uuid)))))
   FROM sessions
  WHERE id = $4
    AND ($3 IS NULL OR EXISTS (SELECT FROM tasks WHERE id = $3 AND session_id = $4))
-RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (status, id, present) gives optional Session, certain
 /* sessions._move */
 UPDATE "sessions" SET status = $1
  WHERE id = $2 AND status = ANY($3)
-RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
--- (new.id, new.agent, new.status, new.board_id, new.repo_id, new.parent_session_id, new.forked_from_session_id, new.data) gives one Session, certain
+-- (new.agent, new.status, new.owner, new.board_id, new.repo_id, new.parent_session_id, new.forked_from_session_id, new.data) gives one Session, certain
 /* sessions.create */
-INSERT INTO "sessions" ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+INSERT INTO "sessions" ("agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data") VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (new) gives many Session, certain
 /* sessions.create_many */
-INSERT INTO "sessions" ("id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data")
-SELECT coalesce("id", uuid_v7()), "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null')
-  FROM jsonb_populate_recordset(NULL::"sessions", $1)
-RETURNING "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+INSERT INTO "sessions" ("agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"sessions", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "boards" WHERE id IN (SELECT "board_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "repos" WHERE id IN (SELECT "repo_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "parent_session_id" FROM given UNION ALL SELECT "forked_from_session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null')
+  FROM given
+ CROSS JOIN locked
+RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (id) gives optional Session, repeatable, certain
 /* sessions.get */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id = $1;
+SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id = $1;
 
 -- (id) gives one Session, repeatable
 /* sessions.require */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id = $1;
+SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* sessions.exists */
@@ -765,7 +1397,7 @@ SELECT EXISTS (SELECT FROM "sessions" WHERE id = $1);
 
 -- (low, high) gives many Session, repeatable, certain
 /* sessions._between_ids */
-SELECT "id", "agent", "status", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM "sessions" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* sessions._neighbours */
@@ -775,11 +1407,53 @@ SELECT (SELECT id FROM "sessions" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* sessions.delete */
-DELETE FROM "sessions" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"sessions"', ARRAY[$1::uuid]))
+DELETE FROM "sessions" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* sessions.delete_many */
-DELETE FROM "sessions" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"sessions"', $1))
+DELETE FROM "sessions" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Session, certain
+/* sessions.create */
+WITH given ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"sessions", "Item")
+        ), made AS (
+            INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"sessions", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Session, certain
+/* sessions.create_many */
+WITH given ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"sessions", "Item")
+        ), made AS (
+            INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"sessions", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."agent", "found"."status", "found"."owner", "found"."board_id", "found"."repo_id", "found"."parent_session_id", "found"."forked_from_session_id", "found"."data", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- tasks ----
 
@@ -801,15 +1475,21 @@ UPDATE "tasks"
  WHERE id = $3 AND status = ANY($4)
 RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
 
--- (new.id, new.session_id, new.status, new.completed_at, new.data) gives one Task, certain
+-- (new.session_id, new.status, new.completed_at, new.data) gives one Task, certain
 /* tasks.create */
-INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
+INSERT INTO "tasks" ("session_id", "status", "completed_at", "data") VALUES ($1, $2, $3, $4) RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
 
 -- (new) gives many Task, certain, chunked
 /* tasks.create_many */
-INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data")
-SELECT coalesce("id", uuid_v7()), "session_id", "status", "completed_at", coalesce("data", 'null')
-  FROM jsonb_populate_recordset(NULL::"tasks", $1)
+INSERT INTO "tasks" ("session_id", "status", "completed_at", "data")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"tasks", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "session_id", "status", "completed_at", coalesce("data", 'null')
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
 
 -- (id) gives optional Task, repeatable, certain
@@ -836,23 +1516,67 @@ SELECT (SELECT id FROM "tasks" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* tasks.delete */
-DELETE FROM "tasks" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tasks"', ARRAY[$1::uuid]))
+DELETE FROM "tasks" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* tasks.delete_many */
-DELETE FROM "tasks" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tasks"', $1))
+DELETE FROM "tasks" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Task, certain
+/* tasks.create */
+WITH given ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "session_id", "status", "completed_at", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tasks", "Item")
+        ), made AS (
+            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"tasks", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Task, certain, chunked
+/* tasks.create_many */
+WITH given ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "session_id", "status", "completed_at", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tasks", "Item")
+        ), made AS (
+            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"tasks", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."session_id", "found"."status", "found"."completed_at", "found"."data", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- projects ----
 
 -- (path) gives optional Project, repeatable, certain
 /* projects.get_by */
-SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE path = $1;
+SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE path = $1;
 
--- (limit) gives found ProjectOverview, repeatable, certain
+-- (owner, limit) gives found ProjectOverview, repeatable, certain
 /* projects.overview */
-SELECT "p"."id", "p"."name", "p"."path", "p"."description", "p"."settings", "p"."created_at", "p"."updated_at", counted.open_tickets, counted.in_progress_tickets, counted.done_tickets,
+SELECT "p"."id", "p"."name", "p"."path", "p"."owner", "p"."description", "p"."settings", "p"."created_at", "p"."updated_at", counted.open_tickets, counted.in_progress_tickets, counted.done_tickets,
        counted.closed_tickets, greatest(p.updated_at, counted.changed_at) AS last_activity_at
-  FROM (SELECT * FROM projects ORDER BY id DESC LIMIT $1) p
+  FROM ((SELECT * FROM projects WHERE $1::text IS NULL ORDER BY id DESC LIMIT $2)
+         UNION ALL
+        (SELECT * FROM projects WHERE owner = $1 ORDER BY id DESC LIMIT $2)) p
  CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE status = 'open') AS open_tickets,
            count(*) FILTER (WHERE status = 'in_progress') AS in_progress_tickets,
@@ -863,22 +1587,59 @@ SELECT "p"."id", "p"."name", "p"."path", "p"."description", "p"."settings", "p".
      WHERE project_id = p.id AND archived_at IS NULL) counted
  ORDER BY p.id DESC;
 
--- (new.id, new.name, new.path, new.description, new.settings) gives one Project, certain
+-- (id) gives one ProjectStatistics, repeatable
+/* projects.statistics */
+SELECT tickets.*, files.files, tasks.*
+  FROM projects p
+ CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE status = 'open' AND archived_at IS NULL) AS open_tickets,
+           count(*) FILTER (WHERE status = 'in_progress' AND archived_at IS NULL) AS in_progress_tickets,
+           count(*) FILTER (WHERE status = 'done' AND archived_at IS NULL) AS done_tickets,
+           count(*) FILTER (WHERE status = 'closed' AND archived_at IS NULL) AS closed_tickets,
+           count(archived_at) AS archived_tickets
+      FROM tickets
+     WHERE project_id = p.id) tickets
+ CROSS JOIN LATERAL (SELECT count(*) AS files FROM project_files WHERE project_id = p.id) files
+ CROSS JOIN LATERAL (
+SELECT count(t.id) AS tasks,
+       count(*) FILTER (WHERE t.done) AS done_tasks,
+       count(*) FILTER (WHERE NOT t.done AND NOT t.waits) AS available_tasks,
+       count(*) FILTER (WHERE NOT t.done AND t.waits) AS blocked_tasks,
+       count(t.id) FILTER (WHERE t.estimated_hours IS NULL) AS unestimated_tasks,
+       coalesce(sum(t.estimated_hours), 0) AS estimated_hours,
+       coalesce(sum(t.estimated_hours) FILTER (WHERE t.done), 0) AS done_hours
+  FROM tickets k
+  LEFT JOIN LATERAL (
+    SELECT s.id, s.done, s.estimated_hours,
+           EXISTS (SELECT FROM ticket_tasks needed WHERE needed.id = ANY(s.depends_on) AND NOT needed.done)
+           AS waits
+      FROM ticket_tasks s
+     WHERE s.ticket_id = k.id) t ON true
+ WHERE k.project_id = p.id AND k.archived_at IS NULL) tasks
+ WHERE p.id = $1;
+
+-- (new.name, new.path, new.owner, new.description, new.settings) gives one Project, certain
 /* projects.create */
-INSERT INTO "projects" ("id", "name", "path", "description", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
+INSERT INTO "projects" ("name", "path", "owner", "description", "settings") VALUES ($1, $2, $3, $4, $5) RETURNING "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at";
 
 -- (new) gives many Project, certain, chunked
 /* projects.create_many */
-INSERT INTO "projects" ("id", "name", "path", "description", "settings")
-SELECT coalesce("id", uuid_v7()), "name", "path", "description", coalesce("settings", 'null')
+INSERT INTO "projects" ("name", "path", "owner", "description", "settings")
+SELECT "name", "path", "owner", "description", coalesce("settings", 'null')
   FROM jsonb_populate_recordset(NULL::"projects", $1)
-RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
+RETURNING "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at";
 
--- (new.id, new.name, new.path, new.description, new.settings) gives one Project, certain
+-- (new.id, new.name, new.path, new.owner, new.description, new.settings, new.created_at, new.updated_at) gives one Project, certain
 /* projects._insert_or_update */
-INSERT INTO "projects" ("id", "name", "path", "description", "settings") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5)
-ON CONFLICT ("path") DO UPDATE SET "name" = excluded."name", "description" = excluded."description", "settings" = excluded."settings"
-RETURNING "id", "name", "path", "description", "settings", "created_at", "updated_at";
+INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, coalesce($7, least($8, now())), coalesce($8, greatest($7, now())))
+ON CONFLICT ("path") DO UPDATE SET "name" = excluded."name", "owner" = excluded."owner", "description" = excluded."description", "settings" = excluded."settings"
+RETURNING "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at";
+
+-- (new.id, new.name, new.path, new.owner, new.description, new.settings, new.created_at, new.updated_at) gives optional Project, certain
+/* projects._insert_unless_there */
+INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, coalesce($7, least($8, now())), coalesce($8, greatest($7, now())))
+ON CONFLICT ("path") DO NOTHING
+RETURNING "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at";
 
 -- (new.path) gives optional uuid.UUID | None, repeatable, certain
 /* projects._id_of */
@@ -886,11 +1647,11 @@ SELECT id FROM "projects" WHERE ("path") = ($1);
 
 -- (id) gives optional Project, repeatable, certain
 /* projects.get */
-SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id = $1;
+SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id = $1;
 
 -- (id) gives one Project, repeatable
 /* projects.require */
-SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id = $1;
+SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* projects.exists */
@@ -898,7 +1659,7 @@ SELECT EXISTS (SELECT FROM "projects" WHERE id = $1);
 
 -- (low, high) gives many Project, repeatable, certain
 /* projects._between_ids */
-SELECT "id", "name", "path", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM "projects" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* projects._neighbours */
@@ -908,11 +1669,53 @@ SELECT (SELECT id FROM "projects" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* projects.delete */
-DELETE FROM "projects" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"projects"', ARRAY[$1::uuid]))
+DELETE FROM "projects" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* projects.delete_many */
-DELETE FROM "projects" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"projects"', $1))
+DELETE FROM "projects" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Project, certain
+/* projects.create */
+WITH given ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "name", "path", "owner", "description", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"projects", "Item")
+        ), made AS (
+            INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"projects", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Project, certain, chunked
+/* projects.create_many */
+WITH given ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "name", "path", "owner", "description", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"projects", "Item")
+        ), made AS (
+            INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"projects", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."name", "found"."path", "found"."owner", "found"."description", "found"."settings", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- project_files ----
 
@@ -928,14 +1731,21 @@ SELECT id FROM projects WHERE id = $1 FOR NO KEY UPDATE;
 /* project_files._replace */
 WITH given AS (
     SELECT * FROM jsonb_populate_recordset(NULL::project_files, $1)
+), stored AS MATERIALIZED (     -- locked in the order of ids, as update_many and delete_many lock them
+    SELECT f.id AS stored_id, f.path AS stored_path
+      FROM project_files f
+     WHERE f.project_id = $2
+     ORDER BY f.id
+       FOR UPDATE
 ), gone AS (
     DELETE FROM project_files f
-     WHERE f.project_id = $2
-       AND NOT EXISTS (SELECT FROM given WHERE given.path = f.path)
+     USING stored
+     WHERE f.id = stored_id
+       AND NOT EXISTS (SELECT FROM given WHERE given.path = stored_path)
     RETURNING f.id
 ), written AS (
-    INSERT INTO project_files AS f ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports")
-    SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null') FROM given
+    INSERT INTO project_files AS f ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at")
+    SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())) FROM given WHERE (SELECT count(*) FROM stored) >= 0
     ON CONFLICT (project_id, path) DO UPDATE SET "extension" = excluded."extension", "size_bytes" = excluded."size_bytes", "checksum" = excluded."checksum", "content" = excluded."content", "summary" = excluded."summary", "summarized_at" = excluded."summarized_at", "imports" = excluded."imports", "exports" = excluded."exports"
      WHERE f.checksum IS DISTINCT FROM excluded.checksum OR excluded.checksum IS NULL
     RETURNING (f.xmax = 0) AS added       -- no transaction has ended this version: it is the first
@@ -945,21 +1755,33 @@ SELECT (SELECT count(*) FROM written WHERE added) AS added,
        (SELECT count(*) FROM gone) AS deleted,
        (SELECT count(*) FROM given) - (SELECT count(*) FROM written) AS unchanged;
 
--- (new.id, new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports) gives one ProjectFile, certain
+-- (new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports) gives one ProjectFile, certain
 /* project_files.create */
-INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
+INSERT INTO "project_files" ("project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
 
 -- (new) gives many ProjectFile, certain, chunked
 /* project_files.create_many */
-INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports")
-SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null')
-  FROM jsonb_populate_recordset(NULL::"project_files", $1)
+INSERT INTO "project_files" ("project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"project_files", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null')
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
 
--- (new.id, new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports) gives one ProjectFile, certain
+-- (new.id, new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports, new.created_at, new.updated_at) gives one ProjectFile, certain
 /* project_files._insert_or_update */
-INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, coalesce($12, least($13, now())), coalesce($13, greatest($12, now())))
 ON CONFLICT ("project_id", "path") DO UPDATE SET "extension" = excluded."extension", "size_bytes" = excluded."size_bytes", "checksum" = excluded."checksum", "content" = excluded."content", "summary" = excluded."summary", "summarized_at" = excluded."summarized_at", "imports" = excluded."imports", "exports" = excluded."exports"
+RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
+
+-- (new.id, new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports, new.created_at, new.updated_at) gives optional ProjectFile, certain
+/* project_files._insert_unless_there */
+INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, coalesce($12, least($13, now())), coalesce($13, greatest($12, now())))
+ON CONFLICT ("project_id", "path") DO NOTHING
 RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
 
 -- (new.project_id, new.path) gives optional uuid.UUID | None, repeatable, certain
@@ -990,11 +1812,53 @@ SELECT (SELECT id FROM "project_files" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* project_files.delete */
-DELETE FROM "project_files" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"project_files"', ARRAY[$1::uuid]))
+DELETE FROM "project_files" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* project_files.delete_many */
-DELETE FROM "project_files" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"project_files"', $1))
+DELETE FROM "project_files" USING locked WHERE id = ANY($1);
+
+-- (new) gives one ProjectFile, certain
+/* project_files.create */
+WITH given ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"project_files", "Item")
+        ), made AS (
+            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"project_files", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM found;
+
+-- (new) gives many ProjectFile, certain, chunked
+/* project_files.create_many */
+WITH given ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"project_files", "Item")
+        ), made AS (
+            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"project_files", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."project_id", "found"."path", "found"."extension", "found"."size_bytes", "found"."checksum", "found"."content", "found"."summary", "found"."summarized_at", "found"."imports", "found"."exports", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- tickets ----
 
@@ -1009,6 +1873,41 @@ SELECT "t"."id", "t"."project_id", "t"."title", "t"."overview", "t"."status", "t
  ORDER BY t.id DESC
  LIMIT $2;
 
+-- (comments, id) gives one TicketDetails, repeatable
+/* tickets.details */
+SELECT "t"."id", "t"."project_id", "t"."title", "t"."overview", "t"."status", "t"."priority", "t"."assignee", "t"."labels", "t"."archived_at", "t"."created_at", "t"."updated_at",
+       coalesce((SELECT jsonb_agg(jsonb_build_object('id', "tasks"."id", 'ticket_id', "tasks"."ticket_id", 'content', "tasks"."content", 'description', "tasks"."description", 'done', "tasks"."done", 'position', "tasks"."position", 'estimated_hours', "tasks"."estimated_hours", 'depends_on', "tasks"."depends_on", 'tags', "tasks"."tags", 'agent_id', "tasks"."agent_id", 'created_at', "tasks"."created_at", 'updated_at', "tasks"."updated_at") ORDER BY tasks.position)
+                   FROM ticket_tasks tasks
+                  WHERE tasks.ticket_id = t.id), '[]') AS tasks,
+       coalesce((SELECT jsonb_agg(jsonb_build_object('id', "comments"."id", 'ticket_id', "comments"."ticket_id", 'author', "comments"."author", 'body', "comments"."body", 'created_at', "comments"."created_at", 'updated_at', "comments"."updated_at") ORDER BY comments.id DESC)
+                   FROM (SELECT *
+                           FROM ticket_comments
+                          WHERE ticket_id = t.id
+                          ORDER BY id DESC
+                          LIMIT $1) comments), '[]') AS comments,
+       (SELECT count(*) FROM ticket_comments c WHERE c.ticket_id = t.id) AS comment_count
+  FROM tickets t
+ WHERE t.id = $2;
+
+-- (id) gives one TaskStatistics, repeatable
+/* tickets.statistics */
+SELECT count(t.id) AS tasks,
+       count(*) FILTER (WHERE t.done) AS done_tasks,
+       count(*) FILTER (WHERE NOT t.done AND NOT t.waits) AS available_tasks,
+       count(*) FILTER (WHERE NOT t.done AND t.waits) AS blocked_tasks,
+       count(t.id) FILTER (WHERE t.estimated_hours IS NULL) AS unestimated_tasks,
+       coalesce(sum(t.estimated_hours), 0) AS estimated_hours,
+       coalesce(sum(t.estimated_hours) FILTER (WHERE t.done), 0) AS done_hours
+  FROM tickets k
+  LEFT JOIN LATERAL (
+    SELECT s.id, s.done, s.estimated_hours,
+           EXISTS (SELECT FROM ticket_tasks needed WHERE needed.id = ANY(s.depends_on) AND NOT needed.done)
+           AS waits
+      FROM ticket_tasks s
+     WHERE s.ticket_id = k.id) t ON true
+ WHERE k.id = $1
+ GROUP BY k.id;
+
 -- (id) gives one Ticket
 /* tickets.archive */
 UPDATE "tickets" SET archived_at = coalesce(archived_at, clock_timestamp())
@@ -1019,15 +1918,21 @@ RETURNING "id", "project_id", "title", "overview", "status", "priority", "assign
 /* tickets.restore */
 UPDATE "tickets" SET archived_at = NULL WHERE id = $1 RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
 
--- (new.id, new.project_id, new.title, new.overview, new.status, new.priority, new.assignee, new.labels) gives one Ticket, certain
+-- (new.project_id, new.title, new.overview, new.status, new.priority, new.assignee, new.labels) gives one Ticket, certain
 /* tickets.create */
-INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
+INSERT INTO "tickets" ("project_id", "title", "overview", "status", "priority", "assignee", "labels") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
 
 -- (new) gives many Ticket, certain, chunked
 /* tickets.create_many */
-INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels")
-SELECT coalesce("id", uuid_v7()), "project_id", "title", "overview", "status", "priority", "assignee", "labels"
-  FROM jsonb_populate_recordset(NULL::"tickets", $1)
+INSERT INTO "tickets" ("project_id", "title", "overview", "status", "priority", "assignee", "labels")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"tickets", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "project_id", "title", "overview", "status", "priority", "assignee", "labels"
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
 
 -- (id) gives optional Ticket, repeatable, certain
@@ -1054,11 +1959,53 @@ SELECT (SELECT id FROM "tickets" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* tickets.delete */
-DELETE FROM "tickets" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tickets"', ARRAY[$1::uuid]))
+DELETE FROM "tickets" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* tickets.delete_many */
-DELETE FROM "tickets" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tickets"', $1))
+DELETE FROM "tickets" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Ticket, certain
+/* tickets.create */
+WITH given ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "project_id", "title", "overview", "status", "priority", "assignee", "labels", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tickets", "Item")
+        ), made AS (
+            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"tickets", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Ticket, certain, chunked
+/* tickets.create_many */
+WITH given ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "project_id", "title", "overview", "status", "priority", "assignee", "labels", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tickets", "Item")
+        ), made AS (
+            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"tickets", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."project_id", "found"."title", "found"."overview", "found"."status", "found"."priority", "found"."assignee", "found"."labels", "found"."archived_at", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- ticket_tasks ----
 
@@ -1066,15 +2013,50 @@ DELETE FROM "tickets" WHERE id = ANY($1);
 /* ticket_tasks.by_ticket */
 SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM "ticket_tasks" WHERE ticket_id = $1 ORDER BY position LIMIT $2;
 
+-- (new) gives many TicketTask, certain, chunked
+/* ticket_tasks.create_many */
+INSERT INTO ticket_tasks ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::ticket_tasks, $1)
+), locked AS MATERIALIZED (     -- as strongly as the triggers lock, in the order of ids instead of the rows'
+    SELECT (SELECT count(*)
+              FROM (SELECT FROM tickets WHERE id IN (SELECT ticket_id FROM given) ORDER BY id
+                       FOR NO KEY UPDATE) one),
+           (SELECT count(*)
+              FROM (SELECT FROM ticket_tasks WHERE id IN (SELECT unnest(depends_on) FROM given) ORDER BY id
+                       FOR SHARE) one)
+)
+SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())) FROM given CROSS JOIN locked
+RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
+
+-- (ticket_id, limit) gives found TicketTask, repeatable, certain
+/* ticket_tasks.available */
+SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at"
+  FROM "ticket_tasks" t
+ WHERE ticket_id = $1 AND NOT done
+   AND NOT EXISTS (SELECT FROM ticket_tasks needed WHERE needed.id = ANY(t.depends_on) AND NOT needed.done)
+ ORDER BY position
+ LIMIT $2;
+
+-- (ticket_id, limit) gives found TicketTask, repeatable, certain
+/* ticket_tasks.blocked */
+SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at"
+  FROM "ticket_tasks" t
+ WHERE ticket_id = $1 AND NOT done
+   AND EXISTS (SELECT FROM ticket_tasks needed WHERE needed.id = ANY(t.depends_on) AND NOT needed.done)
+ ORDER BY position
+ LIMIT $2;
+
 -- (ticket_id, ids) gives many TicketTask, certain
 /* ticket_tasks._reorder */
 WITH locked AS MATERIALIZED (       -- reorders of one ticket take turns, and no task is added meanwhile
     SELECT id FROM tickets WHERE id = $1 FOR NO KEY UPDATE
 ), given AS (
     SELECT id, nth FROM unnest($2::uuid[]) WITH ORDINALITY AS ids (id, nth)
+), tasks AS MATERIALIZED (          -- in the order of ids, as update_many and delete_many lock them
+    SELECT t.id FROM ticket_tasks t JOIN locked ON t.ticket_id = locked.id ORDER BY t.id FOR NO KEY UPDATE OF t
 ), complete AS (
-    SELECT (SELECT array_agg(id ORDER BY id) FROM given)
-           = (SELECT array_agg(t.id ORDER BY t.id) FROM ticket_tasks t JOIN locked ON t.ticket_id = locked.id)
+    SELECT (SELECT array_agg(id ORDER BY id) FROM given) = (SELECT array_agg(id ORDER BY id) FROM tasks)
            AS agreed
 ), moved AS (
     UPDATE ticket_tasks t SET position = given.nth
@@ -1084,16 +2066,9 @@ WITH locked AS MATERIALIZED (       -- reorders of one ticket take turns, and no
 )
 SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM moved ORDER BY position;
 
--- (new.id, new.ticket_id, new.content, new.description, new.done, new.position, new.estimated_hours, new.depends_on, new.tags, new.agent_id) gives one TicketTask, certain
+-- (new.ticket_id, new.content, new.description, new.done, new.position, new.estimated_hours, new.depends_on, new.tags, new.agent_id) gives one TicketTask, certain
 /* ticket_tasks.create */
-INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
-
--- (new) gives many TicketTask, certain, chunked
-/* ticket_tasks.create_many */
-INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id")
-SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id"
-  FROM jsonb_populate_recordset(NULL::"ticket_tasks", $1)
-RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
+INSERT INTO "ticket_tasks" ("ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
 
 -- (id) gives optional TicketTask, repeatable, certain
 /* ticket_tasks.get */
@@ -1119,11 +2094,33 @@ SELECT (SELECT id FROM "ticket_tasks" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* ticket_tasks.delete */
-DELETE FROM "ticket_tasks" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"ticket_tasks"', ARRAY[$1::uuid]))
+DELETE FROM "ticket_tasks" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* ticket_tasks.delete_many */
-DELETE FROM "ticket_tasks" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"ticket_tasks"', $1))
+DELETE FROM "ticket_tasks" USING locked WHERE id = ANY($1);
+
+-- (new) gives one TicketTask, certain
+/* ticket_tasks.create */
+WITH given ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_tasks", "Item")
+        ), made AS (
+            INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at") SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"ticket_tasks", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM found;
 
 -- ---- ticket_comments ----
 
@@ -1131,15 +2128,21 @@ DELETE FROM "ticket_tasks" WHERE id = ANY($1);
 /* ticket_comments.by_ticket */
 SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM "ticket_comments" WHERE ticket_id = $1 ORDER BY id DESC LIMIT $2;
 
--- (new.id, new.ticket_id, new.author, new.body) gives one TicketComment, certain
+-- (new.ticket_id, new.author, new.body) gives one TicketComment, certain
 /* ticket_comments.create */
-INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body") VALUES (coalesce($1, uuid_v7()), $2, $3, $4) RETURNING "id", "ticket_id", "author", "body", "created_at", "updated_at";
+INSERT INTO "ticket_comments" ("ticket_id", "author", "body") VALUES ($1, $2, $3) RETURNING "id", "ticket_id", "author", "body", "created_at", "updated_at";
 
 -- (new) gives many TicketComment, certain, chunked
 /* ticket_comments.create_many */
-INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body")
-SELECT coalesce("id", uuid_v7()), "ticket_id", "author", "body"
-  FROM jsonb_populate_recordset(NULL::"ticket_comments", $1)
+INSERT INTO "ticket_comments" ("ticket_id", "author", "body")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"ticket_comments", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "tickets" WHERE id IN (SELECT "ticket_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "ticket_id", "author", "body"
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "ticket_id", "author", "body", "created_at", "updated_at";
 
 -- (id) gives optional TicketComment, repeatable, certain
@@ -1166,36 +2169,80 @@ SELECT (SELECT id FROM "ticket_comments" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* ticket_comments.delete */
-DELETE FROM "ticket_comments" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"ticket_comments"', ARRAY[$1::uuid]))
+DELETE FROM "ticket_comments" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* ticket_comments.delete_many */
-DELETE FROM "ticket_comments" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"ticket_comments"', $1))
+DELETE FROM "ticket_comments" USING locked WHERE id = ANY($1);
+
+-- (new) gives one TicketComment, certain
+/* ticket_comments.create */
+WITH given ("id", "ticket_id", "author", "body", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "ticket_id", "author", "body", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_comments", "Item")
+        ), made AS (
+            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"ticket_comments", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM found;
+
+-- (new) gives many TicketComment, certain, chunked
+/* ticket_comments.create_many */
+WITH given ("id", "ticket_id", "author", "body", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "ticket_id", "author", "body", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_comments", "Item")
+        ), made AS (
+            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"ticket_comments", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."ticket_id", "found"."author", "found"."body", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- workflows ----
 
--- (name, limit) gives found Workflow, repeatable, certain
+-- (name, owner, limit) gives found Workflow, repeatable, certain
 /* workflows.by_name */
-SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE name = $1 ORDER BY version DESC, id DESC LIMIT $2;
+(SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE name = $1 AND $2::text IS NULL ORDER BY version DESC, id DESC LIMIT $3)
+ UNION ALL
+(SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE name = $1 AND owner = $2 ORDER BY version DESC, id DESC LIMIT $3);
 
--- (new.id, new.name, new.version, new.definition, new.metadata) gives one Workflow, certain
+-- (new.name, new.version, new.owner, new.definition, new.metadata) gives one Workflow, certain
 /* workflows.create */
-INSERT INTO "workflows" ("id", "name", "version", "definition", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "name", "version", "definition", "metadata", "created_at", "updated_at";
+INSERT INTO "workflows" ("name", "version", "owner", "definition", "metadata") VALUES ($1, $2, $3, $4, $5) RETURNING "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at";
 
 -- (new) gives many Workflow, certain, chunked
 /* workflows.create_many */
-INSERT INTO "workflows" ("id", "name", "version", "definition", "metadata")
-SELECT coalesce("id", uuid_v7()), "name", "version", coalesce("definition", 'null'), coalesce("metadata", 'null')
+INSERT INTO "workflows" ("name", "version", "owner", "definition", "metadata")
+SELECT "name", "version", "owner", coalesce("definition", 'null'), coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"workflows", $1)
-RETURNING "id", "name", "version", "definition", "metadata", "created_at", "updated_at";
+RETURNING "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at";
 
 -- (id) gives optional Workflow, repeatable, certain
 /* workflows.get */
-SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id = $1;
+SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id = $1;
 
 -- (id) gives one Workflow, repeatable
 /* workflows.require */
-SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id = $1;
+SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* workflows.exists */
@@ -1203,7 +2250,7 @@ SELECT EXISTS (SELECT FROM "workflows" WHERE id = $1);
 
 -- (low, high) gives many Workflow, repeatable, certain
 /* workflows._between_ids */
-SELECT "id", "name", "version", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM "workflows" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* workflows._neighbours */
@@ -1213,58 +2260,138 @@ SELECT (SELECT id FROM "workflows" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* workflows.delete */
-DELETE FROM "workflows" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"workflows"', ARRAY[$1::uuid]))
+DELETE FROM "workflows" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* workflows.delete_many */
-DELETE FROM "workflows" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"workflows"', $1))
+DELETE FROM "workflows" USING locked WHERE id = ANY($1);
+
+-- (new) gives one Workflow, certain
+/* workflows.create */
+WITH given ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "name", "version", "owner", coalesce("definition", 'null'), coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflows", "Item")
+        ), made AS (
+            INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"workflows", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM found;
+
+-- (new) gives many Workflow, certain, chunked
+/* workflows.create_many */
+WITH given ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "name", "version", "owner", coalesce("definition", 'null'), coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflows", "Item")
+        ), made AS (
+            INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"workflows", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."name", "found"."version", "found"."owner", "found"."definition", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- workflow_sessions ----
 
--- (id, metadata, workflow_id) gives one WorkflowSession
+-- (id, owner, metadata, workflow_id) gives one WorkflowSession
 /* workflow_sessions.create_from */
-INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
-SELECT coalesce($1, uuid_v7()), w.id, w.definition, coalesce($2, '{}'::jsonb)
-  FROM workflows w
- WHERE w.id = $3
-RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+WITH made AS (
+    INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, owner, metadata)  -- without status
+    SELECT coalesce($1, uuid_v7()), w.id, w.definition, coalesce($2, w.owner),
+           coalesce($3, '{}'::jsonb)
+      FROM workflows w
+     WHERE w.id = $4
+    ON CONFLICT (id) DO NOTHING
+    RETURNING *
+)
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM made
+ UNION ALL
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at"        -- a run that exists keeps its snapshot
+  FROM rows_as_given(NULL::workflow_sessions, jsonb_build_array(jsonb_build_object(
+           'id', $1::uuid, 'workflow_id', $4, 'metadata', coalesce($3, '{}'),
+           'owner', $2, '?', ARRAY['metadata', 'workflow_id']
+                                    || CASE WHEN $2 IS NOT NULL THEN ARRAY['owner'] END)), false)
+ WHERE NOT EXISTS (SELECT FROM made);
 
--- (workflow_id, limit) gives found WorkflowSession, repeatable, certain
+-- (workflow_id, owner, limit) gives found WorkflowSession, repeatable, certain
 /* workflow_sessions.by_workflow */
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE workflow_id = $1 ORDER BY id DESC LIMIT $2;
+(SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE workflow_id = $1 AND $2::text IS NULL ORDER BY id DESC LIMIT $3)
+ UNION ALL
+(SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE workflow_id = $1 AND owner = $2 ORDER BY id DESC LIMIT $3);
 
--- (status, limit) gives found WorkflowSession, repeatable, certain
+-- (status, owner, limit) gives found WorkflowSession, repeatable, certain
 /* workflow_sessions.by_status */
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE status = $1 ORDER BY id DESC LIMIT $2;
+(SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE status = $1 AND $2::text IS NULL ORDER BY id DESC LIMIT $3)
+ UNION ALL
+(SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE status = $1 AND owner = $2 ORDER BY id DESC LIMIT $3);
 
 -- (status, id, present) gives optional WorkflowSession, certain
 /* workflow_sessions._move */
 UPDATE "workflow_sessions" SET status = $1
  WHERE id = $2 AND status = ANY($3)
-RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
+
+-- (id) gives optional WorkflowSession, certain
+/* workflow_sessions._resume */
+WITH locked AS (  -- first, so that the requests are read as the last decision left them
+    SELECT id AS run_id FROM "workflow_sessions" WHERE id = $1 FOR NO KEY UPDATE
+), awaiting AS (
+    SELECT run_id, awaited_by_run(run_id) AS awaited FROM locked
+)
+UPDATE "workflow_sessions" run
+   SET status = coalesce(awaited, 'running')
+  FROM awaiting
+ WHERE id = run_id AND (status = 'paused' OR status LIKE 'waiting%' AND awaited IS NULL)
+RETURNING "run"."id", "run"."workflow_id", "run"."workflow_snapshot", "run"."status", "run"."owner", "run"."metadata", "run"."created_at", "run"."updated_at";
 
 -- (status, id) gives optional WorkflowSession, certain
 /* workflow_sessions._pause */
-UPDATE "workflow_sessions" SET status = $1 WHERE id = $2 AND status = 'running' RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+UPDATE "workflow_sessions"
+   SET status = $1
+ WHERE id = $2 AND (status = 'running' OR status LIKE 'waiting%' AND $1 = 'paused')
+RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
 
--- (new.id, new.workflow_id, new.workflow_snapshot, new.status, new.metadata) gives one WorkflowSession, certain
+-- (new.workflow_id, new.workflow_snapshot, new.status, new.owner, new.metadata) gives one WorkflowSession, certain
 /* workflow_sessions.create */
-INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+INSERT INTO "workflow_sessions" ("workflow_id", "workflow_snapshot", "status", "owner", "metadata") VALUES ($1, $2, $3, $4, $5) RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
 
 -- (new) gives many WorkflowSession, certain, chunked
 /* workflow_sessions.create_many */
-INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "metadata")
-SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", coalesce("metadata", 'null')
-  FROM jsonb_populate_recordset(NULL::"workflow_sessions", $1)
-RETURNING "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at";
+INSERT INTO "workflow_sessions" ("workflow_id", "workflow_snapshot", "status", "owner", "metadata")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"workflow_sessions", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "workflows" WHERE id IN (SELECT "workflow_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "workflow_id", coalesce("workflow_snapshot", 'null'), "status", "owner", coalesce("metadata", 'null')
+  FROM given
+ CROSS JOIN locked
+RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
 
 -- (id) gives optional WorkflowSession, repeatable, certain
 /* workflow_sessions.get */
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id = $1;
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id = $1;
 
 -- (id) gives one WorkflowSession, repeatable
 /* workflow_sessions.require */
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id = $1;
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id = $1;
 
 -- (id) gives one bool, repeatable
 /* workflow_sessions.exists */
@@ -1272,7 +2399,7 @@ SELECT EXISTS (SELECT FROM "workflow_sessions" WHERE id = $1);
 
 -- (low, high) gives many WorkflowSession, repeatable, certain
 /* workflow_sessions._between_ids */
-SELECT "id", "workflow_id", "workflow_snapshot", "status", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM "workflow_sessions" WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 11;
 
 -- (id) gives many uuid.UUID | None, repeatable, certain
 /* workflow_sessions._neighbours */
@@ -1282,11 +2409,53 @@ SELECT (SELECT id FROM "workflow_sessions" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* workflow_sessions.delete */
-DELETE FROM "workflow_sessions" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"workflow_sessions"', ARRAY[$1::uuid]))
+DELETE FROM "workflow_sessions" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* workflow_sessions.delete_many */
-DELETE FROM "workflow_sessions" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"workflow_sessions"', $1))
+DELETE FROM "workflow_sessions" USING locked WHERE id = ANY($1);
+
+-- (new) gives one WorkflowSession, certain
+/* workflow_sessions.create */
+WITH given ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", "owner", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflow_sessions", "Item")
+        ), made AS (
+            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"workflow_sessions", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM found;
+
+-- (new) gives many WorkflowSession, certain, chunked
+/* workflow_sessions.create_many */
+WITH given ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", "owner", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflow_sessions", "Item")
+        ), made AS (
+            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"workflow_sessions", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."workflow_id", "found"."workflow_snapshot", "found"."status", "found"."owner", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- budget_pools ----
 
@@ -1356,15 +2525,21 @@ SELECT id FROM budget_reservations
  ORDER BY expires_at
  LIMIT $1;
 
--- (new.id, new.parent_pool_id, new.total_budget, new.status, new.metadata) gives one BudgetPool, certain
+-- (new.parent_pool_id, new.total_budget, new.status, new.metadata) gives one BudgetPool, certain
 /* budget_pools.create */
-INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5) RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
+INSERT INTO "budget_pools" ("parent_pool_id", "total_budget", "status", "metadata") VALUES ($1, $2, $3, $4) RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
 -- (new) gives many BudgetPool, certain
 /* budget_pools.create_many */
-INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata")
-SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "status", coalesce("metadata", 'null')
-  FROM jsonb_populate_recordset(NULL::"budget_pools", $1)
+INSERT INTO "budget_pools" ("parent_pool_id", "total_budget", "status", "metadata")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"budget_pools", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "parent_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "parent_pool_id", "total_budget", "status", coalesce("metadata", 'null')
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
 -- (id) gives optional BudgetPool, repeatable, certain
@@ -1391,11 +2566,53 @@ SELECT (SELECT id FROM "budget_pools" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* budget_pools.delete */
-DELETE FROM "budget_pools" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"budget_pools"', ARRAY[$1::uuid]))
+DELETE FROM "budget_pools" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* budget_pools.delete_many */
-DELETE FROM "budget_pools" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"budget_pools"', $1))
+DELETE FROM "budget_pools" USING locked WHERE id = ANY($1);
+
+-- (new) gives one BudgetPool, certain
+/* budget_pools.create */
+WITH given ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "status", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_pools", "Item")
+        ), made AS (
+            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"budget_pools", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at" FROM found;
+
+-- (new) gives many BudgetPool, certain
+/* budget_pools.create_many */
+WITH given ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "status", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_pools", "Item")
+        ), made AS (
+            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"budget_pools", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."parent_pool_id", "found"."total_budget", "found"."status", "found"."metadata", "found"."used_budget", "found"."reserved_budget", "found"."remaining_budget", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- execution_states ----
 
@@ -1408,15 +2625,19 @@ SELECT "state"."id", "state"."session_id", "state"."budget_pool_id", "state"."cu
   FROM execution_states state
  WHERE state.session_id = $1;
 
--- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context, states) gives one ExecutionStateWithNodes
+-- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context, new.created_at, new.updated_at, states) gives one ExecutionStateWithNodes
 /* execution_states._save */
 WITH state AS (
-    INSERT INTO execution_states ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8)
+    INSERT INTO execution_states ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, coalesce($9, least($10, now())), coalesce($10, greatest($9, now())))
     ON CONFLICT (session_id) DO UPDATE SET "budget_pool_id" = excluded."budget_pool_id", "current_node_id" = excluded."current_node_id", "status" = excluded."status", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "context" = excluded."context"
     RETURNING *
 ), saved AS (
-    INSERT INTO node_execution_states ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata")
-    SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null') FROM jsonb_populate_recordset(NULL::node_execution_states, $9)
+    INSERT INTO node_execution_states ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at")
+    SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now()))
+      FROM jsonb_populate_recordset(NULL::node_execution_states, $11) given
+     ORDER BY (SELECT n.id           -- those that exist are locked in the order of ids, as update_many does
+                 FROM node_execution_states n
+                WHERE n.session_id = given.session_id AND n.node_id = given.node_id)
     ON CONFLICT (session_id, node_id) DO UPDATE SET "node_id" = excluded."node_id", "status" = excluded."status", "input" = excluded."input", "output" = excluded."output", "error" = excluded."error", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "retry_count" = excluded."retry_count", "pending_approval_id" = excluded."pending_approval_id", "metadata" = excluded."metadata"
     RETURNING *
 ), nodes AS (
@@ -1431,21 +2652,34 @@ SELECT "state"."id", "state"."session_id", "state"."budget_pool_id", "state"."cu
        coalesce((SELECT jsonb_agg(jsonb_build_object('id', "nodes"."id", 'session_id', "nodes"."session_id", 'node_id', "nodes"."node_id", 'status', "nodes"."status", 'input', "nodes"."input", 'output', "nodes"."output", 'error', "nodes"."error", 'started_at', "nodes"."started_at", 'completed_at', "nodes"."completed_at", 'retry_count', "nodes"."retry_count", 'pending_approval_id', "nodes"."pending_approval_id", 'metadata', "nodes"."metadata", 'created_at', "nodes"."created_at", 'updated_at', "nodes"."updated_at") ORDER BY nodes.node_id) FROM nodes), '[]') AS nodes
   FROM state;
 
--- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context) gives one ExecutionState, certain
+-- (new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context) gives one ExecutionState, certain
 /* execution_states.create */
-INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
+INSERT INTO "execution_states" ("session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
 
 -- (new) gives many ExecutionState, certain, chunked
 /* execution_states.create_many */
-INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context")
-SELECT coalesce("id", uuid_v7()), "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null')
-  FROM jsonb_populate_recordset(NULL::"execution_states", $1)
+INSERT INTO "execution_states" ("session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"execution_states", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "budget_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null')
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
 
--- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context) gives one ExecutionState, certain
+-- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context, new.created_at, new.updated_at) gives one ExecutionState, certain
 /* execution_states._insert_or_update */
-INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, coalesce($9, least($10, now())), coalesce($10, greatest($9, now())))
 ON CONFLICT ("session_id") DO UPDATE SET "budget_pool_id" = excluded."budget_pool_id", "current_node_id" = excluded."current_node_id", "status" = excluded."status", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "context" = excluded."context"
+RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
+
+-- (new.id, new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context, new.created_at, new.updated_at) gives optional ExecutionState, certain
+/* execution_states._insert_unless_there */
+INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, coalesce($9, least($10, now())), coalesce($10, greatest($9, now())))
+ON CONFLICT ("session_id") DO NOTHING
 RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
 
 -- (new.session_id) gives optional uuid.UUID | None, repeatable, certain
@@ -1476,11 +2710,53 @@ SELECT (SELECT id FROM "execution_states" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* execution_states.delete */
-DELETE FROM "execution_states" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"execution_states"', ARRAY[$1::uuid]))
+DELETE FROM "execution_states" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* execution_states.delete_many */
-DELETE FROM "execution_states" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"execution_states"', $1))
+DELETE FROM "execution_states" USING locked WHERE id = ANY($1);
+
+-- (new) gives one ExecutionState, certain
+/* execution_states.create */
+WITH given ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"execution_states", "Item")
+        ), made AS (
+            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"execution_states", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM found;
+
+-- (new) gives many ExecutionState, certain, chunked
+/* execution_states.create_many */
+WITH given ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"execution_states", "Item")
+        ), made AS (
+            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"execution_states", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."session_id", "found"."budget_pool_id", "found"."current_node_id", "found"."status", "found"."started_at", "found"."completed_at", "found"."context", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- node_execution_states ----
 
@@ -1492,39 +2768,68 @@ SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "sta
 /* node_execution_states.by_session */
 SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM "node_execution_states" WHERE session_id = $1 ORDER BY node_id LIMIT $2;
 
--- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata, named) gives one NodeExecutionState
+-- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata, new.created_at, new.updated_at, named) gives one NodeExecutionState
 /* node_execution_states._set */
-INSERT INTO node_execution_states AS n ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+INSERT INTO node_execution_states AS n ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, coalesce($13, least($14, now())), coalesce($14, greatest($13, now())))
 ON CONFLICT (session_id, node_id) DO UPDATE
-   SET status = CASE WHEN 'status' = ANY($13) THEN excluded.status ELSE n.status END,
-       input = CASE WHEN 'input' = ANY($13) THEN excluded.input ELSE n.input END,
-       output = CASE WHEN 'output' = ANY($13) THEN excluded.output ELSE n.output END,
-       error = CASE WHEN 'error' = ANY($13) THEN excluded.error ELSE n.error END,
-       started_at = CASE WHEN 'started_at' = ANY($13) THEN excluded.started_at ELSE n.started_at END,
-       completed_at = CASE WHEN 'completed_at' = ANY($13) THEN excluded.completed_at
+   SET status = CASE WHEN 'status' = ANY($15) THEN excluded.status ELSE n.status END,
+       input = CASE WHEN 'input' = ANY($15) THEN excluded.input ELSE n.input END,
+       output = CASE WHEN 'output' = ANY($15) THEN excluded.output ELSE n.output END,
+       error = CASE WHEN 'error' = ANY($15) THEN excluded.error ELSE n.error END,
+       started_at = CASE WHEN 'started_at' = ANY($15) THEN excluded.started_at ELSE n.started_at END,
+       completed_at = CASE WHEN 'completed_at' = ANY($15) THEN excluded.completed_at
                            ELSE n.completed_at END,
-       retry_count = CASE WHEN 'retry_count' = ANY($13) THEN excluded.retry_count
+       retry_count = CASE WHEN 'retry_count' = ANY($15) THEN excluded.retry_count
                           ELSE n.retry_count END,
-       pending_approval_id = CASE WHEN 'pending_approval_id' = ANY($13) THEN excluded.pending_approval_id
+       pending_approval_id = CASE WHEN 'pending_approval_id' = ANY($15) THEN excluded.pending_approval_id
                                   ELSE n.pending_approval_id END,
-       metadata = CASE WHEN 'metadata' = ANY($13) THEN excluded.metadata ELSE n.metadata END
+       metadata = CASE WHEN 'metadata' = ANY($15) THEN excluded.metadata ELSE n.metadata END
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
--- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives one NodeExecutionState, certain
+-- (session_id, node_id) gives optional NodeExecutionState, certain
+/* node_execution_states._retry */
+WITH run AS (
+    UPDATE workflow_sessions
+       SET status = CASE status WHEN 'failed' THEN 'running' ELSE status END
+     WHERE id = $1 AND status <> 'completed'
+       AND EXISTS (SELECT FROM "node_execution_states"
+                    WHERE session_id = $1 AND node_id = $2 AND status = 'failed')
+    RETURNING id AS run_id
+)
+UPDATE "node_execution_states" node
+   SET status = 'pending', retry_count = retry_count + 1, output = NULL, error = NULL,
+       started_at = NULL, completed_at = NULL, pending_approval_id = NULL
+  FROM run
+ WHERE session_id = run_id AND node_id = $2 AND status = 'failed'
+RETURNING "node"."id", "node"."session_id", "node"."node_id", "node"."status", "node"."input", "node"."output", "node"."error", "node"."started_at", "node"."completed_at", "node"."retry_count", "node"."pending_approval_id", "node"."metadata", "node"."created_at", "node"."updated_at";
+
+-- (new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives one NodeExecutionState, certain
 /* node_execution_states.create */
-INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
+INSERT INTO "node_execution_states" ("session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
 -- (new) gives many NodeExecutionState, certain, chunked
 /* node_execution_states.create_many */
-INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata")
-SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null')
-  FROM jsonb_populate_recordset(NULL::"node_execution_states", $1)
+INSERT INTO "node_execution_states" ("session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"node_execution_states", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null')
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
--- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives one NodeExecutionState, certain
+-- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata, new.created_at, new.updated_at) gives one NodeExecutionState, certain
 /* node_execution_states._insert_or_update */
-INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, coalesce($13, least($14, now())), coalesce($14, greatest($13, now())))
 ON CONFLICT ("session_id", "node_id") DO UPDATE SET "status" = excluded."status", "input" = excluded."input", "output" = excluded."output", "error" = excluded."error", "started_at" = excluded."started_at", "completed_at" = excluded."completed_at", "retry_count" = excluded."retry_count", "pending_approval_id" = excluded."pending_approval_id", "metadata" = excluded."metadata"
+RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
+
+-- (new.id, new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata, new.created_at, new.updated_at) gives optional NodeExecutionState, certain
+/* node_execution_states._insert_unless_there */
+INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, coalesce($13, least($14, now())), coalesce($14, greatest($13, now())))
+ON CONFLICT ("session_id", "node_id") DO NOTHING
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
 -- (new.session_id, new.node_id) gives optional uuid.UUID | None, repeatable, certain
@@ -1555,11 +2860,53 @@ SELECT (SELECT id FROM "node_execution_states" WHERE id > $1 ORDER BY id LIMIT 1
 
 -- (id) gives one bool, certain
 /* node_execution_states.delete */
-DELETE FROM "node_execution_states" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"node_execution_states"', ARRAY[$1::uuid]))
+DELETE FROM "node_execution_states" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* node_execution_states.delete_many */
-DELETE FROM "node_execution_states" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"node_execution_states"', $1))
+DELETE FROM "node_execution_states" USING locked WHERE id = ANY($1);
+
+-- (new) gives one NodeExecutionState, certain
+/* node_execution_states.create */
+WITH given ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"node_execution_states", "Item")
+        ), made AS (
+            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"node_execution_states", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM found;
+
+-- (new) gives many NodeExecutionState, certain, chunked
+/* node_execution_states.create_many */
+WITH given ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"node_execution_states", "Item")
+        ), made AS (
+            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"node_execution_states", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."session_id", "found"."node_id", "found"."status", "found"."input", "found"."output", "found"."error", "found"."started_at", "found"."completed_at", "found"."retry_count", "found"."pending_approval_id", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- llm_executions ----
 
@@ -1585,15 +2932,64 @@ SELECT count(*) AS calls,
   FROM llm_executions
  WHERE session_id = $1;
 
--- (new.id, new.session_id, new.node_id, new.success, new.text, new.tool_calls, new.input_tokens, new.output_tokens, new.total_tokens, new.cost, new.error, new.metadata) gives one LlmExecution, certain
+-- (day, time_zone, model, by_owner, workflow, since, until, owner, workflow_id, limit) gives found LlmUsage, repeatable, certain
+/* llm_executions._usage_by */
+SELECT CASE WHEN $1 THEN (created_at AT TIME ZONE $2)::date END AS day,
+           CASE WHEN $3 THEN model END AS model,
+           CASE WHEN $4 THEN owner END AS owner,
+           CASE WHEN $5 THEN workflow_id END AS workflow_id,
+           count(*) AS calls,
+           count(*) FILTER (WHERE NOT success) AS failures,
+           coalesce(sum(input_tokens), 0) AS input_tokens,
+           coalesce(sum(output_tokens), 0) AS output_tokens,
+           coalesce(sum(cost), 0) AS cost
+      FROM (
+
+    SELECT e.created_at, e.metadata ->> 'model' AS model, r.owner, r.workflow_id, e.success,
+           e.input_tokens, e.output_tokens, e.cost
+      FROM llm_executions e
+      JOIN workflow_sessions r ON r.id = e.session_id
+     WHERE e.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND e.created_at < coalesce($7::timestamptz, 'infinity')
+ AND $8::text IS NULL AND $9::uuid IS NULL
+     UNION ALL
+
+    SELECT e.created_at, e.metadata ->> 'model' AS model, r.owner, r.workflow_id, e.success,
+           e.input_tokens, e.output_tokens, e.cost
+      FROM llm_executions e
+      JOIN workflow_sessions r ON r.id = e.session_id
+     WHERE e.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND e.created_at < coalesce($7::timestamptz, 'infinity')
+ AND r.owner = $8 AND ($9::uuid IS NULL OR r.workflow_id = $9)
+     UNION ALL
+
+    SELECT e.created_at, e.metadata ->> 'model' AS model, r.owner, r.workflow_id, e.success,
+           e.input_tokens, e.output_tokens, e.cost
+      FROM llm_executions e
+      JOIN workflow_sessions r ON r.id = e.session_id
+     WHERE e.created_at >= coalesce($6::timestamptz, '-infinity')
+       AND e.created_at < coalesce($7::timestamptz, 'infinity')
+ AND r.workflow_id = $9 AND $8::text IS NULL
+) used
+     GROUP BY 1, 2, 3, 4
+     ORDER BY 1 DESC, cost DESC, calls DESC, 2, 3, 4
+     LIMIT $10;
+
+-- (new.session_id, new.node_id, new.success, new.text, new.tool_calls, new.input_tokens, new.output_tokens, new.total_tokens, new.cost, new.error, new.metadata) gives one LlmExecution, certain
 /* llm_executions.create */
-INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at";
+INSERT INTO "llm_executions" ("session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at";
 
 -- (new) gives many LlmExecution, certain, chunked
 /* llm_executions.create_many */
-INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata")
-SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null')
-  FROM jsonb_populate_recordset(NULL::"llm_executions", $1)
+INSERT INTO "llm_executions" ("session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"llm_executions", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null')
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at";
 
 -- (id) gives optional LlmExecution, repeatable, certain
@@ -1620,11 +3016,53 @@ SELECT (SELECT id FROM "llm_executions" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* llm_executions.delete */
-DELETE FROM "llm_executions" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"llm_executions"', ARRAY[$1::uuid]))
+DELETE FROM "llm_executions" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* llm_executions.delete_many */
-DELETE FROM "llm_executions" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"llm_executions"', $1))
+DELETE FROM "llm_executions" USING locked WHERE id = ANY($1);
+
+-- (new) gives one LlmExecution, certain
+/* llm_executions.create */
+WITH given ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"llm_executions", "Item")
+        ), made AS (
+            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"llm_executions", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM found;
+
+-- (new) gives many LlmExecution, certain, chunked
+/* llm_executions.create_many */
+WITH given ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"llm_executions", "Item")
+        ), made AS (
+            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"llm_executions", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."session_id", "found"."node_id", "found"."success", "found"."text", "found"."tool_calls", "found"."input_tokens", "found"."output_tokens", "found"."total_tokens", "found"."cost", "found"."error", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- tool_call_logs ----
 
@@ -1641,15 +3079,21 @@ SELECT "log"."id", "log"."execution_id", "log"."tool_call_id", "log"."tool_name"
  ORDER BY log.id DESC
  LIMIT $2;
 
--- (new.id, new.execution_id, new.tool_call_id, new.tool_name, new.arguments, new.result, new.error, new.duration_ms) gives one ToolCallLog, certain
+-- (new.execution_id, new.tool_call_id, new.tool_name, new.arguments, new.result, new.error, new.duration_ms) gives one ToolCallLog, certain
 /* tool_call_logs.create */
-INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at";
+INSERT INTO "tool_call_logs" ("execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at";
 
 -- (new) gives many ToolCallLog, certain, chunked
 /* tool_call_logs.create_many */
-INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms")
-SELECT coalesce("id", uuid_v7()), "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms"
-  FROM jsonb_populate_recordset(NULL::"tool_call_logs", $1)
+INSERT INTO "tool_call_logs" ("execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"tool_call_logs", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "llm_executions" WHERE id IN (SELECT "execution_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms"
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at";
 
 -- (id) gives optional ToolCallLog, repeatable, certain
@@ -1676,11 +3120,53 @@ SELECT (SELECT id FROM "tool_call_logs" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* tool_call_logs.delete */
-DELETE FROM "tool_call_logs" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_call_logs"', ARRAY[$1::uuid]))
+DELETE FROM "tool_call_logs" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* tool_call_logs.delete_many */
-DELETE FROM "tool_call_logs" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"tool_call_logs"', $1))
+DELETE FROM "tool_call_logs" USING locked WHERE id = ANY($1);
+
+-- (new) gives one ToolCallLog, certain
+/* tool_call_logs.create */
+WITH given ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_call_logs", "Item")
+        ), made AS (
+            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"tool_call_logs", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM found;
+
+-- (new) gives many ToolCallLog, certain, chunked
+/* tool_call_logs.create_many */
+WITH given ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_call_logs", "Item")
+        ), made AS (
+            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"tool_call_logs", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."execution_id", "found"."tool_call_id", "found"."tool_name", "found"."arguments", "found"."result", "found"."error", "found"."duration_ms", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- approval_requests ----
 
@@ -1688,33 +3174,118 @@ DELETE FROM "tool_call_logs" WHERE id = ANY($1);
 /* approval_requests.by_session */
 SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM "approval_requests" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
 
--- (status, by, notes, id) gives optional ApprovalRequest, certain
+-- (new.session_id, new.id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes, new.created_at, new.updated_at, run_status, node_status) gives optional ApprovalRequest, certain
+/* approval_requests._ask */
+WITH run AS (
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id = $1 AND status NOT IN ('completed', 'failed')
+       FOR NO KEY UPDATE
+), asked AS (
+    INSERT INTO approval_requests ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT coalesce($2, uuid_v7()), $1, $3, $4, $5, $6, $7, $8, $9, $10, coalesce($11, least($12, now())), coalesce($12, greatest($11, now())) FROM run
+    ON CONFLICT (id) DO NOTHING
+    RETURNING *
+), waiting AS (
+    UPDATE workflow_sessions run
+       SET status = $13
+      FROM asked
+     WHERE run.id = asked.session_id AND run.status = 'running'
+    RETURNING run.id AS run_id
+), node AS (  -- after the run, so that locks are taken in one order everywhere
+    INSERT INTO node_execution_states (session_id, node_id, status, started_at, pending_approval_id)
+           -- without completed_at, error, input, metadata, output, retry_count
+    SELECT asked.session_id, asked.node_id, $14, clock_timestamp(), asked.id
+      FROM asked
+      LEFT JOIN waiting ON true
+    ON CONFLICT (session_id, node_id) DO UPDATE
+       SET status = excluded.status, pending_approval_id = excluded.pending_approval_id
+           -- without completed_at, error, input, metadata, output, retry_count, started_at
+)
+SELECT "asked"."id", "asked"."session_id", "asked"."node_id", "asked"."type", "asked"."status", "asked"."context", "asked"."expires_at", "asked"."resolved_at", "asked"."resolved_by", "asked"."resolution_notes", "asked"."created_at", "asked"."updated_at" FROM asked;
+
+-- (session_id) gives optional str | None, repeatable, certain
+/* approval_requests._run_status */
+SELECT status FROM workflow_sessions WHERE id = $1;
+
+-- (id, status, by, notes) gives optional ApprovalRequest, certain
 /* approval_requests._decide */
-UPDATE "approval_requests"
-   SET status = $1, resolved_at = clock_timestamp(), resolved_by = $2, resolution_notes = $3
- WHERE id = $4 AND status = 'pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
-RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
+WITH run AS (  -- locked before the request, as the deletion of a run does
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id = (SELECT session_id FROM "approval_requests" WHERE id = $1)
+       FOR NO KEY UPDATE
+)
+UPDATE "approval_requests" request
+   SET status = $2, resolved_by = $3, resolution_notes = $4  -- a trigger sets resolved_at
+  FROM run
+ WHERE id = $1 AND session_id = run_id AND status = 'pending'
+   AND (expires_at IS NULL OR expires_at > clock_timestamp())
+RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
+
+-- (ids, early) gives many ApprovalRequest, certain
+/* approval_requests._expire */
+WITH runs AS (
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id IN (SELECT session_id FROM "approval_requests" WHERE id = ANY($1))
+     ORDER BY id
+       FOR NO KEY UPDATE
+)
+UPDATE "approval_requests" request
+   SET status = 'expired'
+  FROM runs
+ WHERE id = ANY($1) AND session_id = run_id AND status = 'pending'
+   AND ($2 OR expires_at <= clock_timestamp())
+RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
 
 -- () gives many ApprovalRequest, certain
 /* approval_requests.expire_overdue */
-UPDATE "approval_requests"
-   SET status = 'expired', resolved_at = clock_timestamp()
- WHERE status = 'pending' AND expires_at <= clock_timestamp()
-RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
+WITH runs AS (
+    SELECT id AS run_id
+      FROM workflow_sessions
+     WHERE id IN (SELECT session_id FROM "approval_requests"
+                   WHERE status = 'pending' AND expires_at <= statement_timestamp())
+     ORDER BY id
+       FOR NO KEY UPDATE SKIP LOCKED
+), overdue AS (
+    SELECT id AS request_id
+      FROM "approval_requests"
+      JOIN runs ON run_id = session_id
+     WHERE status = 'pending' AND expires_at <= statement_timestamp()
+     ORDER BY id
+       FOR NO KEY UPDATE OF "approval_requests" SKIP LOCKED
+)
+UPDATE "approval_requests" request
+   SET status = 'expired'
+  FROM overdue
+ WHERE id = request_id
+RETURNING "request"."id", "request"."session_id", "request"."node_id", "request"."type", "request"."status", "request"."context", "request"."expires_at", "request"."resolved_at", "request"."resolved_by", "request"."resolution_notes", "request"."created_at", "request"."updated_at";
 
--- (id) gives optional float | None, repeatable, certain
+-- (ids) gives many ApprovalRequest, repeatable, certain
+/* approval_requests._of */
+SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM "approval_requests" WHERE id = ANY($1) ORDER BY resolved_at, id;
+
+-- (ids) gives optional float | None, repeatable, certain
 /* approval_requests._seconds_left */
-SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 FROM "approval_requests" WHERE id = $1;
+SELECT extract(epoch FROM min(expires_at) - clock_timestamp())::float8
+  FROM "approval_requests"
+ WHERE id = ANY($1) AND status = 'pending';
 
--- (new.id, new.session_id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes) gives one ApprovalRequest, certain
+-- (new.session_id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes) gives one ApprovalRequest, certain
 /* approval_requests.create */
-INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
+INSERT INTO "approval_requests" ("session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
 
 -- (new) gives many ApprovalRequest, certain, chunked
 /* approval_requests.create_many */
-INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes")
-SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes"
-  FROM jsonb_populate_recordset(NULL::"approval_requests", $1)
+INSERT INTO "approval_requests" ("session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"approval_requests", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
+SELECT "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes"
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
 
 -- (id) gives optional ApprovalRequest, repeatable, certain
@@ -1741,11 +3312,53 @@ SELECT (SELECT id FROM "approval_requests" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* approval_requests.delete */
-DELETE FROM "approval_requests" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"approval_requests"', ARRAY[$1::uuid]))
+DELETE FROM "approval_requests" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* approval_requests.delete_many */
-DELETE FROM "approval_requests" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"approval_requests"', $1))
+DELETE FROM "approval_requests" USING locked WHERE id = ANY($1);
+
+-- (new) gives one ApprovalRequest, certain
+/* approval_requests.create */
+WITH given ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"approval_requests", "Item")
+        ), made AS (
+            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"approval_requests", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM found;
+
+-- (new) gives many ApprovalRequest, certain, chunked
+/* approval_requests.create_many */
+WITH given ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"approval_requests", "Item")
+        ), made AS (
+            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"approval_requests", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."session_id", "found"."node_id", "found"."type", "found"."status", "found"."context", "found"."expires_at", "found"."resolved_at", "found"."resolved_by", "found"."resolution_notes", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- event_streams ----
 
@@ -1753,21 +3366,27 @@ DELETE FROM "approval_requests" WHERE id = ANY($1);
 /* event_streams.get_by */
 SELECT "id", "stream_id", "last_sequence", "created_at", "updated_at" FROM "event_streams" WHERE stream_id = $1;
 
--- (new.id, new.stream_id, new.last_sequence) gives one EventStream, certain
+-- (new.stream_id) gives one EventStream, certain
 /* event_streams.create */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3) RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
+INSERT INTO "event_streams" ("stream_id") VALUES ($1) RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
 -- (new) gives many EventStream, certain, chunked
 /* event_streams.create_many */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence")
-SELECT coalesce("id", uuid_v7()), "stream_id", "last_sequence"
+INSERT INTO "event_streams" ("stream_id")
+SELECT "stream_id"
   FROM jsonb_populate_recordset(NULL::"event_streams", $1)
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
--- (new.id, new.stream_id, new.last_sequence) gives one EventStream, certain
+-- (new.id, new.stream_id, new.created_at, new.updated_at) gives one EventStream, certain
 /* event_streams._insert_or_update */
-INSERT INTO "event_streams" ("id", "stream_id", "last_sequence") VALUES (coalesce($1, uuid_v7()), $2, $3)
-ON CONFLICT ("stream_id") DO UPDATE SET "last_sequence" = excluded."last_sequence"
+INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, coalesce($3, least($4, now())), coalesce($4, greatest($3, now())))
+ON CONFLICT ("stream_id") DO UPDATE SET "stream_id" = excluded."stream_id"
+RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
+
+-- (new.id, new.stream_id, new.created_at, new.updated_at) gives optional EventStream, certain
+/* event_streams._insert_unless_there */
+INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") VALUES (coalesce($1, uuid_v7()), $2, coalesce($3, least($4, now())), coalesce($4, greatest($3, now())))
+ON CONFLICT ("stream_id") DO NOTHING
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
 -- (new.stream_id) gives optional uuid.UUID | None, repeatable, certain
@@ -1798,23 +3417,65 @@ SELECT (SELECT id FROM "event_streams" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* event_streams.delete */
-DELETE FROM "event_streams" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"event_streams"', ARRAY[$1::uuid]))
+DELETE FROM "event_streams" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* event_streams.delete_many */
-DELETE FROM "event_streams" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"event_streams"', $1))
+DELETE FROM "event_streams" USING locked WHERE id = ANY($1);
+
+-- (new) gives one EventStream, certain
+/* event_streams.create */
+WITH given ("id", "stream_id", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "stream_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"event_streams", "Item")
+        ), made AS (
+            INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") SELECT "id", "stream_id", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"event_streams", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "stream_id", "last_sequence", "created_at", "updated_at" FROM found;
+
+-- (new) gives many EventStream, certain, chunked
+/* event_streams.create_many */
+WITH given ("id", "stream_id", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "stream_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"event_streams", "Item")
+        ), made AS (
+            INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") SELECT "id", "stream_id", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"event_streams", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."stream_id", "found"."last_sequence", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- stream_events ----
 
--- (new.stream_id, new.id, new.node_id, new.data) gives one StreamEvent, certain
+-- (new.stream_id, new.node_id, new.data) gives one StreamEvent, certain
 /* stream_events.create */
 WITH stream AS (        -- its row lock, held to commit, hands out sequences without a gap
     INSERT INTO event_streams AS s (stream_id, last_sequence) VALUES ($1, 1)
     ON CONFLICT (stream_id) DO UPDATE SET last_sequence = s.last_sequence + 1
     RETURNING last_sequence
 )
-INSERT INTO stream_events ("id", "stream_id", "node_id", "data", sequence)
-SELECT coalesce($2, uuid_v7()), $1, $3, $4, last_sequence FROM stream
+INSERT INTO stream_events ("stream_id", "node_id", "data", sequence)
+SELECT $1, $2, $3, last_sequence FROM stream
 RETURNING "id", "stream_id", "node_id", "data", "sequence", "created_at", "updated_at";
 
 -- (new) gives many StreamEvent, certain
@@ -1830,8 +3491,8 @@ WITH given AS (
 ), counted AS (
     SELECT stream_id AS of, count(*) AS events FROM given GROUP BY stream_id
 )
-INSERT INTO stream_events ("id", "stream_id", "node_id", "data", sequence)
-SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), moved.last_sequence - counted.events + nth
+INSERT INTO stream_events ("stream_id", "node_id", "data", sequence)
+SELECT "stream_id", "node_id", coalesce("data", 'null'), moved.last_sequence - counted.events + nth
   FROM given
   JOIN moved ON moved.of = stream_id
   JOIN counted ON counted.of = stream_id
@@ -1845,20 +3506,65 @@ WITH stream AS (
     ON CONFLICT (stream_id) DO UPDATE SET last_sequence = s.last_sequence + excluded.last_sequence
     RETURNING last_sequence
 ), added AS (
-    INSERT INTO stream_events ("id", "stream_id", "node_id", "data", sequence)
-    SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), last_sequence - $2 + ordinality
+    INSERT INTO stream_events ("id", "stream_id", "node_id", "data", "created_at", "updated_at", sequence)
+    SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), last_sequence - $2 + ordinality
       FROM jsonb_populate_recordset(NULL::stream_events, $3) WITH ORDINALITY
      CROSS JOIN stream
 )
 SELECT last_sequence FROM stream;
 
--- (stream_id, after, limit) gives found StreamEvent, repeatable, certain
+-- (new) gives many int, certain
+/* stream_events._publish_identified */
+WITH given ("id", "stream_id", "node_id", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::stream_events, "Item")
+        ), streams AS (
+            SELECT stream_id AS of, count(*) AS events, jsonb_agg("Item") AS "Items" FROM given GROUP BY stream_id
+        ), moved AS MATERIALIZED (
+            INSERT INTO event_streams AS s (stream_id, last_sequence)
+            SELECT of, events FROM streams ORDER BY of
+            ON CONFLICT (stream_id) DO UPDATE
+               SET last_sequence = s.last_sequence + excluded.last_sequence
+                                   - (SELECT count(*)
+                                        FROM streams
+                                       CROSS JOIN LATERAL rows_as_given(NULL::stream_events, "Items", false)
+                                       WHERE of = excluded.stream_id)
+            RETURNING s.stream_id AS of, s.last_sequence
+        ), present AS MATERIALIZED (
+            SELECT present.*
+              FROM (SELECT count(*) AS locks FROM moved) AS waited
+             CROSS JOIN LATERAL rows_as_given(NULL::stream_events, CASE WHEN locks >= 0 THEN $1 END, false)
+                        AS present
+        ), missing AS MATERIALIZED (
+            SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY "Nth" DESC) - 1 AS "Behind"
+              FROM given
+             WHERE id NOT IN (SELECT id FROM present)
+        ), made AS (
+            INSERT INTO stream_events ("id", "stream_id", "node_id", "data", "created_at", "updated_at", sequence)
+            SELECT "id", "stream_id", "node_id", "data", "created_at", "updated_at", moved.last_sequence - "Behind"
+              FROM missing
+              JOIN moved ON moved.of = stream_id
+             ORDER BY "Nth"
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made UNION ALL SELECT * FROM present
+        )
+SELECT found.sequence FROM given JOIN found USING (id) ORDER BY "Nth";
+
+-- (stream_id, after, generation, limit) gives found StreamEvent, repeatable, certain
 /* stream_events.read */
 SELECT "id", "stream_id", "node_id", "data", "sequence", "created_at", "updated_at"
   FROM "stream_events"
  WHERE stream_id = $1 AND sequence > $2
+   AND ($3::uuid IS NULL
+        OR EXISTS (SELECT FROM event_streams WHERE stream_id = $1 AND id = $3))
  ORDER BY sequence
- LIMIT $3;
+ LIMIT $4;
+
+-- (stream_id) gives optional StreamHead, repeatable, certain
+/* stream_events.head */
+SELECT id, last_sequence FROM event_streams WHERE stream_id = $1;
 
 -- (id) gives optional StreamEvent, repeatable, certain
 /* stream_events.get */
@@ -1884,11 +3590,91 @@ SELECT (SELECT id FROM "stream_events" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* stream_events.delete */
-DELETE FROM "stream_events" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"stream_events"', ARRAY[$1::uuid]))
+DELETE FROM "stream_events" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* stream_events.delete_many */
-DELETE FROM "stream_events" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"stream_events"', $1))
+DELETE FROM "stream_events" USING locked WHERE id = ANY($1);
+
+-- (new) gives one StreamEvent, certain
+/* stream_events.create */
+WITH given ("id", "stream_id", "node_id", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::stream_events, "Item")
+        ), streams AS (
+            SELECT stream_id AS of, count(*) AS events, jsonb_agg("Item") AS "Items" FROM given GROUP BY stream_id
+        ), moved AS MATERIALIZED (
+            INSERT INTO event_streams AS s (stream_id, last_sequence)
+            SELECT of, events FROM streams ORDER BY of
+            ON CONFLICT (stream_id) DO UPDATE
+               SET last_sequence = s.last_sequence + excluded.last_sequence
+                                   - (SELECT count(*)
+                                        FROM streams
+                                       CROSS JOIN LATERAL rows_as_given(NULL::stream_events, "Items", false)
+                                       WHERE of = excluded.stream_id)
+            RETURNING s.stream_id AS of, s.last_sequence
+        ), present AS MATERIALIZED (
+            SELECT present.*
+              FROM (SELECT count(*) AS locks FROM moved) AS waited
+             CROSS JOIN LATERAL rows_as_given(NULL::stream_events, CASE WHEN locks >= 0 THEN $1 END, false)
+                        AS present
+        ), missing AS MATERIALIZED (
+            SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY "Nth" DESC) - 1 AS "Behind"
+              FROM given
+             WHERE id NOT IN (SELECT id FROM present)
+        ), made AS (
+            INSERT INTO stream_events ("id", "stream_id", "node_id", "data", "created_at", "updated_at", sequence)
+            SELECT "id", "stream_id", "node_id", "data", "created_at", "updated_at", moved.last_sequence - "Behind"
+              FROM missing
+              JOIN moved ON moved.of = stream_id
+             ORDER BY "Nth"
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made UNION ALL SELECT * FROM present
+        )
+SELECT "id", "stream_id", "node_id", "data", "sequence", "created_at", "updated_at" FROM found;
+
+-- (new) gives many StreamEvent, certain
+/* stream_events.create_many */
+WITH given ("id", "stream_id", "node_id", "data", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "stream_id", "node_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::stream_events, "Item")
+        ), streams AS (
+            SELECT stream_id AS of, count(*) AS events, jsonb_agg("Item") AS "Items" FROM given GROUP BY stream_id
+        ), moved AS MATERIALIZED (
+            INSERT INTO event_streams AS s (stream_id, last_sequence)
+            SELECT of, events FROM streams ORDER BY of
+            ON CONFLICT (stream_id) DO UPDATE
+               SET last_sequence = s.last_sequence + excluded.last_sequence
+                                   - (SELECT count(*)
+                                        FROM streams
+                                       CROSS JOIN LATERAL rows_as_given(NULL::stream_events, "Items", false)
+                                       WHERE of = excluded.stream_id)
+            RETURNING s.stream_id AS of, s.last_sequence
+        ), present AS MATERIALIZED (
+            SELECT present.*
+              FROM (SELECT count(*) AS locks FROM moved) AS waited
+             CROSS JOIN LATERAL rows_as_given(NULL::stream_events, CASE WHEN locks >= 0 THEN $1 END, false)
+                        AS present
+        ), missing AS MATERIALIZED (
+            SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY "Nth" DESC) - 1 AS "Behind"
+              FROM given
+             WHERE id NOT IN (SELECT id FROM present)
+        ), made AS (
+            INSERT INTO stream_events ("id", "stream_id", "node_id", "data", "created_at", "updated_at", sequence)
+            SELECT "id", "stream_id", "node_id", "data", "created_at", "updated_at", moved.last_sequence - "Behind"
+              FROM missing
+              JOIN moved ON moved.of = stream_id
+             ORDER BY "Nth"
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made UNION ALL SELECT * FROM present
+        )
+SELECT "found"."id", "found"."stream_id", "found"."node_id", "found"."data", "found"."sequence", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- budget_reservations ----
 
@@ -1900,14 +3686,14 @@ SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "m
 /* budget_reservations.by_session */
 SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM "budget_reservations" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
 
--- (new.id, new.pool_id, new.amount, new.key, new.actor, new.session_id, new.expires_at, new.metadata) gives one BudgetReservation, certain
+-- (new.pool_id, new.amount, new.key, new.actor, new.session_id, new.expires_at, new.metadata) gives one BudgetReservation, certain
 /* budget_reservations.create */
-INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
+INSERT INTO "budget_reservations" ("pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
 
 -- (new) gives many BudgetReservation, certain, chunked
 /* budget_reservations.create_many */
-INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata")
-SELECT coalesce("id", uuid_v7()), "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null')
+INSERT INTO "budget_reservations" ("pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata")
+SELECT "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"budget_reservations", $1)
 RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
 
@@ -1935,11 +3721,53 @@ SELECT (SELECT id FROM "budget_reservations" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* budget_reservations.delete */
-DELETE FROM "budget_reservations" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"budget_reservations"', ARRAY[$1::uuid]))
+DELETE FROM "budget_reservations" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* budget_reservations.delete_many */
-DELETE FROM "budget_reservations" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"budget_reservations"', $1))
+DELETE FROM "budget_reservations" USING locked WHERE id = ANY($1);
+
+-- (new) gives one BudgetReservation, certain
+/* budget_reservations.create */
+WITH given ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_reservations", "Item")
+        ), made AS (
+            INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"budget_reservations", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at" FROM found;
+
+-- (new) gives many BudgetReservation, certain, chunked
+/* budget_reservations.create_many */
+WITH given ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_reservations", "Item")
+        ), made AS (
+            INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"budget_reservations", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."pool_id", "found"."amount", "found"."key", "found"."actor", "found"."session_id", "found"."expires_at", "found"."metadata", "found"."status", "found"."settled_amount", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- ---- budget_entries ----
 
@@ -1955,14 +3783,14 @@ DELETE FROM "budget_reservations" WHERE id = ANY($1);
 /* budget_entries.by_session */
 SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
 
--- (new.id, new.pool_id, new.kind, new.amount, new.to_pool_id, new.reservation_id, new.key, new.actor, new.session_id, new.metadata) gives one BudgetEntry, certain
+-- (new.pool_id, new.kind, new.amount, new.to_pool_id, new.reservation_id, new.key, new.actor, new.session_id, new.metadata) gives one BudgetEntry, certain
 /* budget_entries.create */
-INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata") VALUES (coalesce($1, uuid_v7()), $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
+INSERT INTO "budget_entries" ("pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
 
 -- (new) gives many BudgetEntry, certain, chunked
 /* budget_entries.create_many */
-INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata")
-SELECT coalesce("id", uuid_v7()), "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null')
+INSERT INTO "budget_entries" ("pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata")
+SELECT "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"budget_entries", $1)
 RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
 
@@ -1990,8 +3818,50 @@ SELECT (SELECT id FROM "budget_entries" WHERE id > $1 ORDER BY id LIMIT 1);
 
 -- (id) gives one bool, certain
 /* budget_entries.delete */
-DELETE FROM "budget_entries" WHERE id = $1;
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"budget_entries"', ARRAY[$1::uuid]))
+DELETE FROM "budget_entries" USING locked WHERE id = $1;
 
 -- (ids) gives one int, certain
 /* budget_entries.delete_many */
-DELETE FROM "budget_entries" WHERE id = ANY($1);
+WITH locked AS MATERIALIZED (SELECT lock_for_delete('"budget_entries"', $1))
+DELETE FROM "budget_entries" USING locked WHERE id = ANY($1);
+
+-- (new) gives one BudgetEntry, certain
+/* budget_entries.create */
+WITH given ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_entries", "Item")
+        ), made AS (
+            INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"budget_entries", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM found;
+
+-- (new) gives many BudgetEntry, certain, chunked
+/* budget_entries.create_many */
+WITH given ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+            SELECT coalesce("id", uuid_v7()), "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_entries", "Item")
+        ), made AS (
+            INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"budget_entries", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+SELECT "found"."id", "found"."pool_id", "found"."kind", "found"."amount", "found"."to_pool_id", "found"."reservation_id", "found"."key", "found"."actor", "found"."session_id", "found"."metadata", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";

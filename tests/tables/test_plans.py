@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from agent_storage import any_of, sync
 from agent_storage.migrations.migrator import Migrator
@@ -30,6 +31,7 @@ MEANT = {
     "@when": "now() - n * interval '1 minute'",
     "@later": "now() + n * interval '1 hour'",
     "@label": "ARRAY['label ' || n % 2000]",
+    "@whose": "CASE WHEN n % 3 > 0 THEN 'owner ' || n % 5000 END",
 }
 
 
@@ -41,19 +43,19 @@ def insert(table: str, columns: str, values: str, rows: int) -> str:
 
 ROWS = [
     ("providers", "id, name, kind", "@own, 'provider ' || n, 'k'", 10),
-    ("projects", "id, name, path", "@own, 'project ' || n, '/p/' || n", SMALL),
-    ("conversations", "id, project_id, last_message_at, archived_at",
-     "@own, @above, @when, CASE WHEN n % 9 = 0 THEN now() END", BIG),
-    ("messages", "id, conversation_id, position, role, content",
-     "@own, @above, n, 'user', to_jsonb('words ' || n)", BIG),
+    ("projects", "id, name, path, owner", "@own, 'project ' || n, '/p/' || n, @whose", SMALL),
+    ("conversations", "id, project_id, last_message_at, archived_at, owner",
+     "@own, @above, @when, CASE WHEN n % 9 = 0 THEN now() END, @whose", BIG),
+    ("messages", "id, conversation_id, position, role, content, created_at",
+     "@own, @above, n, 'user', to_jsonb('words ' || n), @when", BIG),
     ("tool_results", "id, conversation_id, tool_call_id, tool_name, created_at",
      "@own, @above, 'c', 'tool ' || n % 9, @when", BIG),
-    ("checkpoints", "id, agent_id, session_id, agent_type, state, captured_at",
-     "@own, 'agent ' || n % 1000, 'session ' || n % 5000, 'type ' || n % 50, '1', @when", BIG),
+    ("checkpoints", "id, agent_id, session_id, agent_type, state, captured_at, owner",
+     "@own, 'agent ' || n % 1000, 'session ' || n % 5000, 'type ' || n % 50, '1', @when, @whose", BIG),
     ("boards", "id, name, slug", "@own, 'b', 'board ' || n", SMALL),
     ("repos", "id, slug", "@own, 'repo ' || n", SMALL),
-    ("sessions", "id, agent, status, board_id, repo_id, parent_session_id",
-     "@own, 'a', ('{idle,running,completed,failed}'::text[])[1 + n % 4], @above, @above, @parent", BIG),
+    ("sessions", "id, agent, status, board_id, repo_id, parent_session_id, owner",
+     "@own, 'a', ('{idle,running,completed,failed}'::text[])[1 + n % 4], @above, @above, @parent, @whose", BIG),
     ("tasks", "id, session_id, status",
      "@own, @above, CASE WHEN n % 500 = 0 THEN 'running' ELSE 'completed' END", BIG),
     ("project_files", "id, project_id, path", "@own, @above, 'file ' || n", BIG),
@@ -62,9 +64,9 @@ ROWS = [
     ("ticket_tasks", "id, ticket_id, content, position, depends_on",
      f"@own, @above, 'c', n, CASE WHEN n > {SMALL} THEN ARRAY[{ID.format(f'n - {SMALL}')}] ELSE '{{}}' END", BIG),
     ("ticket_comments", "id, ticket_id, author, body", "@own, @above, 'a', 'b'", BIG),
-    ("workflows", "id, name, version, definition", "@own, 'workflow ' || n % 5000, n::text, '{}'", BIG),
-    ("workflow_sessions", "id, workflow_id, workflow_snapshot, status",
-     "@own, @above, '{}', CASE WHEN n % 100 = 0 THEN 'running' ELSE 'completed' END", BIG),
+    ("workflows", "id, name, version, definition, owner", "@own, 'workflow ' || n % 5000, n::text, '{}', @whose", BIG),
+    ("workflow_sessions", "id, workflow_id, workflow_snapshot, status, owner",
+     "@own, @above, '{}', CASE WHEN n % 100 = 0 THEN 'running' ELSE 'completed' END, @whose", BIG),
     ("budget_pools", "id, parent_pool_id, total_budget, reserved_budget", "@own, @parent, 100, 1", BIG),
     ("budget_reservations", "id, pool_id, amount, status, settled_amount, session_id, expires_at",
      "@own, @above, 1, CASE WHEN n % 400 = 0 THEN 'held' ELSE 'settled' END, nullif(sign(n % 400), 0), @above, @later",
@@ -74,7 +76,7 @@ ROWS = [
      BIG),
     ("execution_states", "id, session_id", "@own, @own", BIG),
     ("node_execution_states", "id, session_id, node_id", "@own, @above, 'node ' || n", BIG),
-    ("llm_executions", "id, session_id, node_id", "@own, @above, 'node ' || n % 7", BIG),
+    ("llm_executions", "id, session_id, node_id, created_at", "@own, @above, 'node ' || n % 7, @when", BIG),
     ("tool_call_logs", "id, execution_id, tool_call_id, tool_name", "@own, @own, 'c', 't'", BIG),
     ("approval_requests", "id, session_id, node_id, type, expires_at, status, resolved_at, resolved_by",
      ("@own, @above, 'n', 'human_review', @later, CASE WHEN n % 400 = 0 THEN 'pending' ELSE 'approved' END,"
@@ -112,6 +114,9 @@ READS: dict[str, Callable[[Any], object]] = {
     "conversations.recent archived": lambda s: s.conversations.recent(archived=True),
     "conversations.recent of a project": lambda s: s.conversations.recent(project_id=ONE),
     "conversations.forks": lambda s: s.conversations.forks(ONE),
+    "conversations.recent of an owner": lambda s: s.conversations.recent(owner="owner 7"),
+    "conversations.recent archived, of an owner": lambda s: s.conversations.recent(owner="owner 7", archived=True),
+    "conversations of an owner": lambda s: s.conversations.page({"owner": "owner 7"}, "-last_message_at"),
     "conversations.usage": lambda s: s.conversations.usage(ONE),
     "messages.latest": lambda s: s.messages.latest(ONE),
     "messages.page": lambda s: s.messages.page(ONE, limit=20, after=5000),
@@ -121,6 +126,10 @@ READS: dict[str, Callable[[Any], object]] = {
     "messages.search of first letters": lambda s: s.messages.search("word"),
     "messages.search in a conversation": lambda s: s.messages.search("12345", conversation_id=ONE),
     "messages.search in a project": lambda s: s.messages.search("12345", project_id=ONE, role="user", since=RECENTLY),
+    "messages.usage_by": lambda s: s.messages.usage_by("day", "model", since=RECENTLY),
+    "messages.usage_by of an owner": lambda s: s.messages.usage_by("day", owner="owner 7"),
+    "messages.usage_by of an owner, lately": lambda s: s.messages.usage_by("day", owner="owner 7", since=RECENTLY),
+    "messages.usage_by of a project": lambda s: s.messages.usage_by("day", project_id=ONE, since=RECENTLY),
     "tool_results.by_conversation": lambda s: s.tool_results.by_conversation(ONE),
     "tool_results.stats": lambda s: s.tool_results.stats(RECENTLY),
     "checkpoints.latest": lambda s: s.checkpoints.latest("agent 7"),
@@ -128,10 +137,20 @@ READS: dict[str, Callable[[Any], object]] = {
     "checkpoints.summaries": lambda s: s.checkpoints.summaries(),
     "checkpoints.summaries of a session": lambda s: s.checkpoints.summaries(session_id="session 7"),
     "checkpoints.summaries of a type": lambda s: s.checkpoints.summaries(agent_type="type 7", before=RECENTLY),
+    "checkpoints.latest of an owner": lambda s: s.checkpoints.latest("agent 7", owner="owner 7"),
+    "checkpoints.summaries of an owner": lambda s: s.checkpoints.summaries(owner="owner 7"),
+    "checkpoints.summaries of an owner, ascending": lambda s: s.checkpoints.summaries(
+        owner="owner 7", order_by="captured_at"
+    ),
+    "checkpoints.prune of an owner": lambda s: s.checkpoints.prune(max_per_agent=1, owner="owner 11"),
     "boards.get_by": lambda s: s.boards.get_by(slug="board 7"),
     "sessions.by_status": lambda s: s.sessions.by_status("running"),
     "sessions.by_board": lambda s: s.sessions.by_board(ONE),
     "sessions.roots": lambda s: s.sessions.roots(),
+    "sessions.by_status of an owner": lambda s: s.sessions.by_status("running", owner="owner 7"),
+    "sessions.by_board of an owner": lambda s: s.sessions.by_board(ONE, owner="owner 7"),
+    "sessions.roots of an owner": lambda s: s.sessions.roots(owner="owner 7"),
+    "sessions of an owner": lambda s: s.sessions.page({"owner": "owner 7"}, "-id"),
     "sessions.children": lambda s: s.sessions.children(ONE),
     "sessions.descendants": lambda s: s.sessions.descendants(ONE),
     "sessions.ancestors": lambda s: s.sessions.ancestors(FAR),
@@ -140,6 +159,7 @@ READS: dict[str, Callable[[Any], object]] = {
     "tasks.by_session": lambda s: s.tasks.by_session(ONE),
     "tasks.running": lambda s: s.tasks.running(),
     "projects.overview": lambda s: s.projects.overview(),
+    "projects.overview of an owner": lambda s: s.projects.overview(owner="owner 7"),
     "tickets.with_tasks": lambda s: s.tickets.with_tasks(ONE),
     "tickets.details": lambda s: s.tickets.details(FAR),
     "tickets.statistics": lambda s: s.tickets.statistics(ONE),
@@ -161,6 +181,11 @@ READS: dict[str, Callable[[Any], object]] = {
     "ticket_comments.by_ticket": lambda s: s.ticket_comments.by_ticket(ONE),
     "a file by its path": lambda s: s.project_files.find({"project_id": id_of(78), "path": "file 77"}),
     "workflows.by_name": lambda s: s.workflows.by_name("workflow 7"),
+    "workflows.by_name of an owner": lambda s: s.workflows.by_name("workflow 7", owner="owner 7"),
+    "workflows of an owner": lambda s: s.workflows.page({"owner": "owner 7"}, "-id"),
+    "workflow_sessions.by_workflow of an owner": lambda s: s.workflow_sessions.by_workflow(ONE, owner="owner 7"),
+    "workflow_sessions.by_status of an owner": lambda s: s.workflow_sessions.by_status("completed", owner="owner 7"),
+    "workflow_sessions of an owner": lambda s: s.workflow_sessions.page({"owner": "owner 7"}, "-id"),
     "workflow_sessions.by_workflow": lambda s: s.workflow_sessions.by_workflow(ONE),
     "workflow_sessions.by_status": lambda s: s.workflow_sessions.by_status("running"),
     "execution_states.get_by": lambda s: s.execution_states.get_by(session_id=ONE),
@@ -168,6 +193,9 @@ READS: dict[str, Callable[[Any], object]] = {
     "llm_executions.by_session": lambda s: s.llm_executions.by_session(ONE),
     "llm_executions.by_node": lambda s: s.llm_executions.by_node(ONE, "node 3"),
     "llm_executions.usage": lambda s: s.llm_executions.usage(ONE),
+    "llm_executions.usage_by": lambda s: s.llm_executions.usage_by("day", "model", since=RECENTLY),
+    "llm_executions.usage_by of an owner": lambda s: s.llm_executions.usage_by("day", owner="owner 7"),
+    "llm_executions.usage_by a workflow": lambda s: s.llm_executions.usage_by("day", workflow_id=ONE, since=RECENTLY),
     "tool_call_logs.by_execution": lambda s: s.tool_call_logs.by_execution(ONE),
     "tool_call_logs.by_session": lambda s: s.tool_call_logs.by_session(ONE),
     "approval_requests.pending": lambda s: s.approval_requests.pending(),
@@ -230,6 +258,49 @@ def test_no_statement_of_the_triggers_and_functions_of_the_budgets_scans_a_table
             call(tx.budget_pools)
         connection: psycopg.Connection[Any] = cast(Any, tx.budget_pools.runner).connection
         assert connection.execute(scans).fetchall() == []
+
+
+#: The lists of an owner with the index that has their order, so that the first page reads no more than a page.
+BY_OWNER: dict[str, Callable[[Any], object]] = {
+    "conversations_owner_idx": lambda s: s.conversations.page({"owner": "owner 7"}, "-last_message_at"),
+    "projects_owner_idx": lambda s: s.projects.page({"owner": "owner 7"}, "-id"),
+    "sessions_owner_idx": lambda s: s.sessions.page({"owner": "owner 7"}, "-id"),
+    "workflows_owner_idx": lambda s: s.workflows.page({"owner": "owner 7"}, "-id"),
+    "workflow_sessions_owner_idx": lambda s: s.workflow_sessions.page({"owner": "owner 7"}, "-id"),
+    "checkpoints_owner_idx": lambda s: s.checkpoints.summaries(owner="owner 7"),
+}
+
+
+@pytest.mark.parametrize("index", BY_OWNER)
+def test_the_list_of_an_owner_is_read_in_the_order_of_its_index(big: sync.Storage, index: str) -> None:
+    # Few rows are sorted as quickly as they are read in order.
+    with sync.Storage(make_conninfo(big.database.conninfo, options="-c enable_sort=off")) as unsorted:
+        recorded = Recorded(unsorted, explain=True)
+        BY_OWNER[index](recorded)
+    ((_, plan),) = recorded.log.plans
+    found = nodes(plan)
+    assert [node["Index Name"] for node in found if "Index Name" in node] == [index]
+    assert not [node for node in found if node["Node Type"] in ("Sort", "Incremental Sort")]
+
+
+@pytest.mark.parametrize("read", ["sessions.by_status", "checkpoints.latest", "messages.usage_by"])
+def test_the_generic_plan_of_a_list_uses_the_index_of_the_owner(big: sync.Storage, read: str) -> None:
+    """A prepared statement may get one plan for every owner and for none."""
+    repository, method = read.split(".")
+    statement = getattr(big, repository).statements()[method if method != "usage_by" else "_usage_by"]
+    text = statement.text
+    types = ", ".join("unknown" for _ in statement.parameters)
+    with big.database.connection() as connection:
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        connection.execute(f"PREPARE generic ({types}) AS {text}".encode())
+        nulls = ", ".join("NULL" for _ in statement.parameters)
+        ((plan,),) = connection.execute(f"EXPLAIN (FORMAT JSON) EXECUTE generic ({nulls})".encode()).fetchall()
+        connection.execute("DEALLOCATE generic")
+        connection.execute("RESET plan_cache_mode")
+    found = nodes(plan[0]["Plan"])
+    owner = {"messages": "conversations"}.get(repository, repository)
+    assert f"{owner}_owner_idx" in {node.get("Index Name") for node in found}
+    assert not [node for node in found if node["Node Type"] == "Seq Scan" and node["Relation Name"] in GROWING]
 
 
 def test_a_short_id_is_one_range_scan_of_the_primary_key(big: sync.Storage) -> None:

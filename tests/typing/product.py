@@ -32,7 +32,7 @@ from agent_storage import (
 )
 from agent_storage.tables.changes import ConversationChanges
 from agent_storage.tables.chat.conversations.repository import Conversations
-from agent_storage.types import BudgetPool, Conversation, Message, NewBudgetPool, NewConversation
+from agent_storage.types import BudgetPool, Conversation, Message, MessageUsage, NewBudgetPool, NewConversation
 
 
 class Address(Document):
@@ -137,6 +137,10 @@ async def use(url: str) -> None:
         assert_type(count.result, int)
         page = await shop.conversations.page(order_by="-id", limit=10)
         assert_type(page, Page[ShopConversation])
+        usage = await shop.messages.usage_by("day", "model", owner="ann")
+        assert_type(usage, Found[MessageUsage])
+        assert_type(usage[0].cost, Decimal)
+        await shop.messages.usage_by("week")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         assert_type(await shop.customers.by_domain("%@example.org"), list[Customer])
         assert_type(await shop.customers.get(customer.id), Customer | None)
         some: Where = any_of({"email__like": "ada%"}, not_(field("address", "city", eq="Oslo")))

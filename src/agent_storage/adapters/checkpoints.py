@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from typing import Any, Protocol, Self, TypedDict, Unpack, cast, runtime_checkable
+from uuid import UUID
 
-from agent_storage import Storage
-from agent_storage.adapters.text_ids import row_id
-from agent_storage.errors import InvalidSettings, InvalidValue
-from agent_storage.types import Checkpoint, CheckpointSummary, NewCheckpoint
+from agent_storage.errors import InvalidSettings
+from agent_storage.migrations.migrator import Migrator
+from agent_storage.statements.filters import Order, Where
+from agent_storage.statements.lists import Page
+from agent_storage.storage import Storage
+from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint
 
 #: The key of a configuration that names the default provider.
 DEFAULT = "default"
+
+
+class Listing(TypedDict, total=False):
+    """Further keywords of `list_checkpoints`: equal fields, other filters, the order, and the page."""
+
+    agent_type: str | None
+    name: str | None
+    owner: str | None
+    where: Where | None
+    order_by: Order
+    cursor: str | None
+    total: bool
 
 
 @runtime_checkable
@@ -36,11 +52,12 @@ class CheckpointProvider(Protocol):
         limit: int = 100,
         before: datetime | None = None,
         after: datetime | None = None,
-    ) -> list[CheckpointSummary]:
-        """List checkpoints (of an agent, of a session) without their states, the one that was captured last first.
+        **listing: Unpack[Listing],
+    ) -> Page[CheckpointSummary]:
+        """Return a page of checkpoints without their states, by default those that were captured last first.
 
-        `before` and `after` are exclusive. Raises `InvalidValue` for a limit that is not from 1 to 1000, and for a
-        moment without a time zone.
+        `before` and `after` of their capture are exclusive. `cursor` is the `next_cursor` of the page before. Raises
+        `InvalidValue` for a limit that is not from 1 to 1000, a moment without a time zone, an unknown filter or order.
         """
         ...
 
@@ -51,6 +68,14 @@ class PostgresCheckpoints(CheckpointProvider):
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
+    async def initialize(self) -> None:
+        """Apply the pending migrations. May be called twice, and by several processes at once.
+
+        At head, and ahead of it, it only reads. Raises `MigrationError`, `Unavailable`.
+        """
+        migrator = Migrator(self.storage.database.conninfo)
+        await asyncio.to_thread(migrator.ensure_current)
+
     async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
         """Store a checkpoint. Return its id.
 
@@ -60,7 +85,11 @@ class PostgresCheckpoints(CheckpointProvider):
 
     async def retrieve_checkpoint(self, id: str) -> Checkpoint | None:
         """Return the checkpoint with its state, or None, also when `id` is no UUID."""
-        return await self.storage.checkpoints.get(row_id(id))
+        try:
+            row = UUID(id)
+        except (ValueError, TypeError, AttributeError):
+            return None
+        return await self.storage.checkpoints.get(row)
 
     async def list_checkpoints(
         self,
@@ -69,22 +98,23 @@ class PostgresCheckpoints(CheckpointProvider):
         limit: int = 100,
         before: datetime | None = None,
         after: datetime | None = None,
-    ) -> list[CheckpointSummary]:
-        """List checkpoints without their states, the one that was captured last first; one round trip."""
-        for name, moment in (("before", before), ("after", after)):
-            if moment is not None and moment.tzinfo is None:  # a filter would take it for the session's time zone
-                raise InvalidValue(f"checkpoints: {name} must have a time zone, such as datetime.now(UTC)", column=name)
-        page = await self.storage.checkpoints.summaries(
-            agent_id, limit, session_id=session_id, before=before, after=after
+        **listing: Unpack[Listing],
+    ) -> Page[CheckpointSummary]:
+        """Return a page of checkpoints without their states, by default those that were captured last first.
+
+        One round trip.
+        """
+        return await self.storage.checkpoints.summaries(
+            agent_id, limit, session_id=session_id, before=before, after=after, **listing
         )
-        return page.items
 
 
 class CheckpointProviders(CheckpointProvider):
     """Several providers, each on a separate database. It is itself a provider, the default one.
 
-    `{"main": {"url": …}, "backup": {"url": …}, "default": "main"}`: a provider is a URL or a mapping of the settings of
-    `Storage()`. A single provider is the default by itself. Connects when entered (`async with`).
+    `{"main": {"url": …}, "backup": {"url": …}, "default": "main"}`: a provider is a URL, a mapping of the settings of
+    `Storage()`, or a `Storage` that the caller opens and closes. A single provider is the default by itself. Connects
+    and migrates when entered (`async with`).
     """
 
     def __init__(self, configuration: Mapping[str, Any]) -> None:
@@ -92,10 +122,11 @@ class CheckpointProviders(CheckpointProvider):
         configured = {name: settings for name, settings in configuration.items() if name != DEFAULT}
         if not configured:
             raise InvalidSettings("no checkpoint provider is configured; give one, such as {'main': {'url': …}}")
-        self._storages = {name: _storage(name, settings) for name, settings in configured.items()}
-        self._providers = {name: PostgresCheckpoints(storage) for name, storage in self._storages.items()}
+        self._providers = {name: PostgresCheckpoints(_storage(name, settings)) for name, settings in configured.items()}
         self.default_name = self._default_name(configuration.get(DEFAULT))
-        self._open = AsyncExitStack()
+        self._storages = [
+            provider.storage for name, provider in self._providers.items() if provider.storage is not configured[name]
+        ]
 
     def _default_name(self, given: Any) -> str:
         if given is None and len(self._providers) == 1:
@@ -107,20 +138,37 @@ class CheckpointProviders(CheckpointProvider):
             raise InvalidSettings(f"the default checkpoint provider {given!r} is not configured; known are: {known}")
         return given
 
+    async def initialize(self) -> Self:
+        """Connect all providers and apply their pending migrations. May be called twice.
+
+        When one fails, all are closed again. Raises `Unavailable`, `MigrationError`.
+        """
+        return await self._start(migrate=True)
+
     async def open(self) -> Self:
-        """Connect all providers. When one cannot be reached, the others are closed again. Raises `Unavailable`."""
-        async with AsyncExitStack() as stack:
-            for storage in self._storages.values():
-                await stack.enter_async_context(storage)
-            self._open = stack.pop_all()
+        """Connect all providers; their databases are migrated. When one fails, all are closed again."""
+        return await self._start(migrate=False)
+
+    async def _start(self, *, migrate: bool) -> Self:
+        try:
+            for storage in self._storages:
+                await storage.connect()
+            if migrate:
+                for provider in self._providers.values():
+                    await provider.initialize()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def close(self) -> None:
-        """Close all providers, also when closing one fails. May be called twice."""
-        await self._open.aclose()
+        """Close all providers that were opened here, also when closing one fails. May be called twice."""
+        async with AsyncExitStack() as stack:
+            for storage in self._storages:
+                stack.push_async_callback(storage.close)
 
     async def __aenter__(self) -> Self:
-        return await self.open()
+        return await self.initialize()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -161,17 +209,20 @@ class CheckpointProviders(CheckpointProvider):
         limit: int = 100,
         before: datetime | None = None,
         after: datetime | None = None,
-    ) -> list[CheckpointSummary]:
-        """List the checkpoints of the default provider without their states."""
-        return await self.default.list_checkpoints(agent_id, session_id, limit, before, after)
+        **listing: Unpack[Listing],
+    ) -> Page[CheckpointSummary]:
+        """Return a page of the checkpoints of the default provider without their states."""
+        return await self.default.list_checkpoints(agent_id, session_id, limit, before, after, **listing)
 
 
 def _storage(name: str, settings: Any) -> Storage:
-    """The storage of a provider, not yet connected."""
+    """Return the storage of a provider; one that is made here is not yet connected."""
+    if isinstance(settings, Storage):
+        return settings
     if isinstance(settings, str):
         settings = {"url": settings}
     if not isinstance(settings, Mapping):
-        raise InvalidSettings(f"the checkpoint provider {name!r} must be a URL or a mapping of settings")
+        raise InvalidSettings(f"the checkpoint provider {name!r} must be a URL, a mapping of settings or a Storage")
     keywords = {str(key): value for key, value in cast(Mapping[Any, Any], settings).items()}
     try:
         return Storage(keywords.pop("url", None), **keywords)

@@ -24,9 +24,9 @@ NAMESPACE = UUID("6f0a6c1e-2f57-5d0b-9c4e-0b8f5a1d7e93")
 #: The key that a row's JSON column keeps texts under; callers never see it.
 RESERVED = "_ids"
 
-# Inside the reserved object: a UUIDv7 of when the row was made; a value that the caller stored under the reserved key, so
-# that none of it is lost or misread; and the caller's JSON itself, where that is no object. The first also differs when
-# the same item is saved again, which the interface refuses, while `create` returns the row.
+# Inside the reserved object: a UUIDv7 of when the row was made; a value that the caller stored under the reserved key,
+# so that none of it is lost or misread; and the caller's JSON itself, where that is no object. The first also differs
+# when the same item is saved again, which the interface refuses, while `create` returns the row.
 _MADE, _OWN, _VALUE = "$made", "$own", "$value"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)

@@ -48,6 +48,7 @@ Db = Annotated[
     str | None, common("--db", metavar="URL", help="The database. Default: the settings, else the embedded server.")
 ]
 AsJson = Annotated[bool, common("--json", help="Print one JSON object on stdout.")]
+Owner = Annotated[str | None, typer.Option(metavar="NAME", help="Only those of this owner.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, metavar="N", help="The largest number of rows.")]
 
 

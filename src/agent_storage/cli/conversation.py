@@ -10,7 +10,7 @@ from uuid import UUID
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, Limit, group, opened, taught
+from agent_storage.cli.context import AsJson, Db, Limit, Owner, group, opened, taught
 from agent_storage.cli.show import emit, facts, line, listing, make_console, short_ids, transcript, when
 
 if TYPE_CHECKING:
@@ -22,12 +22,15 @@ app = group("conversation", "List conversations, read one.")
 @app.command(
     "list",
     epilog=taught(
-        "storage conversation list", "storage conversation list -n 5", "storage conversation list --archived"
+        "storage conversation list",
+        "storage conversation list -n 5",
+        "storage conversation list --archived --owner Ada",
     ),
 )
 def list_(
     project: Annotated[str | None, typer.Option(metavar="ID", help="Only those of this project.")] = None,
     archived: Annotated[bool, typer.Option("--archived", help="Only archived ones. Default: only the others.")] = False,
+    owner: Owner = None,
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,
@@ -35,14 +38,14 @@ def list_(
     """List conversations, the most recently active first."""
     with opened(db) as storage:
         project_id = storage.projects.resolve(project).id if project else None
-        found = storage.conversations.recent(limit, project_id=project_id, archived=archived).items
+        found = storage.conversations.recent(limit, project_id=project_id, owner=owner, archived=archived).items
         used = {item.model_id for item in found if item.model_id}
         models = {item.id: item.name for item in storage.models.find({"id__in": list(used)})} if used else {}
     if as_json:
         emit({"conversations": found})
         return
     if not found:
-        narrowed = project or archived
+        narrowed = project or owner or archived
         line("no conversation matches" if narrowed else "no conversations yet; `storage seed demo` makes some")
         return
     _table(found, models)
@@ -95,6 +98,7 @@ def _facts(conversation: Conversation, model: Model | None, usage: Usage) -> Non
             "conversation": conversation.id,
             "title": conversation.title or "untitled",
             "forked from": f"{origin}, at position {conversation.forked_at_position}" if origin else None,
+            "owner": conversation.owner,
             "model": model.name if model else None,
             "last active": when(conversation.last_message_at),
             "archived": when(conversation.archived_at),

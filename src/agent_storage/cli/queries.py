@@ -67,19 +67,24 @@ class WorkflowSummaries(Workflows):
 
     @sql("""
         SELECT {w.columns},
-               (SELECT count(*) FROM workflow_sessions r WHERE r.workflow_id = w.id) AS runs,
+               (SELECT count(*)
+                  FROM workflow_sessions r
+                 WHERE r.workflow_id = w.id AND (%(owner)s::text IS NULL OR r.owner = %(owner)s)) AS runs,
                newest.status AS newest_status, newest.created_at AS newest_at
           FROM workflows w
           LEFT JOIN LATERAL (SELECT r.status, r.created_at
                                FROM workflow_sessions r
-                              WHERE r.workflow_id = w.id
+                              WHERE r.workflow_id = w.id AND (%(owner)s::text IS NULL OR r.owner = %(owner)s)
                               ORDER BY r.id DESC
                               LIMIT 1) newest ON true
          WHERE (%(name)s::text IS NULL OR w.name = %(name)s)
            AND (%(status)s::text IS NULL OR newest.status = %(status)s)
+           AND (%(owner)s::text IS NULL OR newest.status IS NOT NULL)
          ORDER BY w.id DESC
          LIMIT %(limit)s
     """)
-    def summaries(self, name: str | None, status: RunStatus | None, limit: int) -> list[WorkflowSummary]:
-        """List workflows, newest first."""
+    def summaries(
+        self, name: str | None, status: RunStatus | None, owner: str | None, limit: int
+    ) -> list[WorkflowSummary]:
+        """List workflows, newest first; with `owner`, those with runs of this owner, and these runs alone."""
         ...

@@ -11,8 +11,9 @@ from uuid import UUID
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, Limit, group, opened, taught
+from agent_storage.cli.context import AsJson, Db, Limit, Owner, group, opened, taught
 from agent_storage.cli.show import branches, cell, emit, facts, line, listing, short_ids, state, when
+from agent_storage.statements.lists import given
 from agent_storage.types import SessionStatus
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="A session's id, or its fi
 def list_(
     status: Annotated[SessionStatus | None, typer.Option(help="Only those of this status.")] = None,
     agent: Annotated[str | None, typer.Option(help="Only this agent's, such as claude-code.")] = None,
+    owner: Owner = None,
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
     """List the newest sessions."""
-    where = {name: value for name, value in (("status", status), ("agent", agent)) if value is not None}
+    where = given(status=status, agent=agent, owner=owner)
     with opened(db) as storage:
         found = list(storage.sessions.find(where, "-id", limit))
     if as_json:
@@ -87,6 +89,7 @@ def _facts(session: Session, above: list[Session]) -> None:
             "title": _title(session),
             "status": state(session.status),
             "agent": session.agent,
+            "owner": session.owner,
             "begun": when(session.created_at),
             "code": " ".join(part[:12] for part in (git.ref, git.current_sha) if part),
             "spawned by": parent and named.get(parent),
@@ -111,6 +114,7 @@ def _tasks(tasks: list[Task]) -> None:
 )
 def tree(
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A session; default: the newest roots.")] = None,
+    owner: Annotated[str | None, typer.Option(metavar="NAME", help="Only the roots of this owner.")] = None,
     limit: Limit = 10,
     as_json: AsJson = False,
     db: Db = None,
@@ -119,13 +123,13 @@ def tree(
     from agent_storage.cli.queries import SessionForest
 
     with opened(db) as storage:
-        roots = [storage.sessions.resolve(id)] if id else storage.sessions.roots(limit)
+        roots = [storage.sessions.resolve(id)] if id else storage.sessions.roots(limit, owner=owner)
         found = SessionForest(storage.database).with_descendants([root.id for root in roots])
     below = _children(found, {root.id for root in roots})
     if as_json:
         emit({"sessions": [_node(root, below) for root in roots]})
     elif not roots:
-        line("no sessions yet; `storage seed demo` makes some")
+        line("no session matches" if owner else "no sessions yet; `storage seed demo` makes some")
     else:
         _show_tree(roots, below)
 

@@ -33,6 +33,9 @@ RunId = Annotated[str, typer.Argument(metavar="ID", help="A run's id, or its fir
 def list_(
     name: Annotated[str | None, typer.Option(help="Only the workflows of this name.")] = None,
     status: Annotated[RunStatus | None, typer.Option(help="Only those whose newest run has this status.")] = None,
+    owner: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only those with runs of this owner; other runs do not count.")
+    ] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,
@@ -41,12 +44,12 @@ def list_(
     from agent_storage.cli.queries import WorkflowSummaries
 
     with opened(db) as storage:
-        found = WorkflowSummaries(storage.database).summaries(name, status, limit)
+        found = WorkflowSummaries(storage.database).summaries(name, status, owner, limit)
     if as_json:
         emit({"workflows": found})
         return
     if not found:
-        line("no workflow matches" if name or status else "no workflows yet; `storage seed demo` makes some")
+        line("no workflow matches" if name or status or owner else "no workflows yet; `storage seed demo` makes some")
         return
     short = short_ids(item.id for item in found)
     columns = {"ID": "", "RUNS": "right", "NEWEST RUN": "", "STATUS": "", "VER": "right", "NAME": "wide"}
@@ -62,6 +65,7 @@ def list_(
 @app.command(epilog=taught("storage workflow show 019f7a3e"))
 def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="The id of a workflow or of a run, or its first digits.")],
+    owner: Annotated[str | None, typer.Option(metavar="NAME", help="Only the runs of this owner.")] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
     db: Db = None,
@@ -76,7 +80,7 @@ def show(
             run = _Run.read(storage, _run(storage, id))
             emit(vars(run)) if as_json else run.show()
             return
-        runs = storage.workflow_sessions.by_workflow(workflow.id, limit)
+        runs = storage.workflow_sessions.by_workflow(workflow.id, limit, owner=owner)
     if as_json:
         emit({"workflow": workflow, "runs": runs})
     else:
@@ -136,10 +140,10 @@ def _show_workflow(workflow: Workflow, runs: list[WorkflowSession]) -> None:
         line("it never ran; workflow_sessions.create_from() begins a run")
         return
     short = short_ids(run.id for run in runs)
-    columns = {"RUN": "", "BEGUN": "", "STATUS": "", "STARTED BY": "wide"}
+    columns = {"RUN": "", "BEGUN": "", "STATUS": "", "OWNER": "wide"}
     listing(
         columns,
-        [(short[run.id], when(run.created_at), state(run.status), run.metadata.get("started_by")) for run in runs],
+        [(short[run.id], when(run.created_at), state(run.status), run.owner) for run in runs],
     )
 
 
@@ -182,6 +186,7 @@ class _Run:
                 "run": self.run.id,
                 "workflow": f"{self.workflow.name}, version {self.workflow.version}" if self.workflow else "deleted",
                 "status": state(self.run.status),
+                "owner": self.run.owner,
                 "begun": when(self.run.created_at),
                 "ended": when(at.completed_at) if at else None,
                 "current node": at.current_node_id if at else None,

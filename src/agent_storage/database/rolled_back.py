@@ -105,7 +105,7 @@ class RolledBack(Database):
         """Yield the connection for other SQL. A failed statement there aborts the whole transaction."""
         yield self._transaction.connection
 
-    def listen(self, channel: str, payload: str) -> AsyncSignal:
+    def listen(self, channel: str, *payloads: str) -> AsyncSignal:
         """Raise `StorageError`: notifications are sent at COMMIT, and there is none."""
         raise StorageError("nothing is notified in a transaction that is rolled back: test this on a separate database")
 

@@ -24,6 +24,7 @@ class _Place:
     title: str
     repo: UUID
     work: tuple[str, tuple[str, ...]]
+    owner: str | None
     tasks: list[UUID] = field(default_factory=list[UUID])
 
 
@@ -34,7 +35,7 @@ def add(unit: Unit) -> None:
     places: list[_Place] = []
     for number in range(_SESSIONS):
         origin = unit.pick(places) if number >= _ROOTS else None
-        places.append(_session(unit, board, unit.pick(repos), origin, forked=number % 3 == 0))
+        places.append(_session(unit, number, board, unit.pick(repos), origin))
     unit.add(
         "boards",
         NewBoard,
@@ -63,12 +64,14 @@ def _repo(unit: Unit, service: str) -> UUID:
     return unit.add("repos", NewRepo, unit.until - SPAN, slug=slug, data=data)
 
 
-def _session(unit: Unit, board: UUID, repo: UUID, origin: _Place | None, *, forked: bool) -> _Place:
+def _session(unit: Unit, number: int, board: UUID, repo: UUID, origin: _Place | None) -> _Place:
+    forked = number % 3 == 0
     title, prompts = work = origin.work if origin else unit.pick(words.WORK)
     at = unit.moment(timedelta(hours=12)) if origin is None else unit.later(origin.at, 200, 1500)
     # a fork goes on with its origin's title, a spawned session works on a part
     name = origin.title if origin and forked else _part(unit, prompts, origin) if origin else unit.phrase(title)
-    place = _Place(unit.id(at), at, name, origin.repo if origin else repo, work)
+    owner = origin.owner if origin else unit.people[number % len(unit.people)]
+    place = _Place(unit.id(at), at, name, origin.repo if origin else repo, work, owner)
     status = unit.pick(["completed", "completed", "completed", "running", "failed", "idle"])
     agent, sha = unit.pick(words.AGENTS), _sha(unit)
     _tasks(unit, place, status, prompts)
@@ -80,6 +83,7 @@ def _session(unit: Unit, board: UUID, repo: UUID, origin: _Place | None, *, fork
         id=place.id,
         agent=agent,
         status=status,
+        owner=place.owner,
         board_id=board,
         repo_id=place.repo,
         parent_session_id=origin.id if origin and not forked else None,
@@ -146,6 +150,7 @@ def _checkpoint(unit: Unit, place: _Place, agent: str, title: str) -> None:
         session_id=str(place.id),
         agent_type=agent,
         name="before the last task",
+        owner=place.owner,
         state=state,
         captured_at=at,
     )

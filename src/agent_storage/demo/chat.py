@@ -53,6 +53,7 @@ class _Talk:
             title=self.topic.title,
             project_id=self.unit.pick([*self.unit.projects, None]),
             model_id=self.model,
+            owner=self.slots["person"],
             metadata={"channel": self.unit.pick(["web", "slack", "cli"]), "user": self.slots["person"]},
             extra={
                 "message_count": self.position,

@@ -22,6 +22,7 @@ def add(unit: Unit) -> None:
             at,
             name=f"{service} ({unit.team})",
             path=f"/srv/{unit.slug}/{service}",
+            owner=unit.people[0],
             description=f"Changes of the {unit.team} team in {service}.",
             settings={"default_branch": "main", "language": "python"},
         )

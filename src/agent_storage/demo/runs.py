@@ -63,7 +63,7 @@ class _Run:
         self.fields: dict[str, Any] = {
             "workflow_id": workflow,
             "workflow_snapshot": definition,
-            "metadata": {"started_by": by},
+            "owner": by,
         }
 
     def add(self) -> None:

@@ -4,8 +4,8 @@ Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qua
 `Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, for ON CONFLICT `{new.updates}` (all fields) or
 `{new.given}` (those that the caller has given), `{new.rows}`, the select list over rows that travel as one JSON array,
 and `{new.source}`, the query that selects them after it has locked the rows that they refer to. `{tasks.json}`, where
-`tasks` is a field of the result that holds records, is a JSON object of such a record's columns in the row `tasks`. Other
-braces are left alone: `'{}'::jsonb` is no slot.
+`tasks` is a field of the result that holds records, is a JSON object of such a record's columns in the row `tasks`.
+Other braces are left alone: `'{}'::jsonb` is no slot.
 
 Placeholders are `%(name)s` for a parameter and `%(new.title)s` for a field of an `Input`; `%%` is a per cent sign.
 """

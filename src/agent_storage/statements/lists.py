@@ -1,10 +1,10 @@
-"""The results of lists: `Found`, `Page`, and the limit that every list takes."""
+"""The results of lists: `Found`, `Page`; the limit and the filters that lists take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, LiteralString, TypeVar, get_args
 
 from agent_storage.errors import InvalidValue
 
@@ -55,6 +55,31 @@ def within(limit: int, rows: list[R]) -> Found[R]:
     found = Found(rows[:limit])
     found.more = len(rows) > limit
     return found
+
+
+def given(**filters: Any) -> dict[str, Any]:
+    """Return the filters that are not None."""
+    return {name: value for name, value in filters.items() if value is not None}
+
+
+def by_owner(
+    rows: LiteralString, order: LiteralString = "id DESC", limit: LiteralString = "%(limit)s"
+) -> LiteralString:
+    """Return the text of a list of `rows` whose `owner` may be None, which is no filter.
+
+    Two selects, of which one returns rows. `owner IS NULL OR …` would be one, but its generic plan uses one index for
+    both.
+    """
+    end = f"ORDER BY {order} LIMIT {limit}"
+    return f"({rows} AND %(owner)s::text IS NULL {end})\n UNION ALL\n({rows} AND owner = %(owner)s {end})"
+
+
+def check_keys(by: Sequence[str], known: Any, table: str) -> frozenset[str]:
+    """Return the keys to group by. Raises `InvalidValue` for one that is not among those of the `Literal` `known`."""
+    keys = get_args(known)
+    if unknown := [key for key in by if key not in keys]:
+        raise InvalidValue(f"{table}: usage is not known by {unknown[0]!r}; keys are: {', '.join(keys)}", table=table)
+    return frozenset(by)
 
 
 def check_limit(limit: Any, table: str, *, least: int = 1, most: int = MAX_LIMIT) -> int:

@@ -15,6 +15,7 @@ from decimal import Decimal
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -100,12 +101,22 @@ def _check_timestamp(value: datetime) -> datetime:
     return value
 
 
+def _check_time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError):  # PostgreSQL would take "UTC+2" for two hours to the west
+        raise ValueError("must be the name of a time zone, such as Europe/Oslo or UTC") from None
+    return value
+
+
 #: A name, slug or key: 1 to 500 characters that PostgreSQL's text holds as they are.
 Key = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_check_key)]
 #: A text that an index holds and that may be empty: at most 500 characters, as a key has them.
 Label = Annotated[str, Field(max_length=500), AfterValidator(_check_key)]
 #: A moment: aware, and within what both PostgreSQL and Python can hold.
 Timestamp = Annotated[datetime, AfterValidator(_check_timestamp)]
+#: The name of a time zone in the IANA database.
+TimeZone = Annotated[str, AfterValidator(_check_time_zone)]
 #: A number of things (PostgreSQL integer): 0 to 2,147,483,647.
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 #: A size or a sequence (PostgreSQL bigint), from 0.

@@ -12,13 +12,16 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
+    Final,
     Generic,
+    Literal,
     LiteralString,
     Self,
     TypeVar,
@@ -40,7 +43,7 @@ from agent_storage.statements.ids import prefix_range, shortest_prefix, uuid7
 from agent_storage.statements.lists import Counts, Found, Page, check_limit
 from agent_storage.statements.pagination import read_cursor
 from agent_storage.statements.patching import check_removed, split
-from agent_storage.statements.records import Input, JsonObject, Record, columns
+from agent_storage.statements.records import MAINTAINED, Input, JsonObject, Record, columns
 from agent_storage.statements.statement import Statement
 from agent_storage.statements.where import Order, Where
 from agent_storage.sync.database.batch import Batch
@@ -58,6 +61,27 @@ V = TypeVar("V")
 #: The result of a streaming method: `async with storage.messages.stream() as rows: async for row in rows: …`
 Stream = AbstractContextManager[Iterator[V]]
 
+#: Rows with ids, made unless they exist: `made` and then `found`, in which both are. A row that exists is read after
+#: INSERT has waited for the transaction that makes it.
+IDENTIFIED: Final = """
+        WITH given ({new.columns}, "Item", "Nth") AS MATERIALIZED (
+            SELECT {new.rows}, "Item", "Nth"
+              FROM jsonb_array_elements(%(new)s) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, "Item")
+        ), made AS (
+            INSERT INTO {table} ({new.columns}) SELECT {new.columns} FROM given ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::{table}, "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
+"""
+
 #: The methods that only a table with a natural key has.
 _WITH_KEY = frozenset({"_insert_or_update", "_insert_unless_there", "_id_of"})
 #: How often an upsert of a secret looks for the row that it changes. Each time another session has to have interfered.
@@ -74,6 +98,7 @@ def sql(
     certain: bool = False,
     missing: LiteralString | None = None,
     chunked: bool = False,
+    identified: LiteralString | Literal[True] | None = None,
 ) -> Callable[[F], F]:
     """Declare a method by its SQL; the method's body is `...`. See `declaration.py` for slots and placeholders.
 
@@ -81,9 +106,16 @@ def sql(
     answer was lost. `certain`: the server gives a row or an error, so a batch may commit in the same round trip.
     `missing`: what `NotFound` says when there is no row; placeholders as in the text. `chunked`: it takes a sequence
     of `Input`s and nothing else, and gives a list; many rows are sent in chunks, all or nothing, unless the table
-    `refers_to_itself`.
+    `refers_to_itself`. `identified`: another text, for rows that have an id or times of the caller's, so that the call
+    can be repeated; in it `%(new)s` is a JSON array, of an `Input` too. With True, the text is itself such a one.
     """
-    options = {"repeatable": repeatable, "certain": certain, "missing": missing, "chunked": chunked}
+    options = {
+        "repeatable": repeatable,
+        "certain": certain,
+        "missing": missing,
+        "chunked": chunked,
+        "identified": identified,
+    }
 
     def declare(function: F) -> F:
         return cast(F, Declared(Template(function, text, options)))
@@ -130,13 +162,22 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
             runner, declared = self.runner, statement()
             arguments = template.arguments(args, kwargs)
             if declared.chunked:
-                return runner.run_chunked(declared, {name: list(rows) for name, rows in arguments.items()})
+                arguments = {name: list(rows) for name, rows in arguments.items()}
+            if declared.identified is not None:
+                declared = declared.of(arguments)
+            if declared.chunked and _same_parents(repository.references, arguments.values()):
+                return runner.run_chunked(declared, arguments)
             return runner.run(declared, declared.encode(arguments, runner.codec))
 
         method = run
     functools.update_wrapper(method, template.function)
     vars(method).update(statement=statement, template=template)
     return method
+
+
+def _same_parents(references: Mapping[str, str], given: Iterable[list[Any]]) -> bool:
+    """Return whether all rows refer to the same ones. Else they are one statement, which locks those in one order."""
+    return all(len({getattr(row, name, None) for row in rows}) < 2 for name in references for rows in given)
 
 
 class Repository(Generic[R, N]):
@@ -148,6 +189,10 @@ class Repository(Generic[R, N]):
     #: Whether a row may refer to another one of the table. Then rows made together are one statement, however many, so
     #: that a child may stand before its parent.
     refers_to_itself: ClassVar[bool] = False
+    #: The foreign keys of one column: the table whose id each refers to. `create_many` locks those rows in one order.
+    references: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: Fields of `New…` that never change: `update` and `patch` refuse them, and triggers do so in SQL.
+    immutable: ClassVar[tuple[str, ...]] = ()
     #: A nullable timestamp column; rows that have it set are left out of every list unless a filter names it.
     soft_delete: ClassVar[str | None] = None
     record: ClassVar[type[Any]]
@@ -184,12 +229,14 @@ class Repository(Generic[R, N]):
         types: dict[Any, Any] = {}
         for base in cls.__mro__:
             types |= zip(getattr(base, "__parameters__", ()), (cls.record, cls.new), strict=False)
-        return Owner(cls.table, cls.record, cls.new, cls.natural_key, cls.refers_to_itself, types)
+        return Owner(cls.table, cls.record, cls.new, cls.natural_key, cls.refers_to_itself, cls.references, types)
 
     @classmethod
     def statements(cls) -> dict[str, Statement[Any]]:
         """Return every declared statement of this repository by method name, its own first."""
-        return {name: item.statement() for name, item in vars(cls).items() if hasattr(item, "statement")}
+        found = {name: item.statement() for name, item in vars(cls).items() if hasattr(item, "statement")}
+        others = {f"{name}_identified": one.identified for name, one in found.items() if one.identified}
+        return {**found, **others}
 
     @classmethod
     def fields(cls) -> Fields:
@@ -204,25 +251,33 @@ class Repository(Generic[R, N]):
 
     # ---- create ----------------------------------------------------------------------------------------------------
 
-    @sql("INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}", certain=True)
+    @sql(
+        "INSERT INTO {table} ({new.columns}) VALUES ({new.values}) RETURNING {columns}",
+        certain=True,
+        identified=IDENTIFIED + "SELECT {columns} FROM found",
+    )
     def create(self, new: N) -> R:  # pyright: ignore[reportGeneralTypeIssues]
-        """Return the new row. Raises `AlreadyExists`, `MissingReference` for a foreign key that points nowhere."""
+        """Return the new row. With an `id` the call can be repeated: a row that exists as given is returned.
+
+        Raises `AlreadyExists` for a row that differs in a field that was given, and for a natural key that is taken;
+        `MissingReference` for a foreign key that points nowhere.
+        """
         ...
 
     @sql(
         """
         INSERT INTO {table} ({new.columns})
-        SELECT {new.rows}
-          FROM jsonb_populate_recordset(NULL::{table}, %(new)s)
+        {new.source}
         RETURNING {columns}
         """,
         chunked=True,
+        identified=IDENTIFIED + 'SELECT {found.columns} FROM given JOIN found USING (id) ORDER BY "Nth"',
     )
     def create_many(self, new: Sequence[N]) -> list[R]:
-        """Create rows, all or none. Return them in the order given.
+        """Create rows, all or none. Return them in the order given. Rows with an `id` may exist, as for `create`.
 
-        One round trip. More than a thousand are sent in chunks, one while the server runs the one before, in a
-        transaction that takes two round trips more. The server's time limit then holds for each chunk.
+        One round trip. More than a thousand of the same parents are sent in chunks, one while the server runs the one
+        before, in a transaction that takes two round trips more. The server's time limit then holds for each chunk.
         """
         ...
 
@@ -275,7 +330,7 @@ class Repository(Generic[R, N]):
                 row = self._insert_unless_there(new.model_copy(update={"id": new.id or uuid7()}))
             else:
                 names, values = self._changes(changes, existing)
-                statement = dynamic.update(self.table, self.record, names, self.natural_key)
+                statement = dynamic.update(self.table, self.record, names, key=self.natural_key)
                 row = self.runner.run(statement, [*values, *(given[key] for key in self.natural_key), existing])
             if row is not None:
                 return row  # else another session has made it, deleted it or changed its key in between
@@ -431,14 +486,19 @@ class Repository(Generic[R, N]):
         Raises `NotFound`, and `InvalidValue` for a field that the `New…` record lacks or a value that it refuses.
         """
         names, values = self._changes(changes, id)
-        statement = dynamic.update(self.table, self.record, names)
+        statement = dynamic.update(self.table, self.record, names, self._parents(names))
         return self.runner.run(statement, [*values, dynamic.check_id(id, self.table)])
 
     def update_many(self, ids: Sequence[UUID], changes: Mapping[str, Any]) -> int:
-        """Change the same fields of several rows. Return how many there were. One statement."""
+        """Change the same fields of several rows. Return how many there were.
+
+        One statement, which locks the rows in the order of ids: concurrent calls do not deadlock.
+        """
         names, values = self._changes(changes, None)
         checked = [dynamic.check_id(item, self.table) for item in ids]
-        return self.runner.run(dynamic.update_many(self.table, names), [*values, checked])
+        keys = not set(names).isdisjoint(self.natural_key)
+        statement = dynamic.update_many(self.table, names, self._parents(names), keys=keys)
+        return self.runner.run(statement, [*values, checked])
 
     def update_where(self, where: Where, changes: Mapping[str, Any]) -> int:
         """Change the same fields of the rows that match. Return how many there were. One statement.
@@ -447,7 +507,9 @@ class Repository(Generic[R, N]):
         """
         names, values = self._changes(changes, None)
         form, matched = self._where(where, needed="update_where")
-        return self.runner.run(dynamic.update_where(self.table, self.record, names, form), [*values, *matched])
+        keys = not set(names).isdisjoint(self.natural_key)
+        statement = dynamic.update_where(self.table, self.record, names, form, self._parents(names), keys=keys)
+        return self.runner.run(statement, [*values, *matched])
 
     def patch(self, id: UUID, /, **documents: JsonObject) -> R:
         """Merge into JSON columns on the server: objects merge to any depth, arrays and scalars replace, None is null.
@@ -460,6 +522,8 @@ class Repository(Generic[R, N]):
         removing: list[str] = []
         for name in sorted(documents):
             column, plain = fields.column(name), dynamic.document(name)
+            if name in self.immutable:
+                raise self._unchangeable(name)
             if not column.mergeable:
                 raise InvalidValue(f"{self.table}.{name} is no JSON object; use update()", table=self.table)
             merged, removed = split(check(plain, documents[name], table=self.table))
@@ -475,18 +539,33 @@ class Repository(Generic[R, N]):
         statement = dynamic.patch(self.table, self.record, tuple(sorted(documents)), frozenset(removing))
         return self.runner.run(statement, [*values, dynamic.check_id(id, self.table)])
 
-    @sql("DELETE FROM {table} WHERE id = %(id)s", certain=True)
+    @sql(
+        """
+        WITH locked AS MATERIALIZED (SELECT lock_for_delete('{table}', ARRAY[%(id)s::uuid]))
+        DELETE FROM {table} USING locked WHERE id = %(id)s
+        """,
+        certain=True,
+    )
     def delete(self, id: UUID) -> bool:
         """Delete the row. Return whether there was one. Raises `StillReferenced` when other rows refer to it."""
         ...
 
-    @sql("DELETE FROM {table} WHERE id = ANY(%(ids)s)", certain=True)
+    @sql(
+        """
+        WITH locked AS MATERIALIZED (SELECT lock_for_delete('{table}', %(ids)s))
+        DELETE FROM {table} USING locked WHERE id = ANY(%(ids)s)
+        """,
+        certain=True,
+    )
     def delete_many(self, ids: list[UUID]) -> int:
-        """Delete these rows, all or none. Return how many there were."""
+        """Delete these rows, all or none. Return how many there were.
+
+        These rows, and those that go or change with them, are locked in one order: concurrent calls do not deadlock.
+        """
         ...
 
     def delete_where(self, where: Where) -> int:
-        """Delete the rows that match. Return how many there were.
+        """Delete the rows that match. Return how many there were. Rows are locked as by `delete_many`.
 
         Raises `InvalidValue` for an empty filter, which would empty the table.
         """
@@ -512,20 +591,38 @@ class Repository(Generic[R, N]):
             return Joined("and", (form, listed) if form != EVERY else (listed,)), values
         return parsed
 
+    def _parents(self, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+        """The references among `names` whose rows an UPDATE locks first.
+
+        `lock_for_delete` locks a parent before the rows that go with it, but after those that only lose it (which may
+        be null): there an UPDATE that leaves the parent to the foreign key is in the same order.
+        """
+        known = columns(self.record)
+        return tuple(
+            (name, table)
+            for name, table in self.references.items()
+            if name in names and (table == self.table or not known[name].nullable)
+        )
+
     def _changes(self, changes: Mapping[str, Any], id_: UUID | None) -> tuple[tuple[str, ...], list[Any]]:
         """The names to set, sorted, and their parameters, each checked as the `New…` record would."""
         if not changes:
             raise InvalidValue(f"{self.table}: nothing to change", table=self.table)
-        known = {name: column for name, column in columns(self.new).items() if name != "id"}
+        known = {
+            name: column for name, column in columns(self.new).items() if name not in {*MAINTAINED, *self.immutable}
+        }
         values: list[Any] = []
         for name in sorted(changes):
             if name not in known:
-                raise InvalidValue(
-                    f"{self.table}.{name[:60]} cannot be changed; fields are: {', '.join(known)}", table=self.table
-                )
+                raise self._unchangeable(name)
             value = check(known[name], changes[name], table=self.table)
             values.append(encode(known[name], value, self.runner.codec, table=self.table, id_=id_))
         return tuple(sorted(changes)), values
+
+    def _unchangeable(self, name: str) -> InvalidValue:
+        known = [field for field in columns(self.new) if field not in {*MAINTAINED, *self.immutable}]
+        fields = f"fields are: {', '.join(known)}" if known else "the row never changes"
+        return InvalidValue(f"{self.table}.{name[:60]} cannot be changed; {fields}", table=self.table)
 
 
 class Repositories:

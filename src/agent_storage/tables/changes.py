@@ -30,6 +30,7 @@ from agent_storage.tables.coding.tasks import record as tasks
 from agent_storage.tables.projects.ticket_tasks import record as ticket_tasks
 from agent_storage.tables.projects.tickets import record as tickets
 from agent_storage.tables.workflows.approval_requests import record as approval_requests
+from agent_storage.tables.workflows.budget_entries import record as budget_entries
 from agent_storage.tables.workflows.budget_pools import record as budget_pools
 from agent_storage.tables.workflows.execution_states import record as execution_states
 from agent_storage.tables.workflows.node_execution_states import record as node_execution_states
@@ -66,6 +67,7 @@ class ConversationChanges(TypedDict, total=False):
     title: str | None
     project_id: UUID | None
     model_id: UUID | None
+    owner: Key | None
     metadata: Jsonb[JsonObject]
 
 
@@ -133,6 +135,7 @@ class CheckpointChanges(TypedDict, total=False):
     session_id: Label | None
     agent_type: Label | None
     name: str | None
+    owner: Key | None
     captured_at: Timestamp | None
     parent_id: UUID | None
     state: Jsonb[Json]
@@ -158,6 +161,7 @@ class SessionChanges(TypedDict, total=False):
 
     agent: Key
     status: sessions.SessionStatus
+    owner: Key | None
     board_id: UUID | None
     repo_id: UUID | None
     parent_session_id: UUID | None
@@ -179,6 +183,7 @@ class ProjectChanges(TypedDict, total=False):
 
     name: Key
     path: Key
+    owner: Key | None
     description: str | None
     settings: Jsonb[JsonObject]
 
@@ -237,6 +242,7 @@ class WorkflowChanges(TypedDict, total=False):
 
     name: Key
     version: Annotated[Label, Field(max_length=100)]
+    owner: Key | None
     definition: Jsonb[Json]
     metadata: Jsonb[JsonObject]
 
@@ -247,6 +253,7 @@ class WorkflowSessionChanges(TypedDict, total=False):
     workflow_id: UUID | None
     workflow_snapshot: Jsonb[Json]
     status: workflow_sessions.RunStatus
+    owner: Key | None
     metadata: Jsonb[JsonObject]
 
 
@@ -255,7 +262,6 @@ class BudgetPoolChanges(TypedDict, total=False):
 
     parent_pool_id: UUID | None
     total_budget: Money
-    used_budget: Money
     status: budget_pools.PoolStatus
     metadata: Jsonb[JsonObject]
 
@@ -353,3 +359,29 @@ class EventStreamChanges(TypedDict, total=False):
 
 class StreamEventChanges(TypedDict, total=False):
     """Keywords of `stream_events.update`."""
+
+
+class BudgetReservationChanges(TypedDict, total=False):
+    """Keywords of `budget_reservations.update`."""
+
+    pool_id: UUID
+    amount: Money
+    key: Key | None
+    actor: str | None
+    session_id: UUID | None
+    expires_at: Timestamp | None
+    metadata: Jsonb[JsonObject]
+
+
+class BudgetEntryChanges(TypedDict, total=False):
+    """Keywords of `budget_entries.update`."""
+
+    pool_id: UUID
+    kind: budget_entries.EntryKind
+    amount: Money
+    to_pool_id: UUID | None
+    reservation_id: UUID | None
+    key: Key | None
+    actor: str | None
+    session_id: UUID | None
+    metadata: Jsonb[JsonObject]

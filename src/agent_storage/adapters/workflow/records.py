@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, Self, TypeVar, cast
@@ -11,7 +11,6 @@ from pydantic import ConfigDict, Field
 
 from agent_storage.adapters.text_ids import from_row, in_order, row_id, to_row
 from agent_storage.errors import InvalidValue
-from agent_storage.statements.filters import Where
 from agent_storage.statements.ids import uuid7
 from agent_storage.statements.records import Document, Input, Json, JsonObject, Record, Timestamp
 from agent_storage.types import (
@@ -69,7 +68,7 @@ class Item(Document):
         return [cls.read(row) for row in in_order(rows, cls.kept_in, newest_first=newest_first)]
 
     @classmethod
-    def filters(cls, where: Where) -> JsonObject:
+    def filters(cls, where: Mapping[str, Any]) -> JsonObject:
         """Return filters of the rows for filters of the items: UUIDs for texts.
 
         A whole document is compared by what it contains, since a row may keep texts beside it.

@@ -17,21 +17,26 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 
 from agent_storage.database import connections as pools
 from agent_storage.database.calls import check_out_sync, returned
+from agent_storage.database.fastpath.faults import checked
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.forks import ProcessHome
 from agent_storage.database.listener import Listener, Signal
+from agent_storage.database.outage import PAUSE, Outage
 from agent_storage.database.settings import Settings
-from agent_storage.errors import ConnectionLost, PoolTimeout, PoolUsedInTransaction, StorageError
+from agent_storage.errors import ConnectionLost, PoolTimeout, PoolUsedInTransaction, StorageError, Unavailable
 from agent_storage.statements.codec import Codec
 from agent_storage.statements.encryption import Keyring
 from agent_storage.statements.statement import Statement
 from agent_storage.sync.database.fastpath.executor import Executor
+from agent_storage.sync.database.fastpath.replies import Replies
 from agent_storage.sync.database.transaction import Asked, Isolation, Transaction, current, executor_of, outermost
 
 T = TypeVar("T")
 
 logger = logging.getLogger("agent_storage")
 
+#: The SQLSTATE of a write on a server that takes none, such as the former primary after a failover.
+_READ_ONLY = "25006"
 #: The statements that begin the transaction of a stream.
 _UNHURRIED = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 
@@ -41,18 +46,45 @@ class PooledConnection(psycopg.Connection[Any]):
 
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
+    #: How long the server may stay silent, in seconds.
+    deadline: float | None = None
+
+    @classmethod
+    def connect(cls, conninfo: str = "", *, outage: Any, deadline: Any, **kwargs: Any) -> Self:
+        """Connect, and record in `outage` whether that succeeded."""
+        try:
+            connection = super().connect(conninfo, **kwargs)
+        except psycopg.Error as error:
+            outage.failed(str(pools.unreachable(error, conninfo)))
+            if outage.restart is None:
+                raise
+            outage.restart()
+            connection = super().connect(conninfo, **kwargs)
+        outage.connected(connection)
+        connection.deadline = deadline
+        return connection
+
+
+class Pool(psycopg_pool.ConnectionPool[Any]):
+    """A pool that tries to connect at least twice a second, for as long as the server is down."""
+
+    def schedule_task(self, task: Any, delay: float) -> None:
+        """Run `task` later. Back-off would keep a pool down long after the server is back."""
+        super().schedule_task(task, min(delay, PAUSE) if hasattr(task, "attempt") else delay)
 
 
 class Database:
     """A pool of connections to one PostgreSQL database."""
 
-    pool_class: type[psycopg_pool.ConnectionPool[Any]] = psycopg_pool.ConnectionPool
+    pool_class: type[Pool] = Pool
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
         self.codec = Codec(self.settings.json_limit, Keyring.from_setting(self.settings.secret_key))
         self.conninfo = ""
         self.generation = Generation()
+        restart = partial(pools.locate, self.settings) if self.settings.embedded else None
+        self.outage = Outage(self.settings.pool_timeout, restart)
         self._pool: psycopg_pool.ConnectionPool[Any] | None = None
         #: The pool, if the caller made it. Nothing is prepared by name there: a pooler may be in between, and psycopg
         #: or the pool's own callbacks may deallocate what they do not know.
@@ -88,13 +120,17 @@ class Database:
         pool = self.pool_class(
             self.conninfo,
             connection_class=PooledConnection,
-            kwargs=pools.connection_arguments(self.settings),
+            kwargs=self._connection_arguments(),
             configure=configure if self.settings.prepare and not self.settings.pooler else None,
             check=self._check,
             **pools.pool_arguments(self.settings),
         )
         self._pool, self._home = pool, ProcessHome()
         pool.open(wait=False)
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        own = {"outage": self.outage, "deadline": self.settings.deadline}
+        return pools.connection_arguments(self.settings) | own
 
     def _check_reachable(self) -> None:
         """Open one connection directly, because the pool retries in the background and would hide the reason."""
@@ -135,6 +171,8 @@ class Database:
         return self._pool
 
     def _check_out(self, pool: psycopg_pool.ConnectionPool[Any]) -> psycopg.Connection[Any]:
+        if self.outage.since is not None:
+            self.outage.check()
         try:
             return check_out_sync(pool)
         except (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests) as error:
@@ -153,7 +191,8 @@ class Database:
         returned(pool.putconn(connection))  # half given back, it would be lost to the pool
 
     def _executor(self, connection: psycopg.Connection[Any]) -> Executor:
-        return executor_of(connection, self.codec, self.generation, self.settings.spin)
+        settings = self.settings
+        return executor_of(connection, self.codec, self.generation, settings.spin, settings.deadline)
 
     @contextmanager
     def connection(self) -> Generator[psycopg.Connection[Any], None]:
@@ -199,12 +238,24 @@ class Database:
             except StaleStatement:
                 if last:
                     raise
-            except ConnectionLost:
-                if last or not repeatable:
+            except Unavailable as error:
+                undone = self._lost(pool, error)
+                if last or not (undone or (repeatable and isinstance(error, ConnectionLost))):
                     raise
             finally:
                 self._give_back(pool, connection)
             last = True
+
+    def _lost(self, pool: psycopg_pool.ConnectionPool[Any], error: Unavailable) -> bool:
+        """Replace every connection of the pool after one died without a word from the server, or is read-only.
+
+        They were made along the same path to the same server: each would cost its own time-out, or refuse the same.
+        Return whether another server can run the statement.
+        """
+        read_only = error.sqlstate == _READ_ONLY
+        if isinstance(pool, Pool) and (read_only or (isinstance(error, ConnectionLost) and error.sqlstate is None)):
+            pool.drain()
+        return read_only
 
     def run_chunked(self, statement: Statement[Any], arguments: Mapping[str, Any]) -> Any:
         """Return the result of a chunked statement, all or nothing."""
@@ -269,12 +320,20 @@ class Database:
         with self.connection() as connection:
             executor = self._executor(connection)
             transaction = Transaction(executor, name or "unnamed", self._pool)
-            with outermost(transaction, isolation, read_only=read_only):
-                yield transaction
+            try:
+                with outermost(transaction, isolation, read_only=read_only):
+                    yield transaction
+            except Unavailable as error:
+                if not read_only:
+                    self._lost(self._opened(), error)
+                raise
         transaction.call_back()
 
-    def listen(self, channel: str, payload: str) -> Signal:
-        """Return a signal that a notification with `payload` sets. All signals share one connection beside the pool."""
+    def listen(self, channel: str, *payloads: str) -> Signal:
+        """Return a signal that a notification with one of `payloads` sets.
+
+        All signals share one connection beside the pool.
+        """
         self._opened()
         if self._listener is None:
             url = self.settings.listen_url
@@ -283,7 +342,7 @@ class Database:
                 self._listener = Listener(partial(pools.address, self._own))
             else:
                 self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
-        return Signal(self._listener, channel, payload)
+        return Signal(self._listener, channel, payloads)
 
     @property
     def autonomous(self) -> Self:
@@ -295,8 +354,9 @@ class Database:
 
 def configure(connection: PooledConnection) -> None:
     """Let the server keep prepared statements, unless its process is not the one that libpq was told of: a pooler."""
-    row = (connection.execute("SELECT pg_backend_pid()")).fetchone()
-    if row is not None and row[0] == connection.info.backend_pid:
+    connection.pgconn.send_query(b"SELECT pg_backend_pid()")
+    answer = checked(Replies(connection, 0, connection.deadline).all())
+    if answer.get_value(0, 0) == b"%d" % connection.info.backend_pid:
         connection.keeps_statements = True
     else:
         logger.warning("a connection pooler is in between: statements are not prepared (set STORAGE_POOLER=1)")

@@ -106,7 +106,7 @@ class RolledBack(Database):
         """Yield the connection for other SQL. A failed statement there aborts the whole transaction."""
         yield self._transaction.connection
 
-    def listen(self, channel: str, payload: str) -> Signal:
+    def listen(self, channel: str, *payloads: str) -> Signal:
         """Raise `StorageError`: notifications are sent at COMMIT, and there is none."""
         raise StorageError("nothing is notified in a transaction that is rolled back: test this on a separate database")
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypedDict, TypeVar, cast
 from uuid import UUID
@@ -11,8 +11,8 @@ from uuid import UUID
 from agent_storage.adapters.text_ids import replaced, row_id
 from agent_storage.adapters.workflow.records import Item
 from agent_storage.errors import InvalidValue, NotFound, StorageError
-from agent_storage.statements.filters import Order, Where
 from agent_storage.statements.records import Input, JsonObject
+from agent_storage.statements.where import Order
 from agent_storage.sync.repository import Repository
 from agent_storage.sync.storage import Storage
 
@@ -22,7 +22,7 @@ I = TypeVar("I", bound=Item)  # noqa: E741  # an item
 class Query(TypedDict, total=False):
     """The keywords of every list: filters as of `Repository.find`, with ids as texts; order; page."""
 
-    where: Where
+    where: Mapping[str, Any]
     order_by: Order
     limit: int
     offset: int

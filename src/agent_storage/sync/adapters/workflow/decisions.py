@@ -3,20 +3,47 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, Unpack
 
 from agent_storage.adapters.text_ids import row_id
 from agent_storage.adapters.workflow.records import ApprovalRequest, BudgetPool
+from agent_storage.errors import InvalidValue
 from agent_storage.sync.adapters.workflow.bound import Bound, Query, called, where, where_id
+from agent_storage.sync.tables import BudgetPools
 from agent_storage.types import ApprovalStatus, ApprovalType, NewApprovalRequest, NewBudgetPool
+from agent_storage.types import BudgetPool as Pool
+
+
+def _use(pools: BudgetPools, pool: Pool, used: Decimal, total: Decimal | None = None) -> Pool:
+    """Spend or refund the difference to what the pool has used."""
+    if not 0 <= used <= (pool.total_budget if total is None else total):
+        raise InvalidValue(
+            f"budget_pools {pool.id}: used_budget must lie between 0 and total_budget",
+            table="budget_pools",
+            column="used_budget",
+        )
+    if used == pool.used_budget:
+        return pool
+    change = pools.spend if used > pool.used_budget else pools.refund
+    return change(pool.id, abs(used - pool.used_budget))
 
 
 class Decisions(Bound):
     """The part of the facade that keeps budget pools and approval requests."""
 
     def create_budget_pool(self, pool: BudgetPool) -> BudgetPool:
-        """Store a pool. Raises `AlreadyExists` if the id is taken, `MissingReference` without its parent."""
-        return self._insert(self._tables.budget_pools, pool, NewBudgetPool)
+        """Store a pool. Raises `AlreadyExists` if the id is taken, `MissingReference` without its parent.
+
+        `used_budget` is charged to the pools above too. Raises `BudgetExceeded` if one of them has too little left.
+        """
+        if not pool.used_budget:
+            return self._insert(self._tables.budget_pools, pool, NewBudgetPool)
+        new = pool.to_new(NewBudgetPool)
+        with self._tables.budget_pools.transaction() as pools:
+            made = pools.create(new.model_copy(update={"status": "active"}))
+            _use(pools, made, pool.used_budget)
+            return BudgetPool.read(pools.update(made.id, status=new.status))
 
     def get_budget_pool(self, id: str) -> BudgetPool | None:
         """Return the pool, or None."""
@@ -25,11 +52,24 @@ class Decisions(Bound):
     def update_budget_pool(self, id: str, /, **changes: Any) -> BudgetPool:
         """Change `total_budget`, `used_budget`, `status` or `metadata` of a pool, and return it.
 
-        No other pool is touched. For concurrent spends use `storage.budget_pools.spend`, which also charges the pools
-        above. Raises `NotFound`, `InvalidValue` when more would be used than there is.
+        The difference to the present `used_budget` is spent or refunded, which changes the pools above too. For
+        concurrent spends use `storage.budget_pools.spend`. Raises `NotFound`, `InvalidValue` when more would be used
+        than there is, `BudgetExceeded` if a pool above has too little left, `InvalidTransition` if one is suspended.
         """
         BudgetPool.check_changes(changes, "total_budget", "used_budget", "status", "metadata")
-        return self._update(self._tables.budget_pools, BudgetPool, id, changes)
+        if "used_budget" not in changes:
+            return self._update(self._tables.budget_pools, BudgetPool, id, changes)
+        used = changes.pop("used_budget")
+        with self._tables.budget_pools.transaction() as pools:
+            with called(id) as key:
+                pool = pools.patch(key, metadata={})  # locks the row
+                wanted = BudgetPool(total_budget=changes.pop("total_budget", pool.total_budget), used_budget=used)
+                if wanted.total_budget > pool.total_budget:
+                    pool = pools.update(key, total_budget=wanted.total_budget)
+                changed = _use(pools, pool, wanted.used_budget, wanted.total_budget)
+                if wanted.total_budget < pool.total_budget:
+                    changed = pools.update(key, total_budget=wanted.total_budget)
+            return self._update(pools, BudgetPool, id, changes) if changes else BudgetPool.read(changed)
 
     def get_child_budget_pools(self, id: str, **query: Unpack[Query]) -> list[BudgetPool]:
         """List the pools directly below one, by default the oldest 1000."""

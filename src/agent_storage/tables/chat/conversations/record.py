@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from agent_storage.statements.records import Input, Jsonb, JsonObject, Record
+from agent_storage.statements.records import Input, Jsonb, JsonObject, Key, Record
 
 
 class NewConversation(Input):
@@ -17,6 +17,7 @@ class NewConversation(Input):
     title: str | None = None
     project_id: UUID | None = None
     model_id: UUID | None = None
+    owner: Key | None = None
     metadata: Jsonb[JsonObject] = {}
 
 

@@ -9,7 +9,7 @@ from typing_extensions import TypeVar
 
 from agent_storage.errors import InvalidValue
 from agent_storage.repository import Repository, sql
-from agent_storage.statements.lists import Found, Page
+from agent_storage.statements.lists import Found, Page, given
 from agent_storage.tables.chat.conversations.record import Conversation, NewConversation, Usage
 
 if TYPE_CHECKING:
@@ -27,12 +27,16 @@ class Conversations(Repository[R, N]):
     references = {"project_id": "projects", "model_id": "models"}
 
     async def recent(
-        self, limit: int = 20, cursor: str | None = None, *, project_id: UUID | None = None, archived: bool = False
+        self,
+        limit: int = 20,
+        cursor: str | None = None,
+        *,
+        project_id: UUID | None = None,
+        owner: str | None = None,
+        archived: bool = False,
     ) -> Page[R]:
         """Return the conversations, the last active first; with `archived=True` the archived ones instead."""
-        where = {"archived_at__is_null": not archived}
-        if project_id is not None:
-            return await self.page({**where, "project_id": project_id}, "-last_message_at", limit, cursor)
+        where = given(project_id=project_id, owner=owner, archived_at__is_null=not archived)
         return await self.page(where, "-last_message_at", limit, cursor)
 
     @sql(
@@ -41,7 +45,7 @@ class Conversations(Repository[R, N]):
                coalesce(sum(m.input_tokens), 0) AS input_tokens,
                coalesce(sum(m.output_tokens), 0) AS output_tokens,
                (coalesce(sum(m.input_tokens * p.input_price), 0)
-                + coalesce(sum(m.output_tokens * p.output_price), 0)) / 1000000 AS cost
+                + coalesce(sum(m.output_tokens * p.output_price), 0)) * 0.000001 AS cost
           FROM conversations c
           LEFT JOIN messages m ON m.conversation_id = c.id
           LEFT JOIN models p ON p.id = coalesce(m.model_id, c.model_id)
@@ -78,9 +82,9 @@ class Conversations(Repository[R, N]):
               FROM origin
               JOIN messages m ON m.conversation_id = origin.id AND m.position <= origin.at_position
         ), forked AS (
-            INSERT INTO conversations (title, project_id, model_id, metadata, forked_from_id, forked_at_position,
-                                       message_count, last_message_at)
-            SELECT coalesce(%(title)s, title), project_id, model_id, metadata, id, at_position,
+            INSERT INTO conversations (title, project_id, model_id, owner, metadata, forked_from_id,
+                                       forked_at_position, message_count, last_message_at)
+            SELECT coalesce(%(title)s, title), project_id, model_id, owner, metadata, id, at_position,
                    at_position, (SELECT coalesce(max(created_at), now()) FROM copied)
               FROM origin
             RETURNING *
@@ -100,7 +104,7 @@ class Conversations(Repository[R, N]):
         ...
 
     async def fork(self, id: UUID, at_position: int | None = None, title: str | None = None) -> R:
-        """Copy the conversation up to and including a position (default: all of it), with the messages' times.
+        """Copy the conversation, with its owner, up to a position (default: all of it), with the messages' times.
 
         The fork names its origin and the position. One statement. Raises `NotFound`, and `InvalidValue` for a position
         that the conversation has not reached.

@@ -7,6 +7,7 @@ CREATE TABLE conversations (
     title           text,
     project_id      uuid        REFERENCES projects (id) ON DELETE SET NULL,
     model_id        uuid        REFERENCES models (id) ON DELETE SET NULL,
+    owner           text        CHECK (char_length(owner) BETWEEN 1 AND 500),
     message_count   integer     NOT NULL DEFAULT 0 CHECK (message_count >= 0),
     last_message_at timestamptz NOT NULL DEFAULT now(),     -- never null, so that one index serves `recent`
     archived_at     timestamptz,
@@ -21,6 +22,7 @@ CREATE TABLE conversations (
 CREATE INDEX conversations_recent_idx ON conversations (last_message_at, id) WHERE archived_at IS NULL;
 CREATE INDEX conversations_archived_idx ON conversations (last_message_at, id) WHERE archived_at IS NOT NULL;
 CREATE INDEX conversations_project_id_idx ON conversations (project_id, last_message_at, id);
+CREATE INDEX conversations_owner_idx ON conversations (owner, last_message_at, id) WHERE owner IS NOT NULL;
 CREATE INDEX conversations_model_id_idx ON conversations (model_id);
 CREATE INDEX conversations_forked_from_id_idx ON conversations (forked_from_id, id);
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
@@ -68,6 +70,7 @@ COMMENT ON COLUMN conversations.id IS 'Primary key: a UUIDv7 by default, or the 
 COMMENT ON COLUMN conversations.title IS 'Title to show in lists';
 COMMENT ON COLUMN conversations.project_id IS 'Project that the conversation belongs to';
 COMMENT ON COLUMN conversations.model_id IS 'Model that answers by default';
+COMMENT ON COLUMN conversations.owner IS 'User or tenant to which the conversation belongs; null if not said';
 COMMENT ON COLUMN conversations.message_count IS 'Position of the last message; deleting messages does not lower it';
 COMMENT ON COLUMN conversations.last_message_at IS 'Time of the newest message, or of the creation while there is none';
 COMMENT ON COLUMN conversations.archived_at IS 'Time of archiving; null while the conversation is active';

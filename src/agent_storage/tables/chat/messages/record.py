@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+from decimal import Decimal
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
@@ -104,6 +106,27 @@ class Message(Record, NewMessage):
     """A message. `position` counts from 1 within its conversation; neither of the two ever changes."""
 
     position: int
+
+
+#: A key to group usage by.
+MessageUsageKey = Literal["day", "model", "owner", "project"]
+
+
+class MessageUsage(BaseModel, frozen=True):
+    """The usage of messages: their number, tokens, and cost in the currency of the models' prices.
+
+    A key that is not grouped by is None, as is the one of messages without such: no model, no owner, no project.
+    """
+
+    day: date | None
+    model_id: UUID | None
+    model: str | None
+    owner: str | None
+    project_id: UUID | None
+    messages: int
+    input_tokens: int
+    output_tokens: int
+    cost: Decimal
 
 
 class MessageMatch(Message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
@@ -11,12 +12,58 @@ from typing_extensions import TypeVar
 from agent_storage.errors import InvalidValue
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.filters import Order, Where
-from agent_storage.statements.lists import Found, Page
-from agent_storage.statements.records import Timestamp
-from agent_storage.tables.chat.messages.record import Content, Message, MessageMatch, NewMessage, Role, SearchText
+from agent_storage.statements.lists import Found, Page, check_keys
+from agent_storage.statements.records import Timestamp, TimeZone
+from agent_storage.tables.chat.messages.record import (
+    Content,
+    Message,
+    MessageMatch,
+    MessageUsage,
+    MessageUsageKey,
+    NewMessage,
+    Role,
+    SearchText,
+)
 
 if TYPE_CHECKING:
     from agent_storage.tables.changes import MessageChanges, MessageFields
+
+# The messages that a fork copied are counted in their origin.
+_OF_MESSAGES = """
+    SELECT m.created_at, coalesce(m.model_id, c.model_id) AS model_id, c.owner, c.project_id,
+           m.input_tokens, m.output_tokens
+      FROM messages m
+      JOIN conversations c ON c.id = m.conversation_id
+     WHERE m.position > coalesce(c.forked_at_position, 0)
+       AND m.created_at >= coalesce(%(since)s::timestamptz, '-infinity')
+       AND m.created_at < coalesce(%(until)s::timestamptz, 'infinity')
+"""
+
+# Three selects, each with its own index, of which one returns rows.
+_USED = f"""
+    {_OF_MESSAGES} AND %(owner)s::text IS NULL AND %(project_id)s::uuid IS NULL
+     UNION ALL
+    {_OF_MESSAGES} AND c.owner = %(owner)s AND (%(project_id)s::uuid IS NULL OR c.project_id = %(project_id)s)
+     UNION ALL
+    {_OF_MESSAGES} AND c.project_id = %(project_id)s AND %(owner)s::text IS NULL
+"""
+_USAGE = f"""
+    SELECT CASE WHEN %(day)s THEN (used.created_at AT TIME ZONE %(time_zone)s)::date END AS day,
+           CASE WHEN %(model)s THEN priced.id END AS model_id,
+           CASE WHEN %(model)s THEN priced.name END AS model,
+           CASE WHEN %(by_owner)s THEN used.owner END AS owner,
+           CASE WHEN %(project)s THEN used.project_id END AS project_id,
+           count(*) AS messages,
+           coalesce(sum(used.input_tokens), 0) AS input_tokens,
+           coalesce(sum(used.output_tokens), 0) AS output_tokens,
+           (coalesce(sum(used.input_tokens * priced.input_price), 0)
+            + coalesce(sum(used.output_tokens * priced.output_price), 0)) * 0.000001 AS cost
+      FROM ({_USED}) used
+      LEFT JOIN models priced ON priced.id = used.model_id
+     GROUP BY 1, 2, 3, 4, 5
+     ORDER BY 1 DESC, cost DESC, messages DESC, 3, 2, 4, 5
+     LIMIT %(limit)s
+"""  # all of it is written above
 
 R = TypeVar("R", bound=Message, default=Message, covariant=True)
 N = TypeVar("N", bound=NewMessage, default=NewMessage, covariant=True)
@@ -229,6 +276,54 @@ class Messages(Repository[R, N]):
         Makes searches faster after a bulk import. Raises `PermissionDenied` unless the role owns the table.
         """
         ...
+
+    @sql(_USAGE, repeatable=True)
+    async def _usage_by(
+        self,
+        *,
+        day: bool,
+        model: bool,
+        by_owner: bool,
+        project: bool,
+        owner: str | None,
+        project_id: UUID | None,
+        since: Timestamp | None,
+        until: Timestamp | None,
+        time_zone: TimeZone,
+        limit: int,
+    ) -> Found[MessageUsage]:
+        """Return the usage, grouped by the keys that are true."""
+        ...
+
+    async def usage_by(
+        self,
+        *by: MessageUsageKey,
+        owner: str | None = None,
+        project_id: UUID | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        time_zone: str = "UTC",
+        limit: int = 1000,
+    ) -> Found[MessageUsage]:
+        """Return messages, tokens and cost by any of day, model, owner and project; one statement, exact.
+
+        `await storage.messages.usage_by("day", "model", owner="ann", since=monday)`: the last day first, within it the
+        highest cost. Days are those of `time_zone`. `since` is inclusive, `until` is not. A message without a model
+        counts for the model of its conversation; prices are the present ones. Raises `InvalidValue`.
+        """
+        keys = check_keys(by, MessageUsageKey, self.table)
+        return await self._usage_by(
+            day="day" in keys,
+            model="model" in keys,
+            by_owner="owner" in keys,
+            project="project" in keys,
+            owner=owner,
+            project_id=project_id,
+            since=since,
+            until=until,
+            time_zone=time_zone,
+            limit=limit,
+        )
 
     async def append(self, conversation_id: UUID, role: Role, content: Content, **fields: Unpack[MessageFields]) -> R:
         """Append a message; `fields` are those of `NewMessage`. One statement, one round trip.

@@ -16,6 +16,7 @@ CREATE TABLE messages (
 );
 CREATE INDEX messages_model_id_idx ON messages (model_id);
 CREATE INDEX messages_parent_id_idx ON messages (parent_id);
+CREATE INDEX messages_created_at_idx ON messages USING brin (created_at);        -- for `usage_by`; costs an INSERT nothing
 
 -- The text of a message: a string, or its parts; of tool calls and results the JSON text, without its escapes.
 CREATE FUNCTION message_text(content jsonb) RETURNS text

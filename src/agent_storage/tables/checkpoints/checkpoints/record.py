@@ -17,6 +17,7 @@ class _About(Input):
     session_id: Label | None = None
     agent_type: Label | None = None
     name: str | None = None
+    owner: Key | None = None
     captured_at: Timestamp | None = None
     parent_id: UUID | None = None
 

@@ -10,7 +10,8 @@ from typing_extensions import TypeVar
 
 from agent_storage.errors import InvalidValue
 from agent_storage.repository import IDENTIFIED, Repository, sql
-from agent_storage.statements.lists import Page
+from agent_storage.statements.lists import Page, by_owner, given
+from agent_storage.statements.where import Order, Where, all_of
 from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint, Pruned
 
 if TYPE_CHECKING:
@@ -43,23 +44,21 @@ class Checkpoints(Repository[R, N]):
         ...
 
     @sql(
-        """
-        SELECT {columns}
-          FROM {table}
-         WHERE agent_id = %(agent_id)s
-           AND (%(name)s::text IS NULL OR name = %(name)s)
-         ORDER BY captured_at DESC, id DESC
-         LIMIT 1
-        """,
+        by_owner(
+            "SELECT {columns} FROM {table}"
+            " WHERE agent_id = %(agent_id)s AND (%(name)s::text IS NULL OR name = %(name)s)",
+            "captured_at DESC, id DESC",
+            "1",
+        ),
         repeatable=True,
     )
-    async def latest(self, agent_id: str, name: str | None = None) -> R | None:
-        """Return the newest checkpoint of an agent (of this name, if given), or None."""
+    async def latest(self, agent_id: str, name: str | None = None, *, owner: str | None = None) -> R | None:
+        """Return the newest checkpoint of an agent (of this name, of this owner, if given), or None."""
         ...
 
-    async def by_agent(self, agent_id: str, limit: int = 100) -> Page[CheckpointSummary]:
-        """Return the checkpoints of an agent without their states, newest first."""
-        return await self.summaries(agent_id, limit)
+    async def by_agent(self, agent_id: str, limit: int = 100, *, owner: str | None = None) -> Page[CheckpointSummary]:
+        """Return the checkpoints of an agent (and of an owner) without their states, newest first."""
+        return await self.summaries(agent_id, limit, owner=owner)
 
     async def summaries(
         self,
@@ -69,32 +68,31 @@ class Checkpoints(Repository[R, N]):
         *,
         session_id: str | None = None,
         agent_type: str | None = None,
+        name: str | None = None,
+        owner: str | None = None,
         before: datetime | None = None,
         after: datetime | None = None,
-        ascending: bool = False,
+        where: Where | None = None,
+        order_by: Order = "-captured_at",
         total: bool = False,
     ) -> Page[CheckpointSummary]:
-        """Return checkpoints without their states, in the order of their capture: newest first, unless `ascending`.
+        """Return a page of checkpoints without their states, by default those that were captured last first.
 
-        `before` and `after` are exclusive. With `total=True` the page says how many match, from the same snapshot.
+        `before` and `after` of their capture are exclusive; `where` and `order_by` are those of `page`. With
+        `total=True` the page says how many match, from the same snapshot.
         """
-        asked = {
-            "agent_id": agent_id,
-            "session_id": session_id,
-            "agent_type": agent_type,
-            "captured_at__lt": before,
-            "captured_at__gt": after,
-        }
-        where = {name: value for name, value in asked.items() if value is not None}
-        order = ["captured_at", "id"] if ascending else ["-captured_at", "-id"]
-        return await self._page_of(CheckpointSummary, where, order, limit, cursor, total=total)
+        filters = given(agent_id=agent_id, session_id=session_id, agent_type=agent_type, name=name, owner=owner)
+        filters |= given(captured_at__lt=before, captured_at__gt=after)
+        asked = filters if where is None else all_of(filters, where)
+        return await self._page_of(CheckpointSummary, asked, order_by, limit, cursor, total=total)
 
     @sql(
         """
         SELECT id
           FROM (SELECT id, captured_at,
-                       row_number() OVER (PARTITION BY agent_id ORDER BY captured_at DESC, id DESC) AS nth
-                  FROM checkpoints) ranked
+                       row_number() OVER (PARTITION BY agent_id, owner ORDER BY captured_at DESC, id DESC) AS nth
+                  FROM checkpoints
+                 WHERE %(owner)s::text IS NULL OR owner = %(owner)s) ranked
          WHERE (nth > 1 OR NOT %(keep_latest)s)
            AND (captured_at < clock_timestamp() - %(max_age)s::interval OR nth > %(max_per_agent)s::integer)
          LIMIT %(limit)s
@@ -102,9 +100,9 @@ class Checkpoints(Repository[R, N]):
         repeatable=True,
     )
     async def _superfluous(
-        self, max_age: timedelta | None, max_per_agent: int | None, *, keep_latest: bool, limit: int
+        self, max_age: timedelta | None, max_per_agent: int | None, *, owner: str | None, keep_latest: bool, limit: int
     ) -> list[UUID]:
-        """Return the ids of checkpoints that are too old, or that have enough newer ones of the same agent."""
+        """Return the ids of checkpoints that are too old, or that have enough newer ones of their agent and owner."""
         ...
 
     @sql("""
@@ -115,9 +113,13 @@ class Checkpoints(Repository[R, N]):
              USING locked
              WHERE id = ANY(%(ids)s)
                AND (NOT %(keep_latest)s       -- checked again: another may have become its agent's newest
-                    OR EXISTS (SELECT FROM checkpoints newer
-                                WHERE newer.agent_id = c.agent_id
-                                  AND (newer.captured_at, newer.id) > (c.captured_at, c.id)))
+                    OR CASE WHEN c.owner IS NULL       -- a plan for each: with an owner, also the owner's index
+                            THEN EXISTS (SELECT FROM checkpoints newer
+                                          WHERE newer.agent_id = c.agent_id AND newer.owner IS NULL
+                                            AND (newer.captured_at, newer.id) > (c.captured_at, c.id))
+                            ELSE EXISTS (SELECT FROM checkpoints newer
+                                          WHERE newer.agent_id = c.agent_id AND newer.owner = c.owner
+                                            AND (newer.captured_at, newer.id) > (c.captured_at, c.id)) END)
             RETURNING size_bytes
         )
         SELECT count(*) AS checkpoints, coalesce(sum(size_bytes), 0) AS bytes FROM gone
@@ -127,19 +129,27 @@ class Checkpoints(Repository[R, N]):
         ...
 
     async def prune(
-        self, max_age: timedelta | None = None, max_per_agent: int | None = None, *, keep_latest: bool = True
+        self,
+        max_age: timedelta | None = None,
+        max_per_agent: int | None = None,
+        *,
+        owner: str | None = None,
+        keep_latest: bool = True,
     ) -> Pruned:
-        """Delete checkpoints older than `max_age`, and all but the newest `max_per_agent` of each agent.
+        """Delete checkpoints (of an owner) older than `max_age`, and all but the newest `max_per_agent` of each agent.
 
-        An agent's newest stays, however old, unless `keep_latest=False`. Works in batches, each committed on its own:
-        stopped halfway, the rest is left for the next time. Returns the freed amount.
+        An agent's newest stays, however old, unless `keep_latest=False`. Agents of different owners are different
+        agents. Works in batches, each committed on its own: stopped halfway, the rest is left for the next time.
+        Returns the freed amount.
         """
         if max_age is None and max_per_agent is None:
             raise InvalidValue("checkpoints: prune needs max_age, max_per_agent or both", table=self.table)
         if max_per_agent is not None and max_per_agent < 0:
             raise InvalidValue("checkpoints: max_per_agent must not be negative", table=self.table)
         checkpoints = size = 0
-        while ids := await self._superfluous(max_age, max_per_agent, keep_latest=keep_latest, limit=_LOOKED_UP):
+        while ids := await self._superfluous(
+            max_age, max_per_agent, owner=owner, keep_latest=keep_latest, limit=_LOOKED_UP
+        ):
             found = checkpoints
             for batch in _batches(ids):
                 gone = await self._remove(batch, keep_latest=keep_latest)

@@ -6,6 +6,7 @@ CREATE TABLE checkpoints (
     session_id  text        CHECK (char_length(session_id) <= 500),
     agent_type  text        CHECK (char_length(agent_type) <= 500),
     name        text,
+    owner       text        CHECK (char_length(owner) BETWEEN 1 AND 500),
     state       jsonb       NOT NULL,
     captured_at timestamptz NOT NULL,
     parent_id   uuid        REFERENCES checkpoints (id) ON DELETE SET NULL,
@@ -17,6 +18,7 @@ ALTER TABLE checkpoints ALTER COLUMN state SET STORAGE EXTERNAL;
 CREATE INDEX checkpoints_agent_id_idx ON checkpoints (agent_id, captured_at DESC, id DESC);
 CREATE INDEX checkpoints_session_id_idx ON checkpoints (session_id, captured_at DESC, id DESC);
 CREATE INDEX checkpoints_agent_type_idx ON checkpoints (agent_type, captured_at DESC, id DESC);
+CREATE INDEX checkpoints_owner_idx ON checkpoints (owner, captured_at DESC, id DESC) WHERE owner IS NOT NULL;
 CREATE INDEX checkpoints_captured_at_idx ON checkpoints (captured_at DESC, id DESC);
 CREATE INDEX checkpoints_parent_id_idx ON checkpoints (parent_id);
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON checkpoints FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
@@ -38,6 +40,7 @@ COMMENT ON COLUMN checkpoints.agent_id IS 'Id of the agent, as its framework giv
 COMMENT ON COLUMN checkpoints.session_id IS 'Id of the agent''s session, as its framework gives it';
 COMMENT ON COLUMN checkpoints.agent_type IS 'Kind of the agent';
 COMMENT ON COLUMN checkpoints.name IS 'Name of the checkpoint';
+COMMENT ON COLUMN checkpoints.owner IS 'User or tenant to which the checkpoint belongs; null if not said';
 COMMENT ON COLUMN checkpoints.state IS 'Complete state of the agent as JSON; stored uncompressed';
 COMMENT ON COLUMN checkpoints.captured_at IS 'Time at which the state was captured, by the caller''s clock';
 COMMENT ON COLUMN checkpoints.parent_id IS 'Checkpoint that this one follows';

@@ -44,6 +44,7 @@ class NewSession(Input):
 
     agent: Key
     status: SessionStatus = "idle"
+    owner: Key | None = None
     board_id: UUID | None = None
     repo_id: UUID | None = None
     parent_session_id: UUID | None = None

@@ -5,6 +5,7 @@ CREATE TABLE sessions (
     agent                  text        NOT NULL CHECK (char_length(agent) BETWEEN 1 AND 500),
     status                 text        NOT NULL DEFAULT 'idle'
                                        CHECK (status IN ('idle', 'running', 'completed', 'failed')),
+    owner                  text        CHECK (char_length(owner) BETWEEN 1 AND 500),
     board_id               uuid        REFERENCES boards (id) ON DELETE SET NULL,
     repo_id                uuid        REFERENCES repos (id) ON DELETE SET NULL,
     parent_session_id      uuid        REFERENCES sessions (id) ON DELETE SET NULL,
@@ -14,6 +15,7 @@ CREATE TABLE sessions (
     updated_at             timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 70);
 CREATE INDEX sessions_status_idx ON sessions (status, id);
+CREATE INDEX sessions_owner_idx ON sessions (owner, id) WHERE owner IS NOT NULL;
 CREATE INDEX sessions_board_id_idx ON sessions (board_id, id);
 CREATE INDEX sessions_repo_id_idx ON sessions (repo_id, id);
 CREATE INDEX sessions_parent_session_id_idx ON sessions (parent_session_id, id);
@@ -77,6 +79,7 @@ COMMENT ON TABLE sessions IS 'Sessions of coding agents, which may spawn and for
 COMMENT ON COLUMN sessions.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
 COMMENT ON COLUMN sessions.agent IS 'Name of the agent program';
 COMMENT ON COLUMN sessions.status IS 'State of the session';
+COMMENT ON COLUMN sessions.owner IS 'User or tenant to which the session belongs; null if not said';
 COMMENT ON COLUMN sessions.board_id IS 'Board on which the session is shown';
 COMMENT ON COLUMN sessions.repo_id IS 'Repository that the session works on';
 COMMENT ON COLUMN sessions.parent_session_id IS 'Session that spawned this one';

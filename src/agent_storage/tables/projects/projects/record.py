@@ -13,6 +13,7 @@ class NewProject(Input):
 
     name: Key
     path: Key
+    owner: Key | None = None
     description: str | None = None
     settings: Jsonb[JsonObject] = {}
 

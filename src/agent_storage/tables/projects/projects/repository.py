@@ -33,7 +33,9 @@ class Projects(Repository[R, N]):
         """
         SELECT {p.columns}, counted.open_tickets, counted.in_progress_tickets, counted.done_tickets,
                counted.closed_tickets, greatest(p.updated_at, counted.changed_at) AS last_activity_at
-          FROM (SELECT * FROM projects ORDER BY id DESC LIMIT %(limit)s) p
+          FROM ((SELECT * FROM projects WHERE %(owner)s::text IS NULL ORDER BY id DESC LIMIT %(limit)s)
+                 UNION ALL
+                (SELECT * FROM projects WHERE owner = %(owner)s ORDER BY id DESC LIMIT %(limit)s)) p
          CROSS JOIN LATERAL (
             SELECT count(*) FILTER (WHERE status = 'open') AS open_tickets,
                    count(*) FILTER (WHERE status = 'in_progress') AS in_progress_tickets,
@@ -46,8 +48,8 @@ class Projects(Repository[R, N]):
         """,
         repeatable=True,
     )
-    async def overview(self, limit: int = 20) -> Found[ProjectOverview]:
-        """Return the newest projects, each with the number of its tickets by status and its last change."""
+    async def overview(self, limit: int = 20, *, owner: str | None = None) -> Found[ProjectOverview]:
+        """Return the newest projects (of an owner), each with its number of tickets by status and its last change."""
         ...
 
     @sql(

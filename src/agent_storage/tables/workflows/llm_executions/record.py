@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -29,6 +30,27 @@ class NewLlmExecution(Input):
 
 class LlmExecution(Record, NewLlmExecution):
     """A call of a language model."""
+
+
+#: A key to group usage by.
+LlmUsageKey = Literal["day", "model", "owner", "workflow"]
+
+
+class LlmUsage(BaseModel, frozen=True):
+    """The usage of calls: their number, the number of failures, tokens and cost.
+
+    A key that is not grouped by is None, as is the one of calls without such: no model, no owner, no workflow.
+    """
+
+    day: date | None
+    model: str | None
+    owner: str | None
+    workflow_id: UUID | None
+    calls: int
+    failures: int
+    input_tokens: int
+    output_tokens: int
+    cost: Decimal
 
 
 class ModelUsage(BaseModel, frozen=True):

@@ -16,6 +16,7 @@ CREATE TABLE llm_executions (
 );
 CREATE INDEX llm_executions_session_id_idx ON llm_executions (session_id, id);
 CREATE INDEX llm_executions_node_id_idx ON llm_executions (session_id, node_id, id);
+CREATE INDEX llm_executions_created_at_idx ON llm_executions USING brin (created_at);       -- for `usage_by`
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON llm_executions FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
 
 COMMENT ON TABLE llm_executions IS 'Calls of language models in workflow runs: texts, tokens and costs';

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 from uuid import UUID
 
-from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Record
+from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Key, Record
 
 RunStatus = Literal[
     "running",
@@ -27,6 +27,7 @@ class NewWorkflowSession(Input):
     workflow_id: UUID | None = None
     workflow_snapshot: Jsonb[Json]
     status: RunStatus = "running"
+    owner: Key | None = None
     metadata: Jsonb[JsonObject] = {}
 
 

@@ -8,8 +8,8 @@ from uuid import UUID
 from typing_extensions import TypeVar
 
 from agent_storage.repository import Repository, sql
-from agent_storage.statements.lists import Found
-from agent_storage.statements.records import Jsonb, JsonObject
+from agent_storage.statements.lists import Found, by_owner
+from agent_storage.statements.records import Jsonb, JsonObject, Key
 from agent_storage.tables.workflows.workflow_sessions.record import (
     NewWorkflowSession,
     PausedStatus,
@@ -35,8 +35,9 @@ class WorkflowSessions(Repository[R, N]):
     @sql(
         """
         WITH made AS (
-            INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, metadata)  -- without status
-            SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, coalesce(%(metadata)s, '{}'::jsonb)
+            INSERT INTO workflow_sessions (id, workflow_id, workflow_snapshot, owner, metadata)  -- without status
+            SELECT coalesce(%(id)s, uuid_v7()), w.id, w.definition, coalesce(%(owner)s, w.owner),
+                   coalesce(%(metadata)s, '{}'::jsonb)
               FROM workflows w
              WHERE w.id = %(workflow_id)s
             ON CONFLICT (id) DO NOTHING
@@ -47,32 +48,36 @@ class WorkflowSessions(Repository[R, N]):
         SELECT {columns}        -- a run that exists keeps its snapshot
           FROM rows_as_given(NULL::workflow_sessions, jsonb_build_array(jsonb_build_object(
                    'id', %(id)s::uuid, 'workflow_id', %(workflow_id)s, 'metadata', coalesce(%(metadata)s, '{}'),
-                   '?', ARRAY['metadata', 'workflow_id'])), false)
+                   'owner', %(owner)s, '?', ARRAY['metadata', 'workflow_id']
+                                            || CASE WHEN %(owner)s IS NOT NULL THEN ARRAY['owner'] END)), false)
          WHERE NOT EXISTS (SELECT FROM made)
     """,
         missing="workflows has no row %(workflow_id)s: create the workflow first",
     )
     async def create_from(
-        self, workflow_id: UUID, metadata: Jsonb[JsonObject] | None = None, *, id: UUID | None = None
+        self,
+        workflow_id: UUID,
+        metadata: Jsonb[JsonObject] | None = None,
+        *,
+        owner: Key | None = None,
+        id: UUID | None = None,
     ) -> R:
         """Create a running session of the workflow as it is now; later changes do not reach it.
 
-        With an `id` the call can be repeated: a session that exists is returned, with the snapshot that it has. Raises
-        `NotFound`, `AlreadyExists` for one of another workflow or with other metadata.
+        `owner` defaults to the owner of the workflow. With an `id` the call can be repeated: a session that exists is
+        returned, with the snapshot that it has. Raises `NotFound`, `AlreadyExists` for one of another workflow, or with
+        another owner or other metadata.
         """
         ...
 
-    @sql(
-        "SELECT {columns} FROM {table} WHERE workflow_id = %(workflow_id)s ORDER BY id DESC LIMIT %(limit)s",
-        repeatable=True,
-    )
-    async def by_workflow(self, workflow_id: UUID, limit: int = 100) -> Found[R]:
-        """Return the runs of a workflow, newest first."""
+    @sql(by_owner("SELECT {columns} FROM {table} WHERE workflow_id = %(workflow_id)s"), repeatable=True)
+    async def by_workflow(self, workflow_id: UUID, limit: int = 100, *, owner: str | None = None) -> Found[R]:
+        """Return the runs of a workflow (and of an owner), newest first."""
         ...
 
-    @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
-    async def by_status(self, status: RunStatus, limit: int = 100) -> Found[R]:
-        """Return the runs of a status, newest first."""
+    @sql(by_owner("SELECT {columns} FROM {table} WHERE status = %(status)s"), repeatable=True)
+    async def by_status(self, status: RunStatus, limit: int = 100, *, owner: str | None = None) -> Found[R]:
+        """Return the runs of a status (and of an owner), newest first."""
         ...
 
     @sql("""

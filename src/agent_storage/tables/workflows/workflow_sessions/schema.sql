@@ -7,12 +7,14 @@ CREATE TABLE workflow_sessions (
                                   CHECK (status IN ('running', 'paused', 'completed', 'failed',
                                                     'waiting_for_human_review', 'waiting_for_budget_approval',
                                                     'waiting_for_workflow_approval')),
+    owner             text        CHECK (char_length(owner) BETWEEN 1 AND 500),
     metadata          jsonb       NOT NULL DEFAULT '{}',
     created_at        timestamptz NOT NULL DEFAULT now(),
     updated_at        timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX workflow_sessions_workflow_id_idx ON workflow_sessions (workflow_id, id);
 CREATE INDEX workflow_sessions_status_idx ON workflow_sessions (status, id);
+CREATE INDEX workflow_sessions_owner_idx ON workflow_sessions (owner, id) WHERE owner IS NOT NULL;
 CREATE TRIGGER set_timestamp BEFORE UPDATE ON workflow_sessions FOR EACH ROW EXECUTE FUNCTION trigger_set_timestamp();
 CREATE TRIGGER check_transition BEFORE UPDATE ON workflow_sessions
     FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION trigger_check_transition(
@@ -59,6 +61,7 @@ COMMENT ON COLUMN workflow_sessions.id IS 'Primary key: a UUIDv7 by default, or 
 COMMENT ON COLUMN workflow_sessions.workflow_id IS 'Workflow that the run executes; null after it was deleted';
 COMMENT ON COLUMN workflow_sessions.workflow_snapshot IS 'Definition at the start of the run; never changes';
 COMMENT ON COLUMN workflow_sessions.status IS 'State of the run';
+COMMENT ON COLUMN workflow_sessions.owner IS 'User or tenant to which the run belongs; null if not said';
 COMMENT ON COLUMN workflow_sessions.metadata IS 'JSON object of the platform''s own fields';
 COMMENT ON COLUMN workflow_sessions.created_at IS 'Time of the INSERT; never changes';
 COMMENT ON COLUMN workflow_sessions.updated_at IS 'Time of the last UPDATE';

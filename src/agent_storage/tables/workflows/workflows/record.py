@@ -14,6 +14,7 @@ class NewWorkflow(Input):
 
     name: Key
     version: Annotated[Label, Field(max_length=100)] = "1"
+    owner: Key | None = None
     definition: Jsonb[Json]
     metadata: Jsonb[JsonObject] = {}
 

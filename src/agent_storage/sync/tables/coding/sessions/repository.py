@@ -9,7 +9,7 @@ from uuid import UUID
 from typing_extensions import TypeVar
 
 from agent_storage.errors import NotFound
-from agent_storage.statements.lists import Found
+from agent_storage.statements.lists import Found, by_owner
 from agent_storage.statements.records import Jsonb, Key
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.coding.sessions.record import NewSession, Session, SessionData, SessionStatus
@@ -33,44 +33,37 @@ class Sessions(Repository[R, N]):
         "forked_from_session_id": "sessions",
     }
 
-    @sql("SELECT {columns} FROM {table} WHERE status = %(status)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
-    def by_status(self, status: SessionStatus, limit: int = 100) -> Found[R]:
-        """Return the sessions of a status, newest first."""
+    @sql(by_owner("SELECT {columns} FROM {table} WHERE status = %(status)s"), repeatable=True)
+    def by_status(self, status: SessionStatus, limit: int = 100, *, owner: str | None = None) -> Found[R]:
+        """Return the sessions of a status (and of an owner), newest first."""
+        ...
+
+    @sql(by_owner("SELECT {columns} FROM {table} WHERE board_id = %(board_id)s"), repeatable=True)
+    def by_board(self, board_id: UUID, limit: int = 100, *, owner: str | None = None) -> Found[R]:
+        """Return the sessions of a board (and of an owner), newest first."""
         ...
 
     @sql(
-        "SELECT {columns} FROM {table} WHERE board_id = %(board_id)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True
+        by_owner("SELECT {columns} FROM {table} WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL"),
+        repeatable=True,
     )
-    def by_board(self, board_id: UUID, limit: int = 100) -> Found[R]:
-        """Return the sessions of a board, newest first."""
+    def roots(self, limit: int = 100, *, owner: str | None = None) -> Found[R]:
+        """Return the sessions (of an owner) that were neither spawned nor forked, newest first."""
         ...
 
     @sql(
         """
         SELECT {columns}
           FROM {table}
-         WHERE parent_session_id IS NULL AND forked_from_session_id IS NULL
+         WHERE (parent_session_id = %(id)s OR forked_from_session_id = %(id)s)
+           AND (%(owner)s::text IS NULL OR owner = %(owner)s)
          ORDER BY id DESC
          LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def roots(self, limit: int = 100) -> Found[R]:
-        """Return the sessions that were neither spawned nor forked, newest first."""
-        ...
-
-    @sql(
-        """
-        SELECT {columns}
-          FROM {table}
-         WHERE parent_session_id = %(id)s OR forked_from_session_id = %(id)s
-         ORDER BY id DESC
-         LIMIT %(limit)s
-        """,
-        repeatable=True,
-    )
-    def children(self, id: UUID, limit: int = 100) -> Found[R]:
-        """Return the sessions that this one spawned or that were forked from it, newest first."""
+    def children(self, id: UUID, limit: int = 100, *, owner: str | None = None) -> Found[R]:
+        """Return the sessions (of an owner) that this one spawned or that were forked from it, newest first."""
         ...
 
     @sql(
@@ -86,12 +79,20 @@ class Sessions(Repository[R, N]):
         ), nearest AS (
             SELECT id, min(distance) AS distance FROM below WHERE distance > 0 GROUP BY id
         )
-        SELECT {s.columns} FROM nearest JOIN sessions s USING (id) ORDER BY distance, id LIMIT %(limit)s
+        SELECT {s.columns}
+          FROM nearest
+          JOIN sessions s USING (id)
+         WHERE %(owner)s::text IS NULL OR s.owner = %(owner)s
+         ORDER BY distance, id
+         LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def descendants(self, id: UUID, limit: int = 100) -> Found[R]:
-        """Return all sessions that descend from this one, spawned or forked, nearest first. One round trip."""
+    def descendants(self, id: UUID, limit: int = 100, *, owner: str | None = None) -> Found[R]:
+        """Return all sessions (of an owner) that descend from this one, spawned or forked, nearest first.
+
+        One round trip.
+        """
         ...
 
     @sql(
@@ -110,21 +111,26 @@ class Sessions(Repository[R, N]):
         ), nearest AS (
             SELECT id, min(distance) AS distance FROM above WHERE distance > 0 GROUP BY id
         )
-        SELECT {s.columns} FROM nearest JOIN sessions s USING (id) ORDER BY distance, id LIMIT %(limit)s
+        SELECT {s.columns}
+          FROM nearest
+          JOIN sessions s USING (id)
+         WHERE %(owner)s::text IS NULL OR s.owner = %(owner)s
+         ORDER BY distance, id
+         LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def ancestors(self, id: UUID, limit: int = 100) -> Found[R]:
+    def ancestors(self, id: UUID, limit: int = 100, *, owner: str | None = None) -> Found[R]:
         """Return the parent of this session and the one it was forked from, and theirs in turn; nearest first.
 
-        Each is there once. One round trip.
+        Each is there once. One round trip. With `owner`, those of this owner, also beyond one of another owner.
         """
         ...
 
     @sql("""
-        INSERT INTO sessions (agent, board_id, repo_id, parent_session_id, data)
+        INSERT INTO sessions (agent, owner, board_id, repo_id, parent_session_id, data)
                -- without status, forked_from_session_id
-        SELECT coalesce(%(agent)s, agent), board_id, repo_id, id,
+        SELECT coalesce(%(agent)s, agent), owner, board_id, repo_id, id,
                jsonb_merge(%(data)s, jsonb_strip_nulls(
                    jsonb_build_object('genealogy', jsonb_build_object('spawn_point_task_id', %(at_task)s::uuid))))
           FROM sessions
@@ -137,9 +143,9 @@ class Sessions(Repository[R, N]):
         ...
 
     @sql("""
-        INSERT INTO sessions (agent, board_id, repo_id, forked_from_session_id, data)
+        INSERT INTO sessions (agent, owner, board_id, repo_id, forked_from_session_id, data)
                -- without status, parent_session_id
-        SELECT coalesce(%(agent)s, agent), board_id, repo_id, id,
+        SELECT coalesce(%(agent)s, agent), owner, board_id, repo_id, id,
                jsonb_merge(data - ARRAY['genealogy', 'tool_use_count', 'message_count'],
                            jsonb_merge(%(data)s, jsonb_strip_nulls(
                    jsonb_build_object('genealogy', jsonb_build_object('fork_point_task_id', %(at_task)s::uuid)))))
@@ -164,7 +170,7 @@ class Sessions(Repository[R, N]):
     def spawn(
         self, id: UUID, agent: str | None = None, *, at_task: UUID | None = None, data: SessionData | None = None
     ) -> R:
-        """Create a child of the session, on the same board and code; by default with the same agent.
+        """Create a child of the session, on its board and code and with its owner; by default with the same agent.
 
         `at_task` is the task of the session that the child works for. One round trip. Raises `NotFound` for either.
         """
@@ -179,7 +185,7 @@ class Sessions(Repository[R, N]):
         *,
         data: SessionData | None = None,
     ) -> R:
-        """Create a session that continues from this one at one of its tasks, with its title, code and concepts.
+        """Create a session that continues from this one at one of its tasks, with its owner, title, code and concepts.
 
         `data` takes precedence over the copied fields. One round trip. Raises `NotFound` for either.
         """

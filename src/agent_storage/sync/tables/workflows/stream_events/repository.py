@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -16,7 +16,7 @@ from agent_storage.errors import InvalidValue, Unavailable
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import BigCount, Json, Key
 from agent_storage.sync.repository import Repository, sql
-from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent
+from agent_storage.tables.workflows.stream_events.record import NewStreamEvent, StreamEvent, StreamHead
 
 if TYPE_CHECKING:
     from agent_storage.tables.changes import StreamEventChanges
@@ -75,6 +75,7 @@ class StreamEvents(Repository[R, N]):
     """Events of streams, in the order of commits, without gaps."""
 
     table = "stream_events"
+    immutable = ("stream_id", "node_id", "data")
 
     @sql(
         """
@@ -161,13 +162,23 @@ class StreamEvents(Repository[R, N]):
         SELECT {columns}
           FROM {table}
          WHERE stream_id = %(stream_id)s AND sequence > %(after)s
+           AND (%(generation)s::uuid IS NULL
+                OR EXISTS (SELECT FROM event_streams WHERE stream_id = %(stream_id)s AND id = %(generation)s))
          ORDER BY sequence
          LIMIT %(limit)s
         """,
         repeatable=True,
     )
-    def read(self, stream_id: str, after: int = 0, limit: int = 100) -> Found[R]:
-        """Return the events after the sequence `after`, oldest first."""
+    def read(self, stream_id: str, after: int = 0, limit: int = 100, *, generation: UUID | None = None) -> Found[R]:
+        """Return the events after the sequence `after`, oldest first.
+
+        With `generation`, the `head().id` of a stream, return none when the stream was deleted and published again.
+        """
+        ...
+
+    @sql("SELECT id, last_sequence FROM event_streams WHERE stream_id = %(stream_id)s", repeatable=True)
+    def head(self, stream_id: str) -> StreamHead | None:
+        """Return how far a stream has come, or None if nothing was ever published to it."""
         ...
 
     def publish(
@@ -220,31 +231,84 @@ class StreamEvents(Repository[R, N]):
             return sequences
 
     @contextmanager
-    def follow(self, stream_id: str, after: int = 0) -> Generator[Iterator[R], None]:
+    def follow(self, stream_id: str, after: int = 0, *, generation: UUID | None = None) -> Generator[Follower[R], None]:
         """Yield every event after `after`: those that exist, then those to come, each once and in order, without end.
 
             with storage.stream_events.follow("run-1") as events:
                 for event in events:
                     ...
 
-        Waits for notifications and never polls. A broken connection is made again and no event is missed.
+        Waits for notifications and never polls. A broken connection is made again and no event is missed. When the
+        stream is deleted and published again, its new events follow, from the first one. To follow across restarts of
+        a program, keep the event's sequence and `events.generation`, and give both: an `after` of another generation is
+        not compared with the new sequences. Without `generation`, an `after` beyond the stream's end begins at its
+        first event.
         """
         with self.runner.listen("event_streams", stream_id) as signal:
-            yield self._followed(signal, stream_id, after)
-
-    def _followed(self, signal: Signal, stream_id: str, after: int) -> Generator[R, None]:
-        while True:
-            try:
-                events = self.read(stream_id, after, _CHUNK)
-            except Unavailable:
-                signal.wait(_PAUSE)
-                continue
-            for event in events:
-                after = event.sequence
-                yield event
-            if not events:
-                signal.wait()
+            yield Follower(self, signal, stream_id, after, generation)
 
     if TYPE_CHECKING:
 
         def update(self, id: UUID, /, **changes: Unpack[StreamEventChanges]) -> R: ...  # noqa: D102
+
+
+class Follower(Iterator[R]):
+    """The events of a stream, each once and in order, without end."""
+
+    def __init__(
+        self, rows: StreamEvents[R, Any], signal: Signal, stream_id: str, after: int, generation: UUID | None
+    ) -> None:
+        #: The id of the stream's row, to which the event that was yielded last belongs. None while there is no stream.
+        self.generation = generation
+        self._rows = rows
+        self._signal = signal
+        self._stream_id = stream_id
+        self._after = after
+        self._found = self._events()
+
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> R:
+        """Return the next event, when there is one."""
+        return next(self._found)
+
+    def _events(self) -> Generator[R, None]:
+        located = False
+        while True:
+            try:
+                if not located:
+                    self._locate(self._rows.head(self._stream_id), first=True)
+                    located = True
+                events = self._read()
+            except Unavailable:
+                self._signal.wait(_PAUSE)
+                continue
+            for event in events:
+                self._after = event.sequence
+                yield event
+            if not events.more:
+                self._signal.wait()
+
+    def _read(self) -> Found[R]:
+        """Return the next events. When there are none, the stream may be another one by now."""
+        while True:
+            if self.generation is not None:
+                events = self._rows.read(self._stream_id, self._after, _CHUNK, generation=self.generation)
+                if events:
+                    return events
+            if not self._locate(self._rows.head(self._stream_id)):
+                return Found()
+
+    def _locate(self, head: StreamHead | None, *, first: bool = False) -> bool:
+        """Go to the first event of the stream if it is another one. Return whether there is one to read from."""
+        if head is None:
+            self.generation, self._after = None, 0
+            return False
+        if head.id == self.generation:
+            return False
+        if not first or self.generation is not None or self._after > head.last_sequence:
+            self._after = 0
+        self.generation = head.id
+        return True

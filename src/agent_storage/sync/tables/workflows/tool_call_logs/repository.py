@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from typing_extensions import TypeVar
 
 from agent_storage.statements.codec import check
-from agent_storage.statements.filters import Condition, Where
+from agent_storage.statements.filters import EVERY, Condition, Joined, Parsed
 from agent_storage.statements.lists import Found
 from agent_storage.statements.records import Column
+from agent_storage.statements.where import Where
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.tool_call_logs.record import NewToolCallLog, ToolCallLog
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 _RUN = Column("session_id", UUID, nullable=False, storage=None)
 _OF_RUN = Condition(
-    "execution_id", (), "of_run", "execution_id IN (SELECT id FROM llm_executions WHERE session_id = {})"
+    "execution_id", False, "of_run", "execution_id IN (SELECT id FROM llm_executions WHERE session_id = {})"
 )
 
 R = TypeVar("R", bound=ToolCallLog, default=ToolCallLog, covariant=True)
@@ -56,14 +58,13 @@ class ToolCallLogs(Repository[R, N]):
         """Return the tool calls of a run, newest first. One round trip."""
         ...
 
-    def _where(self, where: Where | None) -> tuple[tuple[Condition, ...], list[Any]]:
+    def _where(self, where: Where | None, *, needed: str | None = None) -> Parsed:
         """Take `session_id`, the run, as if it was a column."""
-        given = dict(where or {})
-        run = given.pop("session_id", None)
-        conditions, values = super()._where(given)
-        if run is None:
-            return conditions, values
-        return (*conditions, _OF_RUN), [*values, check(_RUN, run, table=self.table)]
+        if not isinstance(where, Mapping) or where.get("session_id") is None:
+            return super()._where(where, needed=needed)
+        form, values = super()._where({name: value for name, value in where.items() if name != "session_id"})
+        run = check(_RUN, where["session_id"], table=self.table)
+        return Joined("and", (_OF_RUN,) if form == EVERY else (form, _OF_RUN)), [*values, run]
 
     if TYPE_CHECKING:
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from typing_extensions import TypeVar
 
-from agent_storage.statements.lists import Found
+from agent_storage.statements.lists import Found, by_owner
 from agent_storage.sync.repository import Repository, sql
 from agent_storage.tables.workflows.workflows.record import NewWorkflow, Workflow
 
@@ -24,12 +24,9 @@ class Workflows(Repository[R, N]):
 
     table = "workflows"
 
-    @sql(
-        "SELECT {columns} FROM {table} WHERE name = %(name)s ORDER BY version DESC, id DESC LIMIT %(limit)s",
-        repeatable=True,
-    )
-    def by_name(self, name: str, limit: int = 100) -> Found[R]:
-        """Return the versions of a workflow, the highest (as text) first."""
+    @sql(by_owner("SELECT {columns} FROM {table} WHERE name = %(name)s", "version DESC, id DESC"), repeatable=True)
+    def by_name(self, name: str, limit: int = 100, *, owner: str | None = None) -> Found[R]:
+        """Return the versions of a workflow (of an owner), the highest (as text) first."""
         ...
 
     if TYPE_CHECKING:
