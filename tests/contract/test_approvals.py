@@ -232,7 +232,7 @@ async def listening(storage: Any) -> int:
     async with storage.database.connection() as connection:
         while True:
             cursor = await connection.execute(
-                "SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN \"event_streams\"' AND state = 'idle'"
+                "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND state = 'idle'"
                 " AND datname = current_database()"
             )
             if row := await cursor.fetchone():

@@ -3693,8 +3693,15 @@ INSERT INTO "budget_reservations" ("pool_id", "amount", "key", "actor", "session
 -- (new) gives many BudgetReservation, certain, chunked
 /* budget_reservations.create_many */
 INSERT INTO "budget_reservations" ("pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"budget_reservations", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "pool_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
 SELECT "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null')
-  FROM jsonb_populate_recordset(NULL::"budget_reservations", $1)
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
 
 -- (id) gives optional BudgetReservation, repeatable, certain
@@ -3790,8 +3797,16 @@ INSERT INTO "budget_entries" ("pool_id", "kind", "amount", "to_pool_id", "reserv
 -- (new) gives many BudgetEntry, certain, chunked
 /* budget_entries.create_many */
 INSERT INTO "budget_entries" ("pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata")
+WITH given AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(NULL::"budget_entries", $1)
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "pool_id" FROM given UNION ALL SELECT "to_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "budget_reservations" WHERE id IN (SELECT "reservation_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
+)
 SELECT "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null')
-  FROM jsonb_populate_recordset(NULL::"budget_entries", $1)
+  FROM given
+ CROSS JOIN locked
 RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
 
 -- (id) gives optional BudgetEntry, repeatable, certain

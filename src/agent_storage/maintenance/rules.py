@@ -69,7 +69,8 @@ def check_descriptions(repository: type[Repository[Any, Any]], stored: StoredTab
 
 def _check_references(connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]]) -> Iterator[Finding]:
     """Compare the foreign keys of one column, to an id, with the `references` that `create_many` locks."""
-    keys = dict(connection.execute(_FOREIGN_KEYS, (repository.table,)).fetchall())
+    found = connection.execute(_FOREIGN_KEYS, (repository.table,)).fetchall()
+    keys = {name: table for name, table in found if name in columns(repository.new)}
     for name in sorted(keys.keys() | repository.references.keys()):
         declared, stored = repository.references.get(name), keys.get(name)
         if declared != stored:

@@ -22,6 +22,12 @@ class BudgetEntries(Repository[R, N]):
     """Ledger of the budgets: every change of a sum, which never changes itself."""
 
     table = "budget_entries"
+    references = {
+        "pool_id": "budget_pools",
+        "to_pool_id": "budget_pools",
+        "reservation_id": "budget_reservations",
+        "session_id": "workflow_sessions",
+    }
 
     @sql(
         """
