@@ -97,7 +97,7 @@ class _Run:
 
     def _charge(self) -> None:
         """Charge the cost of the run. A failed run had reserved it; a running one holds some more."""
-        fields: dict[str, Any] = {"actor": self.fields["metadata"]["started_by"], "session_id": self.id}
+        fields: dict[str, Any] = {"actor": self.fields["owner"], "session_id": self.id}
         made = None
         if self.status == "failed":
             made = self.budgets.reserve(self.pool, self.cost, self.begun, settled=True, **fields)
