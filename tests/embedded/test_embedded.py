@@ -368,6 +368,7 @@ class TestCrashes:
                 except (Unavailable, psycopg.OperationalError):
                     assert time.monotonic() < deadline
             assert running(data_dir)
+        shared_server(data_dir).release()
 
     def test_a_recovery_is_reported(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(locks, "FIRST_REPORT", 0)

@@ -34,6 +34,7 @@ from pydantic_core import core_schema
 
 from agent_storage.errors import InvalidValue
 from agent_storage.statements.encryption import MASK, Stored
+from agent_storage.statements.text import escape
 
 T = TypeVar("T")
 
@@ -78,6 +79,8 @@ def _masked(value: Any, serialize: SerializerFunctionWrapHandler, info: Serializ
     return serialize(value)
 
 
+_LABEL = 500
+
 JSONB = _Marker("jsonb")
 ENCRYPTED = _Encrypted("encrypted")
 
@@ -88,6 +91,12 @@ Encrypted = Annotated[T, ENCRYPTED]
 def _check_key(value: str) -> str:
     if any(character in "\x00\x1a" or "\ud800" <= character <= "\udfff" for character in value):
         raise ValueError("must not contain NUL, SUBSTITUTE or a lone surrogate")
+    return value
+
+
+def _check_stored_length(value: str) -> str:
+    if len(escape(value)) > _LABEL:
+        raise ValueError(f"has more than {_LABEL} characters as it is stored: NUL and lone surrogates take five each")
     return value
 
 
@@ -111,8 +120,10 @@ def _check_time_zone(value: str) -> str:
 
 #: A name, slug or key: 1 to 500 characters that PostgreSQL's text holds as they are.
 Key = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_check_key)]
-#: A text that an index holds and that may be empty: at most 500 characters, as a key has them.
-Label = Annotated[str, Field(max_length=500), AfterValidator(_check_key)]
+#: The version of a thing that has a name: at most 100 characters, none of those that a key refuses.
+Version = Annotated[str, Field(max_length=100), AfterValidator(_check_key)]
+#: A text that an index holds: any text of at most 500 characters.
+Label = Annotated[str, Field(max_length=_LABEL), AfterValidator(_check_stored_length)]
 #: A moment: aware, and within what both PostgreSQL and Python can hold.
 Timestamp = Annotated[datetime, AfterValidator(_check_timestamp)]
 #: The name of a time zone in the IANA database.

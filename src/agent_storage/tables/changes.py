@@ -20,6 +20,7 @@ from agent_storage.statements.records import (
     Label,
     Money,
     Timestamp,
+    Version,
 )
 from agent_storage.tables.chat.messages import record as messages
 from agent_storage.tables.chat.tool_results import record as tool_results
@@ -241,7 +242,7 @@ class WorkflowChanges(TypedDict, total=False):
     """Keywords of `workflows.update`."""
 
     name: Key
-    version: Annotated[Label, Field(max_length=100)]
+    version: Version
     owner: Key | None
     definition: Jsonb[Json]
     metadata: Jsonb[JsonObject]

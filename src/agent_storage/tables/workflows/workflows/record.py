@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
-from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Key, Label, Record
+from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Key, Record, Version
 
 
 class NewWorkflow(Input):
     """Fields to create a workflow. Several may have the same name and version."""
 
     name: Key
-    version: Annotated[Label, Field(max_length=100)] = "1"
+    version: Version = "1"
     owner: Key | None = None
     definition: Jsonb[Json]
     metadata: Jsonb[JsonObject] = {}
