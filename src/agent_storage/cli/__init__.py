@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -124,6 +125,8 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of the process. Return its exit code."""
+    # psycopg warns of what it could not close after a signal. The server rolls back when the connection is gone.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     try:
         typer.main.get_command(app).main(arguments, prog_name="storage")
     except SystemExit as end:

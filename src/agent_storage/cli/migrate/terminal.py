@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -153,8 +152,6 @@ def terminal(*, as_json: bool = False, quiet: bool = False, verbose: bool = Fals
     from agent_storage.errors import StorageError
     from agent_storage.migrations.errors import Interrupted, MigrationFailure
 
-    # psycopg warns of what it could not close after a signal. The server rolls back when the connection is gone.
-    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     shown = Terminal(as_json, quiet, verbose)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
