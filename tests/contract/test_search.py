@@ -146,9 +146,9 @@ async def test_tool_calls_and_results_are_found(face: Any) -> None:
     assert "**R41**" in (await face.messages.search("R41"))[0].snippet
 
 
-async def test_a_search_has_a_conversation_a_project_a_role_or_a_time_as_its_scope(face: Any) -> None:
+async def test_a_search_has_a_conversation_a_project_an_owner_a_role_or_a_time_as_its_scope(face: Any) -> None:
     project = await face.projects.create(NewProject(name="p", path="/p"))
-    inside = await conversation(face, "the glacier", project_id=project.id)
+    inside = await conversation(face, "the glacier", project_id=project.id, owner="ann")
     outside = await conversation(face, "a glacier")
     answer = await face.messages.append(outside.id, "assistant", "that glacier")
 
@@ -158,6 +158,8 @@ async def test_a_search_has_a_conversation_a_project_a_role_or_a_time_as_its_sco
     assert await contents() == {"the glacier", "a glacier", "that glacier"}
     assert await contents(conversation_id=inside.id) == {"the glacier"}
     assert await contents(project_id=project.id) == {"the glacier"}
+    assert await contents(owner="ann") == {"the glacier"}
+    assert await contents(owner="bob") == set()
     assert await contents(role="assistant") == {"that glacier"}
     assert await contents(conversation_id=outside.id, project_id=project.id) == set()
     assert await contents(since=answer.created_at) == {"that glacier"}

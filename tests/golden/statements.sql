@@ -445,7 +445,7 @@ WITH RECURSIVE thread AS (
 ) CYCLE id SET repeated USING path
 SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "position", "created_at", "updated_at" FROM thread WHERE NOT repeated ORDER BY distance LIMIT $2;
 
--- (text, conversation_id, project_id, role, since, until, limit) gives found MessageMatch, repeatable, certain
+-- (text, conversation_id, project_id, owner, role, since, until, limit) gives found MessageMatch, repeatable, certain
 /* messages.search */
 WITH hits AS MATERIALIZED (
     SELECT m.id, query
@@ -457,9 +457,11 @@ WITH hits AS MATERIALIZED (
                 ELSE m.conversation_id = $2 END
        AND CASE WHEN $3::uuid IS NULL THEN true
                 ELSE m.conversation_id IN (SELECT id FROM conversations WHERE project_id = $3) END
-       AND CASE WHEN $4::text IS NULL THEN true ELSE m.role = $4 END
-       AND CASE WHEN $5::timestamptz IS NULL THEN true ELSE m.created_at >= $5 END
-       AND CASE WHEN $6::timestamptz IS NULL THEN true ELSE m.created_at < $6 END
+       AND CASE WHEN $4::text IS NULL THEN true
+                ELSE m.conversation_id IN (SELECT id FROM conversations WHERE owner = $4) END
+       AND CASE WHEN $5::text IS NULL THEN true ELSE m.role = $5 END
+       AND CASE WHEN $6::timestamptz IS NULL THEN true ELSE m.created_at >= $6 END
+       AND CASE WHEN $7::timestamptz IS NULL THEN true ELSE m.created_at < $7 END
 ), ranked AS (              -- a common word is in thousands of messages, and a rank takes 0.1 ms
     SELECT newest.id, query,
            ts_rank(words, replace(query::text, ':*', '')::tsquery)::float8 + ts_rank(words, query) / 10 AS rank
@@ -469,7 +471,7 @@ WITH hits AS MATERIALIZED (
                           WHERE m.id = newest.id
                          OFFSET 0) AS message
      ORDER BY rank DESC, newest.id DESC
-     LIMIT $7
+     LIMIT $8
 )
 SELECT "m"."id", "m"."conversation_id", "m"."role", "m"."content", "m"."model_id", "m"."parent_id", "m"."tool_call_id", "m"."input_tokens", "m"."output_tokens", "m"."metadata", "m"."position", "m"."created_at", "m"."updated_at", ranked.rank, ranked.query::text AS query
   FROM ranked

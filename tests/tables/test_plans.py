@@ -125,6 +125,7 @@ READS: dict[str, Callable[[Any], object]] = {
     "messages.search": lambda s: s.messages.search("12345"),
     "messages.search of first letters": lambda s: s.messages.search("word"),
     "messages.search in a conversation": lambda s: s.messages.search("12345", conversation_id=ONE),
+    "messages.search of an owner": lambda s: s.messages.search("12345", owner="owner 7"),
     "messages.search in a project": lambda s: s.messages.search("12345", project_id=ONE, role="user", since=RECENTLY),
     "messages.usage_by": lambda s: s.messages.usage_by("day", "model", since=RECENTLY),
     "messages.usage_by of an owner": lambda s: s.messages.usage_by("day", owner="owner 7"),

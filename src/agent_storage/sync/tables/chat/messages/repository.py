@@ -230,6 +230,8 @@ class Messages(Repository[R, N]):
                         ELSE m.conversation_id = %(conversation_id)s END
                AND CASE WHEN %(project_id)s::uuid IS NULL THEN true
                         ELSE m.conversation_id IN (SELECT id FROM conversations WHERE project_id = %(project_id)s) END
+               AND CASE WHEN %(owner)s::text IS NULL THEN true
+                        ELSE m.conversation_id IN (SELECT id FROM conversations WHERE owner = %(owner)s) END
                AND CASE WHEN %(role)s::text IS NULL THEN true ELSE m.role = %(role)s END
                AND CASE WHEN %(since)s::timestamptz IS NULL THEN true ELSE m.created_at >= %(since)s END
                AND CASE WHEN %(until)s::timestamptz IS NULL THEN true ELSE m.created_at < %(until)s END
@@ -258,6 +260,7 @@ class Messages(Repository[R, N]):
         *,
         conversation_id: UUID | None = None,
         project_id: UUID | None = None,
+        owner: str | None = None,
         role: Role | None = None,
         since: Timestamp | None = None,
         until: Timestamp | None = None,
