@@ -2116,7 +2116,8 @@ WITH given ("id", "ticket_id", "content", "description", "done", "position", "es
               FROM (SELECT FROM ticket_tasks WHERE id IN (SELECT unnest(depends_on) FROM given) ORDER BY id
                        FOR SHARE) one)
 ), made AS (
-    INSERT INTO ticket_tasks ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at") SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "Nth"
+    INSERT INTO ticket_tasks ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at")
+    SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "Nth"
     ON CONFLICT (id) DO NOTHING
     RETURNING *
 ), found AS (

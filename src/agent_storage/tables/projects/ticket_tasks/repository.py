@@ -36,7 +36,8 @@ _IDENTIFIED = f"""
               FROM jsonb_array_elements(%(new)s) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::ticket_tasks, "Item")
         ), {_LOCKED}, made AS (
-            INSERT INTO ticket_tasks ({{new.columns}}) SELECT {{new.columns}} FROM given CROSS JOIN locked ORDER BY "Nth"
+            INSERT INTO ticket_tasks ({{new.columns}})
+            SELECT {{new.columns}} FROM given CROSS JOIN locked ORDER BY "Nth"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -80,7 +81,8 @@ class TicketTasks(Repository[R, N]):
     async def create_many(self, new: Sequence[N]) -> list[R]:
         """Create tasks, all or none; one may depend on another of them. Return them in the order given.
 
-        Without a position they become the last of their tickets. Tasks with an `id` may exist, as for `create`. One round trip, for thousands as in other tables.
+        Without a position they become the last of their tickets. Tasks with an `id` may exist, as for `create`.
+        One round trip, for thousands as in other tables.
         """
         ...
 
