@@ -125,10 +125,10 @@ children = many("sessions", lambda p: NewSession(agent="c", parent_session_id=p)
 
 async def replies(storage: Storage, rows: Rows, dice: random.Random) -> None:
     """Messages in shuffled conversations, by shuffled models, in reply to shuffled messages."""
-    places = zip(*(some(rows[table], dice) for table in ("conversations", "models", "messages")), strict=True)
+    talks = dict(zip(rows["messages"], reversed(rows["conversations"]), strict=False))  # a parent is of the same one
     news = [
-        NewMessage(conversation_id=talk, role="assistant", content="x", model_id=model, parent_id=parent)
-        for talk, model, parent in places
+        NewMessage(conversation_id=talks[parent], role="assistant", content="x", model_id=model, parent_id=parent)
+        for model, parent in zip(*(some(rows[table], dice) for table in ("models", "messages")), strict=True)
     ]
     with suppress(NotFound):
         await storage.messages.create_many(news)
