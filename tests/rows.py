@@ -93,7 +93,7 @@ class Factory:
             held = ["bug", "ui", "Ø" if column.name in KEYS else "\x00"]
             return self.dice.sample(held, self.dice.randrange(3)) if texts else []
         made = {
-            int: lambda: self.dice.randrange(4) + (column.name == "context_window"),
+            int: lambda: self.dice.randrange(4) + (column.name in ("context_window", "position")),
             bool: lambda: self.dice.random() < 0.5,
             Decimal: lambda: Decimal(self.dice.randrange(4)) + 1000 * (column.name == "total_budget"),
             datetime: lambda: START + timedelta(hours=self.dice.randrange(5)),

@@ -8,6 +8,7 @@ The model is a dict of requests and the rules of docs/tables.md; the database ha
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -252,7 +253,7 @@ class Approvals(RuleBasedStateMachine):
 
     # ---- change anything -------------------------------------------------------------------------------------------
 
-    @rule(id=ids, changes=CHANGES, at=TIMES, way=st.sampled_from(["update", "update_many", "raw"]))
+    @rule(id=ids, changes=CHANGES, at=TIMES, way=st.sampled_from(["update", "update_many", "update_where", "raw"]))
     def change(self, id: UUID, changes: dict[str, Any], at: datetime | None, way: str) -> None:
         changes = {**changes, "expires_at": at} if at or not changes else changes
         if id not in self.model:
@@ -263,6 +264,8 @@ class Approvals(RuleBasedStateMachine):
                 self.rows.update(id, **changes)
             elif way == "update_many":
                 assert self.rows.update_many([id], changes) == 1
+            elif way == "update_where":
+                assert self.rows.update_where({"id": id}, changes) == 1
             else:
                 names = ", ".join(f"{name} = %s" for name in changes)
                 query = f"UPDATE approval_requests SET {names} WHERE id = %s"
@@ -338,6 +341,8 @@ class Approvals(RuleBasedStateMachine):
         assert [row.id for row in self.rows.pending()] == open_
         assert [row.id for row in self.rows.page({"status": "pending"}, limit=1000)] == open_
         assert self.rows.count({"status": "pending"}) == len(open_)
+        assert self.rows.count_by("status") == Counter(item.status for item in self.model.values())
+        assert self.rows.count_by("type", {"status": "pending"}) == Counter(self.model[id].type for id in open_)
         with self.rows.stream({"status": "pending"}) as rows:
             assert [row.id for row in rows] == open_
         for session, run in enumerate(self.runs):
@@ -372,6 +377,7 @@ def test_the_machine_has_every_public_method_in_its_alphabet(migrated: str) -> N
     source = Path(__file__).read_text(encoding="utf-8")
     repository = sync.Storage(migrated).approval_requests
     shared = {"record", "new", "table", "natural_key", "refers_to_itself", "soft_delete", "owner", "statements"}
+    shared |= {"references", "immutable"}
     shared |= {"fields", "transaction", "runner", "upsert", "get_by", "get", "require", "exists", "resolve", "short_id"}
     names = {name for name in dir(repository) if not name.startswith("_")} - shared
     assert {name for name in names if f"rows.{name}(" not in source and f'"{name}"' not in source} == set()

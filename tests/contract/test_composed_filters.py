@@ -345,8 +345,8 @@ async def test_count_by_counts_each_value(face: Any, migrated: str) -> None:
     assert await face.conversations.count_by("title") == {None: 3, "a": 2, "": 1, "b": 1, "Ø": 1, "\x00": 1}
     with psycopg.connect(migrated, autocommit=True) as connection:
         connection.execute("ALTER TABLE sessions DROP CONSTRAINT sessions_status_check")
-        connection.execute("UPDATE sessions SET status = 'hibernating' WHERE agent = 'a0'")
-    assert await face.sessions.count_by("status") == {"idle": 4, "hibernating": 3}
+        connection.execute("INSERT INTO sessions (agent, status) SELECT 'b', 'hibernating' FROM generate_series(1, 3)")
+    assert await face.sessions.count_by("status") == {"idle": 7, "hibernating": 3}
     for wrong in ("bogus", "data", "agent; --", ""):
         with pytest.raises(InvalidValue):
             await face.sessions.count_by(wrong)

@@ -16,7 +16,7 @@ from agent_storage.statements.records import bare, columns
 from agent_storage.statements.statement import LimitEncoder, ValueEncoder
 from agent_storage.sync.tables import REPOSITORIES
 
-from ..rows import Factory
+from ..rows import START, Factory
 
 #: Characters that are rare, take four bytes, are escaped, or mean something to SQL, JSON or a search.
 ALPHABET = st.characters(exclude_categories=[]) | st.sampled_from(
@@ -81,6 +81,8 @@ def test_a_text_comes_back_equal_or_is_refused_before_sql(
             fields[name] = str(uuid4())
     if table == "execution_states":
         fields["session_id"] = storage.workflow_sessions.create_from(storage.workflows.find(limit=1)[0].id).id
+    if table == "approval_requests":  # decided, because a pending request has neither a name nor a reason
+        fields |= {"status": "approved", "resolved_at": START, "resolved_by": "ada"}
     try:
         with storage.transaction() as tx:
             rows = getattr(tx, table)

@@ -127,17 +127,17 @@ WHERE m.enabled AND p.enabled ORDER BY p.name, m.name LIMIT $1;
 
 -- (new.provider_id, new.name, new.display_name, new.context_window, new.input_price, new.output_price, new.capabilities, new.enabled) gives one Model, certain
 /* models.create */
-INSERT INTO "models" ("provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
+INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
 
 -- (new) gives many Model, certain, chunked
 /* models.create_many */
-INSERT INTO "models" ("provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled")
+INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"models", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "providers" WHERE id IN (SELECT "provider_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled"
+SELECT uuid_v7(), "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled"
   FROM given
  CROSS JOIN locked
 RETURNING "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at";
@@ -293,18 +293,18 @@ SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "message_co
 
 -- (new.title, new.project_id, new.model_id, new.owner, new.metadata) gives one Conversation, certain
 /* conversations.create */
-INSERT INTO "conversations" ("title", "project_id", "model_id", "owner", "metadata") VALUES ($1, $2, $3, $4, $5) RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
+INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata") VALUES (uuid_v7(), $1, $2, $3, $4, $5) RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
 
 -- (new) gives many Conversation, certain, chunked
 /* conversations.create_many */
-INSERT INTO "conversations" ("title", "project_id", "model_id", "owner", "metadata")
+INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"conversations", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "models" WHERE id IN (SELECT "model_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "title", "project_id", "model_id", "owner", coalesce("metadata", 'null')
+SELECT uuid_v7(), "title", "project_id", "model_id", "owner", coalesce("metadata", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "title", "project_id", "model_id", "owner", "metadata", "message_count", "last_message_at", "archived_at", "forked_from_id", "forked_at_position", "created_at", "updated_at";
@@ -391,8 +391,8 @@ WITH conversation AS (      -- its row lock, held to commit, hands out positions
      WHERE id = $1
     RETURNING message_count
 )
-INSERT INTO messages ("conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, message_count FROM conversation
+INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
+SELECT uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8, $9, message_count FROM conversation
 RETURNING "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "position", "created_at", "updated_at";
 
 -- (new) gives many Message, certain
@@ -419,8 +419,8 @@ WITH given AS (
      WHERE conversations.id = counted.of
     RETURNING counted.of, message_count - counted.messages AS before
 )
-INSERT INTO messages ("conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
-SELECT "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce(moved.before, 0) + nth
+INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
+SELECT uuid_v7(), "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce(moved.before, 0) + nth
   FROM given
   LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
  ORDER BY ordinality
@@ -804,11 +804,11 @@ RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id
 
 -- (new.conversation_id, new.message_id, new.tool_config_id, new.tool_call_id, new.tool_name, new.arguments, new.result, new.error, new.status, new.started_at, new.duration_ms) gives one ToolResult, certain
 /* tool_results.create */
-INSERT INTO "tool_results" ("conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
+INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
 
 -- (new) gives many ToolResult, certain, chunked
 /* tool_results.create_many */
-INSERT INTO "tool_results" ("conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms")
+INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"tool_results", $1)
 ), locked AS MATERIALIZED (
@@ -816,7 +816,7 @@ WITH given AS MATERIALIZED (
            (SELECT count(*) FROM (SELECT FROM "messages" WHERE id IN (SELECT "message_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "tool_configs" WHERE id IN (SELECT "tool_config_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms"
+SELECT uuid_v7(), "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms"
   FROM given
  CROSS JOIN locked
 RETURNING "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at";
@@ -897,7 +897,7 @@ SELECT "found"."id", "found"."conversation_id", "found"."message_id", "found"."t
 
 -- (new.agent_id, new.session_id, new.agent_type, new.name, new.owner, new.captured_at, new.parent_id, new.state) gives one UUID, certain
 /* checkpoints.store */
-INSERT INTO "checkpoints" ("agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state") VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id;
+INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8) RETURNING id;
 
 -- (agent_id, name, owner) gives optional Checkpoint, repeatable, certain
 /* checkpoints.latest */
@@ -938,17 +938,17 @@ SELECT count(*) AS checkpoints, coalesce(sum(size_bytes), 0) AS bytes FROM gone;
 
 -- (new.agent_id, new.session_id, new.agent_type, new.name, new.owner, new.captured_at, new.parent_id, new.state) gives one Checkpoint, certain
 /* checkpoints.create */
-INSERT INTO "checkpoints" ("agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state") VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
+INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
 
 -- (new) gives many Checkpoint, certain
 /* checkpoints.create_many */
-INSERT INTO "checkpoints" ("agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state")
+INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"checkpoints", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "checkpoints" WHERE id IN (SELECT "parent_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", coalesce("state", 'null')
+SELECT uuid_v7(), "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", coalesce("state", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at";
@@ -1061,12 +1061,12 @@ RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
 -- (new.name, new.slug, new.data) gives one Board, certain
 /* boards.create */
-INSERT INTO "boards" ("name", "slug", "data") VALUES ($1, $2, $3) RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
+INSERT INTO "boards" ("id", "name", "slug", "data") VALUES (uuid_v7(), $1, $2, $3) RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
 -- (new) gives many Board, certain, chunked
 /* boards.create_many */
-INSERT INTO "boards" ("name", "slug", "data")
-SELECT "name", "slug", coalesce("data", 'null')
+INSERT INTO "boards" ("id", "name", "slug", "data")
+SELECT uuid_v7(), "name", "slug", coalesce("data", 'null')
   FROM jsonb_populate_recordset(NULL::"boards", $1)
 RETURNING "id", "name", "slug", "data", "created_at", "updated_at";
 
@@ -1166,12 +1166,12 @@ SELECT "id", "slug", "data", "created_at", "updated_at" FROM "repos" WHERE slug 
 
 -- (new.slug, new.data) gives one Repo, certain
 /* repos.create */
-INSERT INTO "repos" ("slug", "data") VALUES ($1, $2) RETURNING "id", "slug", "data", "created_at", "updated_at";
+INSERT INTO "repos" ("id", "slug", "data") VALUES (uuid_v7(), $1, $2) RETURNING "id", "slug", "data", "created_at", "updated_at";
 
 -- (new) gives many Repo, certain, chunked
 /* repos.create_many */
-INSERT INTO "repos" ("slug", "data")
-SELECT "slug", coalesce("data", 'null')
+INSERT INTO "repos" ("id", "slug", "data")
+SELECT uuid_v7(), "slug", coalesce("data", 'null')
   FROM jsonb_populate_recordset(NULL::"repos", $1)
 RETURNING "id", "slug", "data", "created_at", "updated_at";
 
@@ -1368,11 +1368,11 @@ RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_sessi
 
 -- (new.agent, new.status, new.owner, new.board_id, new.repo_id, new.parent_session_id, new.forked_from_session_id, new.data) gives one Session, certain
 /* sessions.create */
-INSERT INTO "sessions" ("agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data") VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (new) gives many Session, certain
 /* sessions.create_many */
-INSERT INTO "sessions" ("agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data")
+INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"sessions", $1)
 ), locked AS MATERIALIZED (
@@ -1380,7 +1380,7 @@ WITH given AS MATERIALIZED (
            (SELECT count(*) FROM (SELECT FROM "repos" WHERE id IN (SELECT "repo_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "parent_session_id" FROM given UNION ALL SELECT "forked_from_session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null')
+SELECT uuid_v7(), "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
@@ -1479,17 +1479,17 @@ RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "u
 
 -- (new.session_id, new.status, new.completed_at, new.data) gives one Task, certain
 /* tasks.create */
-INSERT INTO "tasks" ("session_id", "status", "completed_at", "data") VALUES ($1, $2, $3, $4) RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
+INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data") VALUES (uuid_v7(), $1, $2, $3, $4) RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
 
 -- (new) gives many Task, certain, chunked
 /* tasks.create_many */
-INSERT INTO "tasks" ("session_id", "status", "completed_at", "data")
+INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"tasks", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "session_id", "status", "completed_at", coalesce("data", 'null')
+SELECT uuid_v7(), "session_id", "status", "completed_at", coalesce("data", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at";
@@ -1622,12 +1622,12 @@ SELECT count(t.id) AS tasks,
 
 -- (new.name, new.path, new.owner, new.description, new.settings) gives one Project, certain
 /* projects.create */
-INSERT INTO "projects" ("name", "path", "owner", "description", "settings") VALUES ($1, $2, $3, $4, $5) RETURNING "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at";
+INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings") VALUES (uuid_v7(), $1, $2, $3, $4, $5) RETURNING "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at";
 
 -- (new) gives many Project, certain, chunked
 /* projects.create_many */
-INSERT INTO "projects" ("name", "path", "owner", "description", "settings")
-SELECT "name", "path", "owner", "description", coalesce("settings", 'null')
+INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings")
+SELECT uuid_v7(), "name", "path", "owner", "description", coalesce("settings", 'null')
   FROM jsonb_populate_recordset(NULL::"projects", $1)
 RETURNING "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at";
 
@@ -1759,17 +1759,17 @@ SELECT (SELECT count(*) FROM written WHERE added) AS added,
 
 -- (new.project_id, new.path, new.extension, new.size_bytes, new.checksum, new.content, new.summary, new.summarized_at, new.imports, new.exports) gives one ProjectFile, certain
 /* project_files.create */
-INSERT INTO "project_files" ("project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
+INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
 
 -- (new) gives many ProjectFile, certain, chunked
 /* project_files.create_many */
-INSERT INTO "project_files" ("project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports")
+INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"project_files", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null')
+SELECT uuid_v7(), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at";
@@ -1922,17 +1922,17 @@ UPDATE "tickets" SET archived_at = NULL WHERE id = $1 RETURNING "id", "project_i
 
 -- (new.project_id, new.title, new.overview, new.status, new.priority, new.assignee, new.labels) gives one Ticket, certain
 /* tickets.create */
-INSERT INTO "tickets" ("project_id", "title", "overview", "status", "priority", "assignee", "labels") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
+INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7) RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
 
 -- (new) gives many Ticket, certain, chunked
 /* tickets.create_many */
-INSERT INTO "tickets" ("project_id", "title", "overview", "status", "priority", "assignee", "labels")
+INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"tickets", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "project_id", "title", "overview", "status", "priority", "assignee", "labels"
+SELECT uuid_v7(), "project_id", "title", "overview", "status", "priority", "assignee", "labels"
   FROM given
  CROSS JOIN locked
 RETURNING "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "archived_at", "created_at", "updated_at";
@@ -2017,10 +2017,10 @@ SELECT "id", "ticket_id", "content", "description", "done", "position", "estimat
 
 -- (new) gives many TicketTask, certain, chunked
 /* ticket_tasks.create_many */
-INSERT INTO ticket_tasks ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at")
+INSERT INTO ticket_tasks ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::ticket_tasks, $1)
-), locked AS MATERIALIZED (     -- as strongly as the triggers lock, in the order of ids instead of the rows'
+), locked AS MATERIALIZED (
     SELECT (SELECT count(*)
               FROM (SELECT FROM tickets WHERE id IN (SELECT ticket_id FROM given) ORDER BY id
                        FOR NO KEY UPDATE) one),
@@ -2028,7 +2028,7 @@ WITH given AS MATERIALIZED (
               FROM (SELECT FROM ticket_tasks WHERE id IN (SELECT unnest(depends_on) FROM given) ORDER BY id
                        FOR SHARE) one)
 )
-SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())) FROM given CROSS JOIN locked
+SELECT uuid_v7(), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id" FROM given CROSS JOIN locked
 RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
 
 -- (ticket_id, limit) gives found TicketTask, repeatable, certain
@@ -2070,7 +2070,7 @@ SELECT "id", "ticket_id", "content", "description", "done", "position", "estimat
 
 -- (new.ticket_id, new.content, new.description, new.done, new.position, new.estimated_hours, new.depends_on, new.tags, new.agent_id) gives one TicketTask, certain
 /* ticket_tasks.create */
-INSERT INTO "ticket_tasks" ("ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
+INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at";
 
 -- (id) gives optional TicketTask, repeatable, certain
 /* ticket_tasks.get */
@@ -2104,6 +2104,34 @@ DELETE FROM "ticket_tasks" USING locked WHERE id = $1;
 WITH locked AS MATERIALIZED (SELECT lock_for_delete('"ticket_tasks"', $1))
 DELETE FROM "ticket_tasks" USING locked WHERE id = ANY($1);
 
+-- (new) gives many TicketTask, certain, chunked
+/* ticket_tasks.create_many */
+WITH given ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
+    SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+      FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+     CROSS JOIN LATERAL jsonb_populate_record(NULL::ticket_tasks, "Item")
+), locked AS MATERIALIZED (
+    SELECT (SELECT count(*)
+              FROM (SELECT FROM tickets WHERE id IN (SELECT ticket_id FROM given) ORDER BY id
+                       FOR NO KEY UPDATE) one),
+           (SELECT count(*)
+              FROM (SELECT FROM ticket_tasks WHERE id IN (SELECT unnest(depends_on) FROM given) ORDER BY id
+                       FOR SHARE) one)
+), made AS (
+    INSERT INTO ticket_tasks ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at")
+    SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "Nth"
+    ON CONFLICT (id) DO NOTHING
+    RETURNING *
+), found AS (
+    SELECT * FROM made
+     UNION ALL
+    SELECT present.*
+      FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+     CROSS JOIN LATERAL rows_as_given(NULL::ticket_tasks, "Items", true) AS present
+     WHERE "Items" IS NOT NULL
+)
+SELECT "found"."id", "found"."ticket_id", "found"."content", "found"."description", "found"."done", "found"."position", "found"."estimated_hours", "found"."depends_on", "found"."tags", "found"."agent_id", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
+
 -- (new) gives one TicketTask, certain
 /* ticket_tasks.create */
 WITH given ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
@@ -2132,17 +2160,17 @@ SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM "tic
 
 -- (new.ticket_id, new.author, new.body) gives one TicketComment, certain
 /* ticket_comments.create */
-INSERT INTO "ticket_comments" ("ticket_id", "author", "body") VALUES ($1, $2, $3) RETURNING "id", "ticket_id", "author", "body", "created_at", "updated_at";
+INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body") VALUES (uuid_v7(), $1, $2, $3) RETURNING "id", "ticket_id", "author", "body", "created_at", "updated_at";
 
 -- (new) gives many TicketComment, certain, chunked
 /* ticket_comments.create_many */
-INSERT INTO "ticket_comments" ("ticket_id", "author", "body")
+INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"ticket_comments", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "tickets" WHERE id IN (SELECT "ticket_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "ticket_id", "author", "body"
+SELECT uuid_v7(), "ticket_id", "author", "body"
   FROM given
  CROSS JOIN locked
 RETURNING "id", "ticket_id", "author", "body", "created_at", "updated_at";
@@ -2229,12 +2257,12 @@ SELECT "found"."id", "found"."ticket_id", "found"."author", "found"."body", "fou
 
 -- (new.name, new.version, new.owner, new.definition, new.metadata) gives one Workflow, certain
 /* workflows.create */
-INSERT INTO "workflows" ("name", "version", "owner", "definition", "metadata") VALUES ($1, $2, $3, $4, $5) RETURNING "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at";
+INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata") VALUES (uuid_v7(), $1, $2, $3, $4, $5) RETURNING "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at";
 
 -- (new) gives many Workflow, certain, chunked
 /* workflows.create_many */
-INSERT INTO "workflows" ("name", "version", "owner", "definition", "metadata")
-SELECT "name", "version", "owner", coalesce("definition", 'null'), coalesce("metadata", 'null')
+INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata")
+SELECT uuid_v7(), "name", "version", "owner", coalesce("definition", 'null'), coalesce("metadata", 'null')
   FROM jsonb_populate_recordset(NULL::"workflows", $1)
 RETURNING "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at";
 
@@ -2372,17 +2400,17 @@ RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata
 
 -- (new.workflow_id, new.workflow_snapshot, new.status, new.owner, new.metadata) gives one WorkflowSession, certain
 /* workflow_sessions.create */
-INSERT INTO "workflow_sessions" ("workflow_id", "workflow_snapshot", "status", "owner", "metadata") VALUES ($1, $2, $3, $4, $5) RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
+INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata") VALUES (uuid_v7(), $1, $2, $3, $4, $5) RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
 
 -- (new) gives many WorkflowSession, certain, chunked
 /* workflow_sessions.create_many */
-INSERT INTO "workflow_sessions" ("workflow_id", "workflow_snapshot", "status", "owner", "metadata")
+INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"workflow_sessions", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "workflows" WHERE id IN (SELECT "workflow_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "workflow_id", coalesce("workflow_snapshot", 'null'), "status", "owner", coalesce("metadata", 'null')
+SELECT uuid_v7(), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", "owner", coalesce("metadata", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at";
@@ -2529,17 +2557,17 @@ SELECT id FROM budget_reservations
 
 -- (new.parent_pool_id, new.total_budget, new.status, new.metadata) gives one BudgetPool, certain
 /* budget_pools.create */
-INSERT INTO "budget_pools" ("parent_pool_id", "total_budget", "status", "metadata") VALUES ($1, $2, $3, $4) RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
+INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata") VALUES (uuid_v7(), $1, $2, $3, $4) RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
 
 -- (new) gives many BudgetPool, certain
 /* budget_pools.create_many */
-INSERT INTO "budget_pools" ("parent_pool_id", "total_budget", "status", "metadata")
+INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"budget_pools", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "parent_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "parent_pool_id", "total_budget", "status", coalesce("metadata", 'null')
+SELECT uuid_v7(), "parent_pool_id", "total_budget", "status", coalesce("metadata", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "parent_pool_id", "total_budget", "status", "metadata", "used_budget", "reserved_budget", "remaining_budget", "created_at", "updated_at";
@@ -2656,18 +2684,18 @@ SELECT "state"."id", "state"."session_id", "state"."budget_pool_id", "state"."cu
 
 -- (new.session_id, new.budget_pool_id, new.current_node_id, new.status, new.started_at, new.completed_at, new.context) gives one ExecutionState, certain
 /* execution_states.create */
-INSERT INTO "execution_states" ("session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
+INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7) RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
 
 -- (new) gives many ExecutionState, certain, chunked
 /* execution_states.create_many */
-INSERT INTO "execution_states" ("session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context")
+INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"execution_states", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "budget_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null')
+SELECT uuid_v7(), "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at";
@@ -2807,17 +2835,17 @@ RETURNING "node"."id", "node"."session_id", "node"."node_id", "node"."status", "
 
 -- (new.session_id, new.node_id, new.status, new.input, new.output, new.error, new.started_at, new.completed_at, new.retry_count, new.pending_approval_id, new.metadata) gives one NodeExecutionState, certain
 /* node_execution_states.create */
-INSERT INTO "node_execution_states" ("session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
+INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
 
 -- (new) gives many NodeExecutionState, certain, chunked
 /* node_execution_states.create_many */
-INSERT INTO "node_execution_states" ("session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata")
+INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"node_execution_states", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null')
+SELECT uuid_v7(), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at";
@@ -2979,17 +3007,17 @@ SELECT CASE WHEN $1 THEN (created_at AT TIME ZONE $2)::date END AS day,
 
 -- (new.session_id, new.node_id, new.success, new.text, new.tool_calls, new.input_tokens, new.output_tokens, new.total_tokens, new.cost, new.error, new.metadata) gives one LlmExecution, certain
 /* llm_executions.create */
-INSERT INTO "llm_executions" ("session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at";
+INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at";
 
 -- (new) gives many LlmExecution, certain, chunked
 /* llm_executions.create_many */
-INSERT INTO "llm_executions" ("session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata")
+INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"llm_executions", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null')
+SELECT uuid_v7(), "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at";
@@ -3083,17 +3111,17 @@ SELECT "log"."id", "log"."execution_id", "log"."tool_call_id", "log"."tool_name"
 
 -- (new.execution_id, new.tool_call_id, new.tool_name, new.arguments, new.result, new.error, new.duration_ms) gives one ToolCallLog, certain
 /* tool_call_logs.create */
-INSERT INTO "tool_call_logs" ("execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at";
+INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7) RETURNING "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at";
 
 -- (new) gives many ToolCallLog, certain, chunked
 /* tool_call_logs.create_many */
-INSERT INTO "tool_call_logs" ("execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms")
+INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"tool_call_logs", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "llm_executions" WHERE id IN (SELECT "execution_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms"
+SELECT uuid_v7(), "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms"
   FROM given
  CROSS JOIN locked
 RETURNING "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at";
@@ -3275,17 +3303,17 @@ SELECT extract(epoch FROM min(expires_at) - clock_timestamp())::float8
 
 -- (new.session_id, new.node_id, new.type, new.status, new.context, new.expires_at, new.resolved_at, new.resolved_by, new.resolution_notes) gives one ApprovalRequest, certain
 /* approval_requests.create */
-INSERT INTO "approval_requests" ("session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
+INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
 
 -- (new) gives many ApprovalRequest, certain, chunked
 /* approval_requests.create_many */
-INSERT INTO "approval_requests" ("session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes")
+INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"approval_requests", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes"
+SELECT uuid_v7(), "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes"
   FROM given
  CROSS JOIN locked
 RETURNING "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at";
@@ -3370,12 +3398,12 @@ SELECT "id", "stream_id", "last_sequence", "created_at", "updated_at" FROM "even
 
 -- (new.stream_id) gives one EventStream, certain
 /* event_streams.create */
-INSERT INTO "event_streams" ("stream_id") VALUES ($1) RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
+INSERT INTO "event_streams" ("id", "stream_id") VALUES (uuid_v7(), $1) RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
 -- (new) gives many EventStream, certain, chunked
 /* event_streams.create_many */
-INSERT INTO "event_streams" ("stream_id")
-SELECT "stream_id"
+INSERT INTO "event_streams" ("id", "stream_id")
+SELECT uuid_v7(), "stream_id"
   FROM jsonb_populate_recordset(NULL::"event_streams", $1)
 RETURNING "id", "stream_id", "last_sequence", "created_at", "updated_at";
 
@@ -3476,8 +3504,8 @@ WITH stream AS (        -- its row lock, held to commit, hands out sequences wit
     ON CONFLICT (stream_id) DO UPDATE SET last_sequence = s.last_sequence + 1
     RETURNING last_sequence
 )
-INSERT INTO stream_events ("stream_id", "node_id", "data", sequence)
-SELECT $1, $2, $3, last_sequence FROM stream
+INSERT INTO stream_events ("id", "stream_id", "node_id", "data", sequence)
+SELECT uuid_v7(), $1, $2, $3, last_sequence FROM stream
 RETURNING "id", "stream_id", "node_id", "data", "sequence", "created_at", "updated_at";
 
 -- (new) gives many StreamEvent, certain
@@ -3493,8 +3521,8 @@ WITH given AS (
 ), counted AS (
     SELECT stream_id AS of, count(*) AS events FROM given GROUP BY stream_id
 )
-INSERT INTO stream_events ("stream_id", "node_id", "data", sequence)
-SELECT "stream_id", "node_id", coalesce("data", 'null'), moved.last_sequence - counted.events + nth
+INSERT INTO stream_events ("id", "stream_id", "node_id", "data", sequence)
+SELECT uuid_v7(), "stream_id", "node_id", coalesce("data", 'null'), moved.last_sequence - counted.events + nth
   FROM given
   JOIN moved ON moved.of = stream_id
   JOIN counted ON counted.of = stream_id
@@ -3690,18 +3718,18 @@ SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "m
 
 -- (new.pool_id, new.amount, new.key, new.actor, new.session_id, new.expires_at, new.metadata) gives one BudgetReservation, certain
 /* budget_reservations.create */
-INSERT INTO "budget_reservations" ("pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
+INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7) RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
 
 -- (new) gives many BudgetReservation, certain, chunked
 /* budget_reservations.create_many */
-INSERT INTO "budget_reservations" ("pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata")
+INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"budget_reservations", $1)
 ), locked AS MATERIALIZED (
     SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "pool_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null')
+SELECT uuid_v7(), "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "status", "settled_amount", "created_at", "updated_at";
@@ -3794,11 +3822,11 @@ SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key",
 
 -- (new.pool_id, new.kind, new.amount, new.to_pool_id, new.reservation_id, new.key, new.actor, new.session_id, new.metadata) gives one BudgetEntry, certain
 /* budget_entries.create */
-INSERT INTO "budget_entries" ("pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
+INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
 
 -- (new) gives many BudgetEntry, certain, chunked
 /* budget_entries.create_many */
-INSERT INTO "budget_entries" ("pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata")
+INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata")
 WITH given AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(NULL::"budget_entries", $1)
 ), locked AS MATERIALIZED (
@@ -3806,7 +3834,7 @@ WITH given AS MATERIALIZED (
            (SELECT count(*) FROM (SELECT FROM "budget_reservations" WHERE id IN (SELECT "reservation_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
 )
-SELECT "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null')
+SELECT uuid_v7(), "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null')
   FROM given
  CROSS JOIN locked
 RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";

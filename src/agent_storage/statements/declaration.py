@@ -175,24 +175,25 @@ class _Compiler:
         raise self._fault(f"the slot {match[0]} belongs to no Input parameter")
 
     def _names(self, new: type[Input]) -> list[str]:
-        """The fields that are sent. With a text for identified rows, this one is for rows whose id and times are made
-        by the database; but secrets are encrypted for an id.
+        """The fields that are written. With a text for identified rows, this one is for rows that get their times from
+        the table's defaults.
         """
-        made: Any = MAINTAINED if self.template.identified else ()
-        if made and any(column.encrypted for column in columns(new).values()):
-            made = TIMES
-        return [name for name in columns(new) if name not in made]
+        return [name for name in columns(new) if not self.template.identified or name not in TIMES]
+
+    def _makes_id(self, new: type[Input]) -> bool:
+        """Return whether the text makes the ids itself. Secrets are encrypted for an id, so theirs are always sent."""
+        return self.template.identified is not None and not any(one.encrypted for one in columns(new).values())
 
     def _fill_input(self, of: str, what: str, names: list[str]) -> str:
         if what == "columns":
             return ", ".join(map(quoted, names))
         if what == "values":
-            return ", ".join(_or_default(name, {one: f"%({of}.{one})s" for one in names}) for name in names)
+            return self._values(of, names, lambda name: f"%({of}.{name})s")
         if what == "key":
             return ", ".join(f"%({of}.{name})s" for name in self.owner.natural_key)
         if what == "rows":
             fields = columns(self._input(of) or self.owner.new)
-            return ", ".join(_or_default(name, {one: _row_value(fields[one]) for one in names}) for name in names)
+            return self._values(of, names, lambda name: _row_value(fields[name]))
         if what == "source":
             return self._source(of, names)
         if what in ("updates", "given"):
@@ -202,6 +203,12 @@ class _Compiler:
             changed = [name for name in names if name not in kept and name in given]
             return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in changed or self.owner.natural_key)
         raise self._fault(f"the slot {{{of}.{what}}} is unknown")
+
+    def _values(self, of: str, names: list[str], value: Callable[[str], str]) -> str:
+        """The values of the fields, each with its default in place of none."""
+        makes_id = self._makes_id(self._input(of) or self.owner.new)
+        given = {name: value(name) for name in names}
+        return ", ".join("uuid_v7()" if makes_id and name == "id" else _or_default(name, given) for name in names)
 
     def _source(self, of: str, names: list[str]) -> str:
         """The rows given. Those that they refer to are locked first, in the order of ids, as the foreign keys do later.
@@ -281,7 +288,8 @@ class _Compiler:
         if self.template.is_identified:
             return IdentifiedEncoder(name, new, self.owner.record, self.owner.table)
         if self._many(name):
-            return RowsEncoder(name, new, self._names(new), self.owner.table)
+            sent = [field for field in self._names(new) if field != "id" or not self._makes_id(new)]
+            return RowsEncoder(name, new, sent, self.owner.table)
         return RowEncoder(name, new, fields, self.owner.table)
 
     def _many(self, name: str) -> bool:

@@ -323,7 +323,7 @@ class Repository(Generic[R, N]):
         if not any(column.encrypted and getattr(new, name) is not None for name, column in columns(self.new).items()):
             return self._insert_or_update(new)
         given = {name: getattr(new, name) for name in columns(self.new) if name in new.model_fields_set}
-        changes = {name: value for name, value in given.items() if name not in {"id", *self.natural_key}}
+        changes = {name: value for name, value in given.items() if name not in {*MAINTAINED, *self.natural_key}}
         for _ in range(_UPSERTS):
             existing = self._id_of(new)
             if existing is None:
