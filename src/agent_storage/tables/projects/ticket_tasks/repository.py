@@ -9,7 +9,7 @@ from uuid import UUID
 from typing_extensions import TypeVar
 
 from agent_storage.errors import InvalidValue
-from agent_storage.repository import Repository, sql
+from agent_storage.repository import IDENTIFIED, Repository, sql
 from agent_storage.statements.lists import Found
 from agent_storage.tables.projects.ticket_tasks.record import NewTicketTask, TicketTask
 
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=TicketTask, default=TicketTask, covariant=True)
 N = TypeVar("N", bound=NewTicketTask, default=NewTicketTask, covariant=True)
+
+
+#: The locks of `create_many`: as strongly as the triggers lock, in the order of ids instead of the rows'.
+_LOCKS = """(SELECT count(*)
+                      FROM (SELECT FROM tickets WHERE id IN (SELECT ticket_id FROM given) ORDER BY id
+                               FOR NO KEY UPDATE) one),
+                   (SELECT count(*)
+                      FROM (SELECT FROM ticket_tasks WHERE id IN (SELECT unnest(depends_on) FROM given) ORDER BY id
+                               FOR SHARE) one)"""
+#: Tasks with ids, in the order given, which is that of their positions. Calls with the same ids wait for the tickets.
+_IDENTIFIED = IDENTIFIED.replace("{new.locks}", _LOCKS).replace(
+    "ORDER BY id\n            ON", 'ORDER BY "Nth"\n            ON'
+)
 
 
 class TicketTasks(Repository[R, N]):
@@ -39,18 +52,16 @@ class TicketTasks(Repository[R, N]):
         INSERT INTO ticket_tasks ({new.columns})
         WITH given AS MATERIALIZED (
             SELECT * FROM jsonb_populate_recordset(NULL::ticket_tasks, %(new)s)
-        ), locked AS MATERIALIZED (     -- as strongly as the triggers lock, in the order of ids instead of the rows'
-            SELECT (SELECT count(*)
-                      FROM (SELECT FROM tickets WHERE id IN (SELECT ticket_id FROM given) ORDER BY id
-                               FOR NO KEY UPDATE) one),
-                   (SELECT count(*)
-                      FROM (SELECT FROM ticket_tasks WHERE id IN (SELECT unnest(depends_on) FROM given) ORDER BY id
-                               FOR SHARE) one)
+        ), locked AS MATERIALIZED (
+            SELECT """
+        + _LOCKS
+        + """
         )
         SELECT {new.rows} FROM given CROSS JOIN locked
         RETURNING {columns}
         """,
         chunked=True,
+        identified=_IDENTIFIED + 'SELECT {found.columns} FROM given JOIN found USING (id) ORDER BY "Nth"',
     )
     async def create_many(self, new: Sequence[N]) -> list[R]:
         """Create tasks, all or none; one may depend on another of them. Return them in the order given.
