@@ -74,14 +74,14 @@ def test_a_row_of_every_table_that_differs_is_refused_by_the_name_of_the_field(s
     for table in parents_first():
         repository = getattr(sync_storage, table)
         new = factory.new(table, 30).model_copy(update={"id": uuid7()})
-        repository.create(new)
+        made = repository.create(new)  # the database may have decided a field that is None in `new`
         before = repository.count()
         for name, column in columns(REPOSITORIES[table].new).items():
             if name in ("id", "updated_at") or column.encrypted:
                 continue
             for _ in range(50):
                 other = type(new)(**{**vars(new), name: factory.value(table, column, 40)})
-                if getattr(other, name) is not None and getattr(other, name) != getattr(new, name):
+                if getattr(other, name) not in (None, getattr(new, name), getattr(made, name)):
                     break
             else:
                 continue
