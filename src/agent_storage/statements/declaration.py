@@ -3,8 +3,8 @@
 Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
 `Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, for ON CONFLICT `{new.updates}` (all fields) or
 `{new.given}` (those that the caller has given), `{new.rows}`, the select list over rows that travel as one JSON array,
-and `{new.source}`, the query that selects them after it has locked the rows that they refer to; `{new.locks}` locks those
-of a CTE `given`. `{tasks.json}`, where
+and `{new.source}`, the query that selects them after it has locked the rows that they refer to;
+`{new.locks}` locks those of the rows in a CTE `given`. `{tasks.json}`, where
 `tasks` is a field of the result that holds records, is a JSON object of such a record's columns in the row `tasks`.
 Other braces are left alone: `'{}'::jsonb` is no slot.
 
