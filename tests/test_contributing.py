@@ -84,6 +84,7 @@ class Notes(Repository[R, N]):
 
     table = "notes"
     natural_key = ("project_id", "title")
+    references = {"project_id": "projects"}
 
     @sql("SELECT {columns} FROM {table} WHERE project_id = %(project_id)s AND title = %(title)s", repeatable=True)
     async def get_by(self, *, project_id: UUID, title: str) -> R | None:

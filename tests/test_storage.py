@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 import agent_storage
-from agent_storage import Conflict, Health, InvalidSettings, Repository, StorageError, sql, sync
+from agent_storage import AlreadyExists, Health, InvalidSettings, Repository, StorageError, sql, sync
 from agent_storage.migrations import Migrator
 from agent_storage.statements.records import Input, Record
 from agent_storage.sync.tables.chat.conversations.repository import Conversations as SyncConversations
@@ -284,5 +284,7 @@ async def test_a_subclass_of_a_repository_may_add_statements_alone(migrated: str
         await loud.create(NewConversation(title="HELLO"))
         assert await loud.loud() == 1
         assert len(await loud.recent()) == 1
-        with pytest.raises(Conflict):
-            await loud.create(next(iter(await loud.recent())).model_copy())  # pyright: ignore[reportArgumentType]
+        (row,) = await loud.recent()
+        assert await loud.create(row) == row
+        with pytest.raises(AlreadyExists, match="differs in title"):
+            await loud.create(row.model_copy(update={"title": "BYE"}))

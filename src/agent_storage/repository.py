@@ -61,14 +61,17 @@ V = TypeVar("V")
 Stream = AbstractAsyncContextManager[AsyncIterator[V]]
 
 #: Rows with ids, made unless they exist: `made` and then `found`, in which both are. A row that exists is read after
-#: INSERT has waited for the transaction that makes it.
+#: INSERT has waited for the transaction that makes it. Rows are made in the order of ids, so that calls with the same
+#: ids wait for each other and do not deadlock.
 IDENTIFIED: Final = """
         WITH given ({new.columns}, "Item", "Nth") AS MATERIALIZED (
             SELECT {new.rows}, "Item", "Nth"
               FROM jsonb_array_elements(%(new)s) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, "Item")
+        ), locked AS MATERIALIZED (
+            SELECT {new.locks}
         ), made AS (
-            INSERT INTO {table} ({new.columns}) SELECT {new.columns} FROM given ORDER BY "Nth"
+            INSERT INTO {table} ({new.columns}) SELECT {new.columns} FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (

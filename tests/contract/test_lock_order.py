@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from agent_storage import InvalidTransition, NotFound, Storage
+from agent_storage import InvalidTransition, NotFound, Storage, uuid7
 from agent_storage.types import (
     NewApprovalRequest,
     NewBudgetPool,
@@ -89,14 +89,23 @@ def some(ids: list[UUID], dice: random.Random, number: int = 12) -> list[UUID]:
     return dice.sample(ids, number)
 
 
-def many(table: str, make: Callable[[UUID], Any], parents: str) -> Call:
-    """A `create_many` of rows of shuffled parents; a parent that is gone meanwhile is no deadlock."""
+def many(table: str, make: Callable[[UUID], Any], parents: str, *, ids: bool = False) -> Call:
+    """A `create_many` of rows of shuffled parents, with ids or not; a parent that is gone meanwhile is no deadlock."""
 
     async def call(storage: Storage, rows: Rows, dice: random.Random) -> None:
+        news = [make(parent) for parent in some(rows[parents], dice)]
         with suppress(NotFound):
-            await getattr(storage, table).create_many([make(parent) for parent in some(rows[parents], dice)])
+            await getattr(storage, table).create_many(
+                [new.model_copy(update={"id": uuid7()}) for new in news] if ids else news
+            )
 
     return call
+
+
+async def repeated(storage: Storage, rows: Rows, dice: random.Random) -> None:
+    """The same thirty tickets with ids from every caller, each in another order."""
+    news = [NewTicket(id=UUID(int=n + 1), project_id=rows["projects"][n], title="t") for n in range(30)]
+    assert len(await storage.tickets.create_many(dice.sample(news, 30))) == 30
 
 
 def update(table: str, rows_of: str | None = None, **changes: Any) -> Call:
@@ -124,14 +133,22 @@ children = many("sessions", lambda p: NewSession(agent="c", parent_session_id=p)
 
 
 async def replies(storage: Storage, rows: Rows, dice: random.Random) -> None:
-    """Messages in shuffled conversations, by shuffled models, in reply to shuffled messages."""
-    talks = dict(zip(rows["messages"], reversed(rows["conversations"]), strict=False))  # a parent is of the same one
-    news = [
-        NewMessage(conversation_id=talks[parent], role="assistant", content="x", model_id=model, parent_id=parent)
-        for model, parent in zip(*(some(rows[table], dice) for table in ("models", "messages")), strict=True)
-    ]
+    """Messages by shuffled models in reply to shuffled messages, whose conversations are in another order."""
     with suppress(NotFound):
-        await storage.messages.create_many(news)
+        await storage.messages.create_many(_replies(rows, dice))
+
+
+def _replies(rows: Rows, dice: random.Random) -> list[NewMessage]:
+    talks = dict(zip(rows["messages"], reversed(rows["conversations"]), strict=True))
+    return [
+        NewMessage(conversation_id=talks[parent], role="assistant", content="x", model_id=model, parent_id=parent)
+        for parent, model in zip(some(rows["messages"], dice), some(rows["models"], dice), strict=True)
+    ]
+
+
+async def replies_with_ids(storage: Storage, rows: Rows, dice: random.Random) -> None:
+    with suppress(NotFound):
+        await storage.messages.create_many([new.model_copy(update={"id": uuid7()}) for new in _replies(rows, dice)])
 
 
 async def append(storage: Storage, rows: Rows, dice: random.Random) -> None:
@@ -174,12 +191,11 @@ async def expire(storage: Storage, rows: Rows, dice: random.Random) -> None:
     made = await storage.approval_requests.create_many(news * 10)
 
     async def change() -> None:
-        with suppress(InvalidTransition):  # one is expired already, which is final
-            await storage.approval_requests.update_many(
-                [row.id for row in dice.sample(made, 10)], {"context": {"x": 1}}
-            )
+        with suppress(InvalidTransition):  # another caller has expired them
+            await storage.approval_requests.update_many([row.id for row in dice.sample(made, 10)], {"context": {}})
 
-    await asyncio.gather(storage.approval_requests.expire_overdue(), change())
+    await asyncio.gather(change(), storage.approval_requests.expire_overdue())
+    await storage.approval_requests.expire_overdue()
 
 
 async def prune(storage: Storage, rows: Rows, dice: random.Random) -> None:
@@ -225,6 +241,29 @@ TOGETHER: dict[str, tuple[Call, ...]] = {
     ),
     "update_many": (update("tickets", title="x"),),
     "update_many of a key": (update("projects", name="x"), of_projects),
+    "create_many of messages with ids by models and parents, deletes of these": (
+        replies_with_ids,
+        replies,
+        delete("models", 2),
+        delete("messages", 2),
+    ),
+    "create_many of tickets with ids, deletes of their projects": (
+        many("tickets", lambda p: NewTicket(project_id=p, title="t"), "projects", ids=True),
+        of_projects,
+        delete("projects", 3),
+    ),
+    "create_many of sessions with ids, deletes of their parents": (
+        many("sessions", lambda p: NewSession(agent="c", parent_session_id=p), "sessions", ids=True),
+        children,
+        delete("sessions", 3),
+    ),
+    "create_many of tasks with ids, updates and deletes of their tickets": (
+        many("ticket_tasks", lambda p: NewTicketTask(ticket_id=p, content="c"), "tickets", ids=True),
+        tasks,
+        update("tickets", title="x"),
+        delete("tickets", 3),
+    ),
+    "create_many of the same tickets with the same ids": (repeated,),
     "ticket_tasks.create_many": (tasks,),
     "ticket_tasks.create_many of thousands": (thousands, tasks, update("tickets", title="x")),
     "ticket_tasks.reorder": (reorder, update("ticket_tasks", content="x")),

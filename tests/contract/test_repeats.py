@@ -84,20 +84,24 @@ def test_a_row_of_every_table_that_differs_is_refused_by_the_name_of_the_field(s
     for table in parents_first():
         repository = getattr(sync_storage, table)
         new = factory.new(table, 30).model_copy(update={"id": uuid7()})
-        made = repository.create(new)
+        made = repository.create(new)  # the database may have decided a field that is None in `new`
         before = repository.count()
         for name, column in columns(REPOSITORIES[table].new).items():
             if name in ("id", "updated_at", *EXCLUDED.get(table, ())) or column.encrypted:
                 continue
             for _ in range(50):
                 other = type(new)(**{**vars(new), name: factory.value(table, column, 40)})
-                if getattr(other, name) is not None and getattr(other, name) != getattr(made, name):
+                if getattr(other, name) not in (None, getattr(new, name), getattr(made, name)):
                     break
             else:
                 continue
             for rows in ([other], [factory.new(table, 50), other]):
-                with pytest.raises(AlreadyExists, match=f"row {new.id} exists and differs in {name};") as caught:
+                with pytest.raises((AlreadyExists, InvalidValue)) as caught:
                     repository.create_many(rows) if len(rows) > 1 else repository.create(*rows)
+                if isinstance(caught.value, InvalidValue):  # a rule over several fields is checked first
+                    assert f"breaks the rule {table}_" in str(caught.value)
+                    continue
+                assert f"row {new.id} exists and differs in {name};" in str(caught.value)
                 assert (caught.value.table, caught.value.column) == (table, name)
         assert repository.count() == before, table
 

@@ -29,7 +29,7 @@ from agent_storage.database.pool import Database
 from agent_storage.maintenance.check import check
 from agent_storage.statements import statement
 from agent_storage.statements.lists import Found
-from agent_storage.statements.records import Input, Json, Jsonb, JsonObject, Record, Timestamp, columns
+from agent_storage.statements.records import MAINTAINED, Input, Json, Jsonb, JsonObject, Record, Timestamp, columns
 from tests.database.test_storm import done, entered
 
 COLUMNS = """
@@ -414,11 +414,11 @@ def same_json(a: Any, b: Any) -> bool:
 
 def differences(row: Any, expected: dict[str, Any]) -> list[str]:
     """The fields of a row that are not what they must be."""
-    made_by_the_database = expected["id"] is None
+    made_by_the_database = {name for name in MAINTAINED if expected[name] is None}
     return [
         f"{name}: {expected[name]!r} was given and {getattr(row, name)!r} came back"
         for name, column in columns(type(row)).items()
-        if name in expected and not (name == "id" and made_by_the_database)
+        if name in expected and name not in made_by_the_database
         if not (same_json if column.json else same)(getattr(row, name), expected[name])
     ]
 

@@ -27,7 +27,7 @@ import agent_storage
 from agent_storage import Conflict, InvalidValue, NotFound, PoolUsedInTransaction, StorageError, Unreadable, sync
 from agent_storage.database.fastpath import prepared
 from agent_storage.maintenance.check import check
-from agent_storage.statements.records import Document, Input, Json, Jsonb, JsonObject, Record
+from agent_storage.statements.records import MAINTAINED, Document, Input, Json, Jsonb, JsonObject, Record
 
 from ..conftest import fresh_database
 
@@ -229,14 +229,14 @@ def declare(repository: Any, sql: Any) -> Any:
             certain=True,
         )
         async def deep(self, name: str) -> Sample:
-            """A row whose document is nested deeper than any parser here follows."""
+            """A row whose document is nested deeper than Python's parsers follow: it is read as text."""
             ...
 
         @sql(
             "INSERT INTO {table} (name, document) VALUES (%(name)s, '{\"a\": 1e400}') RETURNING {columns}", certain=True
         )
         async def huge(self, name: str) -> Sample:
-            """A row whose document holds a number beyond any float."""
+            """A row whose document holds a number beyond any float: it is read as an integer."""
             ...
 
         @sql("INSERT INTO {table} (name, moment) VALUES (%(name)s, 'infinity') RETURNING {columns}")
@@ -318,7 +318,7 @@ VALUES: dict[str, Any] = {
 
 
 def test_the_table_has_every_kind_of_column_and_check_agrees(admin: psycopg.Connection) -> None:
-    assert set(VALUES) == set(NewSample.model_fields) - {"id", "name"}
+    assert set(VALUES) == set(NewSample.model_fields) - {"name", *MAINTAINED}
     found = check(admin, [SYNC])
     assert [one for one in found if not any(rule in one.message for rule in ("description", "admit", "list"))] == []
 
@@ -501,9 +501,9 @@ async def test_a_batch_of_the_transaction_goes_with_it(conninfo: str, admin: psy
 
 # ---- 6: what was committed and cannot be read ----
 
-#: Methods whose row cannot be read: what psycopg refuses, what the record refuses, what the JSON parser refuses, and
-#: what psycopg reads as another value.
-UNREADABLE = [["endless", "far", "misread"], ["deep", "huge"], ["everlasting"]]
+#: Methods whose row cannot be read: what psycopg refuses, what the record refuses, and what psycopg reads as another
+#: value.
+UNREADABLE = [["endless", "far", "misread"], ["everlasting"]]
 
 
 @pytest.mark.parametrize("methods", UNREADABLE, ids=", ".join)
@@ -553,6 +553,31 @@ async def test_a_row_that_cannot_be_read_before_the_commit_undoes_all(
             assert caught.value.outcome == "not kept"
             assert names(admin) == ["there"]
         assert (await samples_on(storage).require(there.id)).number is None
+
+
+@pytest.mark.parametrize(
+    ("method", "document"),
+    [("deep", '{"a": ' * 3000 + "1" + "}" * 3000), ("huge", {"a": 10**400})],
+    ids=["deep", "huge"],
+)
+async def test_a_document_beyond_pythons_limits_is_read_and_undoes_nothing(
+    conninfo: str, admin: psycopg.Connection, path: str, method: str, document: Any
+) -> None:
+    async with opened(conninfo, path) as storage:
+        there = await samples_on(storage).create(NewSample(name="there"))
+        for turn in "ab":  # the second time the statements are prepared
+            assert (await getattr(samples_on(storage), method)(f"{turn} single")).document == document
+            async with storage.transaction() as tx:
+                assert (await getattr(samples_on(tx), method)(f"{turn} in a transaction")).document == document
+            async with storage.batch() as batch:
+                samples = samples_on(batch)
+                batch.add(samples.update, there.id, number=1)
+                later = batch.add(getattr(samples, method), f"{turn} batched")
+            assert later.result.document == document
+        kinds = ("batched", "in a transaction", "single")
+        assert names(admin) == [*(f"{turn} {kind}" for turn in "ab" for kind in kinds), "there"]
+        found = await samples_on(storage).find({"name__like": "_ %"})
+        assert [one.document for one in found] == [document] * 6
 
 
 async def test_a_statement_that_is_not_certain_but_alone_says_that_it_was_kept(

@@ -71,8 +71,10 @@ WITH given ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", 
             SELECT coalesce("id", uuid_v7()), "name", "kind", "base_url", "api_key", "enabled", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"providers", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -91,8 +93,10 @@ WITH given ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", 
             SELECT coalesce("id", uuid_v7()), "name", "kind", "base_url", "api_key", "enabled", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"providers", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -196,8 +200,10 @@ WITH given ("id", "provider_id", "name", "display_name", "context_window", "inpu
             SELECT coalesce("id", uuid_v7()), "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"models", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -216,8 +222,10 @@ WITH given ("id", "provider_id", "name", "display_name", "context_window", "inpu
             SELECT coalesce("id", uuid_v7()), "provider_id", "name", "display_name", "context_window", "input_price", "output_price", coalesce("capabilities", 'null'), "enabled", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"models", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "providers" WHERE id IN (SELECT "provider_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -347,8 +355,10 @@ WITH given ("id", "title", "project_id", "model_id", "owner", "metadata", "creat
             SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", "owner", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"conversations", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -367,8 +377,11 @@ WITH given ("id", "title", "project_id", "model_id", "owner", "metadata", "creat
             SELECT coalesce("id", uuid_v7()), "title", "project_id", "model_id", "owner", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"conversations", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "models" WHERE id IN (SELECT "model_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -574,9 +587,15 @@ WITH given ("id", "conversation_id", "role", "content", "model_id", "parent_id",
      WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
      ORDER BY id
        FOR NO KEY UPDATE
+), referred AS MATERIALIZED (   -- the foreign keys alone would lock these in the order of the rows
+    SELECT (SELECT count(*) FROM locked)
+           + (SELECT count(*) FROM (SELECT FROM messages WHERE id IN (SELECT parent_id FROM given) ORDER BY id
+                                       FOR KEY SHARE) one)
+           + (SELECT count(*) FROM (SELECT FROM models WHERE id IN (SELECT model_id FROM given) ORDER BY id
+                                       FOR KEY SHARE) one) AS locks
 ), present AS MATERIALIZED (
     SELECT present.*
-      FROM (SELECT count(*) AS locks FROM locked) AS waited
+      FROM referred
      CROSS JOIN LATERAL rows_as_given(NULL::messages, CASE WHEN locks >= 0 THEN $1 END, false) AS present
 ), missing AS MATERIALIZED (
     SELECT *, row_number() OVER (PARTITION BY conversation_id ORDER BY "Nth") AS "Place"
@@ -617,9 +636,15 @@ WITH given ("id", "conversation_id", "role", "content", "model_id", "parent_id",
      WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
      ORDER BY id
        FOR NO KEY UPDATE
+), referred AS MATERIALIZED (   -- the foreign keys alone would lock these in the order of the rows
+    SELECT (SELECT count(*) FROM locked)
+           + (SELECT count(*) FROM (SELECT FROM messages WHERE id IN (SELECT parent_id FROM given) ORDER BY id
+                                       FOR KEY SHARE) one)
+           + (SELECT count(*) FROM (SELECT FROM models WHERE id IN (SELECT model_id FROM given) ORDER BY id
+                                       FOR KEY SHARE) one) AS locks
 ), present AS MATERIALIZED (
     SELECT present.*
-      FROM (SELECT count(*) AS locks FROM locked) AS waited
+      FROM referred
      CROSS JOIN LATERAL rows_as_given(NULL::messages, CASE WHEN locks >= 0 THEN $1 END, false) AS present
 ), missing AS MATERIALIZED (
     SELECT *, row_number() OVER (PARTITION BY conversation_id ORDER BY "Nth") AS "Place"
@@ -723,8 +748,10 @@ WITH given ("id", "name", "transport", "command", "args", "url", "env", "input_s
             SELECT coalesce("id", uuid_v7()), "name", "transport", "command", coalesce("args", 'null'), "url", "env", coalesce("input_schema", 'null'), "enabled", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_configs", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -743,8 +770,10 @@ WITH given ("id", "name", "transport", "command", "args", "url", "env", "input_s
             SELECT coalesce("id", uuid_v7()), "name", "transport", "command", coalesce("args", 'null'), "url", "env", coalesce("input_schema", 'null'), "enabled", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_configs", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -859,8 +888,10 @@ WITH given ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_
             SELECT coalesce("id", uuid_v7()), "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_results", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -879,8 +910,12 @@ WITH given ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_
             SELECT coalesce("id", uuid_v7()), "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "status", "started_at", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_results", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "conversations" WHERE id IN (SELECT "conversation_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "messages" WHERE id IN (SELECT "message_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "tool_configs" WHERE id IN (SELECT "tool_config_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -991,8 +1026,10 @@ WITH given ("id", "agent_id", "session_id", "agent_type", "name", "owner", "capt
             SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", coalesce("state", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"checkpoints", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1011,8 +1048,10 @@ WITH given ("id", "agent_id", "session_id", "agent_type", "name", "owner", "capt
             SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", coalesce("state", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"checkpoints", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1031,8 +1070,10 @@ WITH given ("id", "agent_id", "session_id", "agent_type", "name", "owner", "capt
             SELECT coalesce("id", uuid_v7()), "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", coalesce("state", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"checkpoints", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "checkpoints" WHERE id IN (SELECT "parent_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1124,8 +1165,10 @@ WITH given ("id", "name", "slug", "data", "created_at", "updated_at", "Item", "N
             SELECT coalesce("id", uuid_v7()), "name", "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"boards", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1144,8 +1187,10 @@ WITH given ("id", "name", "slug", "data", "created_at", "updated_at", "Item", "N
             SELECT coalesce("id", uuid_v7()), "name", "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"boards", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1229,8 +1274,10 @@ WITH given ("id", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS 
             SELECT coalesce("id", uuid_v7()), "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"repos", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1249,8 +1296,10 @@ WITH given ("id", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS 
             SELECT coalesce("id", uuid_v7()), "slug", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"repos", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1423,8 +1472,10 @@ WITH given ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_ses
             SELECT coalesce("id", uuid_v7()), "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"sessions", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1443,8 +1494,12 @@ WITH given ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_ses
             SELECT coalesce("id", uuid_v7()), "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"sessions", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "boards" WHERE id IN (SELECT "board_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "repos" WHERE id IN (SELECT "repo_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "parent_session_id" FROM given UNION ALL SELECT "forked_from_session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1532,8 +1587,10 @@ WITH given ("id", "session_id", "status", "completed_at", "data", "created_at", 
             SELECT coalesce("id", uuid_v7()), "session_id", "status", "completed_at", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"tasks", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1552,8 +1609,10 @@ WITH given ("id", "session_id", "status", "completed_at", "data", "created_at", 
             SELECT coalesce("id", uuid_v7()), "session_id", "status", "completed_at", coalesce("data", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"tasks", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1685,8 +1744,10 @@ WITH given ("id", "name", "path", "owner", "description", "settings", "created_a
             SELECT coalesce("id", uuid_v7()), "name", "path", "owner", "description", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"projects", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1705,8 +1766,10 @@ WITH given ("id", "name", "path", "owner", "description", "settings", "created_a
             SELECT coalesce("id", uuid_v7()), "name", "path", "owner", "description", coalesce("settings", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"projects", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1828,8 +1891,10 @@ WITH given ("id", "project_id", "path", "extension", "size_bytes", "checksum", "
             SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"project_files", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1848,8 +1913,10 @@ WITH given ("id", "project_id", "path", "extension", "size_bytes", "checksum", "
             SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"project_files", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1975,8 +2042,10 @@ WITH given ("id", "project_id", "title", "overview", "status", "priority", "assi
             SELECT coalesce("id", uuid_v7()), "project_id", "title", "overview", "status", "priority", "assignee", "labels", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"tickets", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1995,8 +2064,10 @@ WITH given ("id", "project_id", "title", "overview", "status", "priority", "assi
             SELECT coalesce("id", uuid_v7()), "project_id", "title", "overview", "status", "priority", "assignee", "labels", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"tickets", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2107,29 +2178,28 @@ DELETE FROM "ticket_tasks" USING locked WHERE id = ANY($1);
 -- (new) gives many TicketTask, certain, chunked
 /* ticket_tasks.create_many */
 WITH given ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at", "Item", "Nth") AS MATERIALIZED (
-    SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
-      FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
-     CROSS JOIN LATERAL jsonb_populate_record(NULL::ticket_tasks, "Item")
-), locked AS MATERIALIZED (
-    SELECT (SELECT count(*)
-              FROM (SELECT FROM tickets WHERE id IN (SELECT ticket_id FROM given) ORDER BY id
-                       FOR NO KEY UPDATE) one),
-           (SELECT count(*)
-              FROM (SELECT FROM ticket_tasks WHERE id IN (SELECT unnest(depends_on) FROM given) ORDER BY id
-                       FOR SHARE) one)
-), made AS (
-    INSERT INTO ticket_tasks ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at")
-    SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "Nth"
-    ON CONFLICT (id) DO NOTHING
-    RETURNING *
-), found AS (
-    SELECT * FROM made
-     UNION ALL
-    SELECT present.*
-      FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-     CROSS JOIN LATERAL rows_as_given(NULL::ticket_tasks, "Items", true) AS present
-     WHERE "Items" IS NOT NULL
-)
+            SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
+              FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
+             CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_tasks", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*)
+                      FROM (SELECT FROM tickets WHERE id IN (SELECT ticket_id FROM given) ORDER BY id
+                               FOR NO KEY UPDATE) one),
+                   (SELECT count(*)
+                      FROM (SELECT FROM ticket_tasks WHERE id IN (SELECT unnest(depends_on) FROM given) ORDER BY id
+                               FOR SHARE) one)
+        ), made AS (
+            INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at") SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "Nth"
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), found AS (
+            SELECT * FROM made
+             UNION ALL
+            SELECT present.*
+              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
+             CROSS JOIN LATERAL rows_as_given(NULL::"ticket_tasks", "Items", true) AS present
+             WHERE "Items" IS NOT NULL
+        )
 SELECT "found"."id", "found"."ticket_id", "found"."content", "found"."description", "found"."done", "found"."position", "found"."estimated_hours", "found"."depends_on", "found"."tags", "found"."agent_id", "found"."created_at", "found"."updated_at" FROM given JOIN found USING (id) ORDER BY "Nth";
 
 -- (new) gives one TicketTask, certain
@@ -2138,8 +2208,10 @@ WITH given ("id", "ticket_id", "content", "description", "done", "position", "es
             SELECT coalesce("id", uuid_v7()), "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_tasks", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at") SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at") SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2213,8 +2285,10 @@ WITH given ("id", "ticket_id", "author", "body", "created_at", "updated_at", "It
             SELECT coalesce("id", uuid_v7()), "ticket_id", "author", "body", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_comments", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2233,8 +2307,10 @@ WITH given ("id", "ticket_id", "author", "body", "created_at", "updated_at", "It
             SELECT coalesce("id", uuid_v7()), "ticket_id", "author", "body", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"ticket_comments", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "tickets" WHERE id IN (SELECT "ticket_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2304,8 +2380,10 @@ WITH given ("id", "name", "version", "owner", "definition", "metadata", "created
             SELECT coalesce("id", uuid_v7()), "name", "version", "owner", coalesce("definition", 'null'), coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflows", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2324,8 +2402,10 @@ WITH given ("id", "name", "version", "owner", "definition", "metadata", "created
             SELECT coalesce("id", uuid_v7()), "name", "version", "owner", coalesce("definition", 'null'), coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflows", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2453,8 +2533,10 @@ WITH given ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metada
             SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", "owner", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflow_sessions", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2473,8 +2555,10 @@ WITH given ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metada
             SELECT coalesce("id", uuid_v7()), "workflow_id", coalesce("workflow_snapshot", 'null'), "status", "owner", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"workflow_sessions", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "workflows" WHERE id IN (SELECT "workflow_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2610,8 +2694,10 @@ WITH given ("id", "parent_pool_id", "total_budget", "status", "metadata", "creat
             SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "status", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_pools", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2630,8 +2716,10 @@ WITH given ("id", "parent_pool_id", "total_budget", "status", "metadata", "creat
             SELECT coalesce("id", uuid_v7()), "parent_pool_id", "total_budget", "status", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_pools", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "parent_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2754,8 +2842,10 @@ WITH given ("id", "session_id", "budget_pool_id", "current_node_id", "status", "
             SELECT coalesce("id", uuid_v7()), "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"execution_states", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2774,8 +2864,11 @@ WITH given ("id", "session_id", "budget_pool_id", "current_node_id", "status", "
             SELECT coalesce("id", uuid_v7()), "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", coalesce("context", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"execution_states", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "budget_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2904,8 +2997,10 @@ WITH given ("id", "session_id", "node_id", "status", "input", "output", "error",
             SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"node_execution_states", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2924,8 +3019,10 @@ WITH given ("id", "session_id", "node_id", "status", "input", "output", "error",
             SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"node_execution_states", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3060,8 +3157,10 @@ WITH given ("id", "session_id", "node_id", "success", "text", "tool_calls", "inp
             SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"llm_executions", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3080,8 +3179,10 @@ WITH given ("id", "session_id", "node_id", "success", "text", "tool_calls", "inp
             SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "success", "text", coalesce("tool_calls", 'null'), "input_tokens", "output_tokens", "total_tokens", "cost", "error", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"llm_executions", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3164,8 +3265,10 @@ WITH given ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "res
             SELECT coalesce("id", uuid_v7()), "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_call_logs", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3184,8 +3287,10 @@ WITH given ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "res
             SELECT coalesce("id", uuid_v7()), "execution_id", "tool_call_id", "tool_name", coalesce("arguments", 'null'), "result", "error", "duration_ms", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"tool_call_logs", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "llm_executions" WHERE id IN (SELECT "execution_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3356,8 +3461,10 @@ WITH given ("id", "session_id", "node_id", "type", "status", "context", "expires
             SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"approval_requests", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3376,8 +3483,10 @@ WITH given ("id", "session_id", "node_id", "type", "status", "context", "expires
             SELECT coalesce("id", uuid_v7()), "session_id", "node_id", "type", "status", coalesce("context", 'null'), "expires_at", "resolved_at", "resolved_by", "resolution_notes", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"approval_requests", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3461,8 +3570,10 @@ WITH given ("id", "stream_id", "created_at", "updated_at", "Item", "Nth") AS MAT
             SELECT coalesce("id", uuid_v7()), "stream_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"event_streams", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") SELECT "id", "stream_id", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") SELECT "id", "stream_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3481,8 +3592,10 @@ WITH given ("id", "stream_id", "created_at", "updated_at", "Item", "Nth") AS MAT
             SELECT coalesce("id", uuid_v7()), "stream_id", coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"event_streams", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") SELECT "id", "stream_id", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") SELECT "id", "stream_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3772,8 +3885,10 @@ WITH given ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at
             SELECT coalesce("id", uuid_v7()), "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_reservations", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3792,8 +3907,11 @@ WITH given ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at
             SELECT coalesce("id", uuid_v7()), "pool_id", "amount", "key", "actor", "session_id", "expires_at", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_reservations", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "pool_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3877,8 +3995,10 @@ WITH given ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "
             SELECT coalesce("id", uuid_v7()), "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_entries", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3897,8 +4017,12 @@ WITH given ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "
             SELECT coalesce("id", uuid_v7()), "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", coalesce("metadata", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())), "Item", "Nth"
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_entries", "Item")
+        ), locked AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "pool_id" FROM given UNION ALL SELECT "to_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "budget_reservations" WHERE id IN (SELECT "reservation_id" FROM given) ORDER BY id FOR KEY SHARE) one),
+           (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM given ORDER BY "Nth"
+            INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (

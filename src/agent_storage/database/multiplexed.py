@@ -92,13 +92,13 @@ class MultiplexedDatabase(Database):
         multiplexer = self._multiplexer
         if multiplexer is None:
             return await super()._run(statement, values)
-        self._opened()
+        pool = self._opened()
         try:
             return await multiplexer.run(statement, values)
         except (NotShared, StaleStatement):
             pass
         except Unavailable as error:
-            undone = await self._lost(self._opened(), error)
+            undone = await self._lost(pool, error)
             if undone:
                 multiplexer.renew()
             if not (undone or (statement.repeatable and isinstance(error, ConnectionLost))):

@@ -3,7 +3,8 @@
 Slots: `{table}`, `{key}` (the natural key), `{columns}`, `{alias.columns}` (qualified), and for a parameter that is an
 `Input`, say `new`: `{new.columns}`, `{new.values}`, `{new.key}`, for ON CONFLICT `{new.updates}` (all fields) or
 `{new.given}` (those that the caller has given), `{new.rows}`, the select list over rows that travel as one JSON array,
-and `{new.source}`, the query that selects them after it has locked the rows that they refer to. `{tasks.json}`, where
+and `{new.source}`, the query that selects them after it has locked the rows that they refer to;
+`{new.locks}` locks those of the rows in a CTE `given`. `{tasks.json}`, where
 `tasks` is a field of the result that holds records, is a JSON object of such a record's columns in the row `tasks`.
 Other braces are left alone: `'{}'::jsonb` is no slot.
 
@@ -36,7 +37,7 @@ from agent_storage.statements.statement import (
     ValueEncoder,
 )
 
-_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|given|rows|source|json)\}")
+_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|given|rows|locks|source|json)\}")
 _GIVEN = re.compile(r"\{(?P<of>[a-z_]+)\.given\}")
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>[a-z_][a-z0-9_.]*)\)s|(?P<other>.?))", re.DOTALL)
 #: Filled by the database when the caller gives none; everything else has its default in the record. No row is changed
@@ -194,6 +195,8 @@ class _Compiler:
         if what == "rows":
             fields = columns(self._input(of) or self.owner.new)
             return self._values(of, names, lambda name: _row_value(fields[name]))
+        if what == "locks":
+            return (self._locks() if self._many(of) else "") or "0 AS locks"  # one row is locked in one order
         if what == "source":
             return self._source(of, names)
         if what in ("updates", "given"):
@@ -211,14 +214,21 @@ class _Compiler:
         return ", ".join("uuid_v7()" if makes_id and name == "id" else _or_default(name, given) for name in names)
 
     def _source(self, of: str, names: list[str]) -> str:
-        """The rows given. Those that they refer to are locked first, in the order of ids, as the foreign keys do later.
+        """The rows given, after the rows that they refer to were locked."""
+        rows = f"jsonb_populate_recordset(NULL::{quoted(self.owner.table)}, %({of})s)"
+        select = self._fill_input(of, "rows", names)
+        if not (locked := self._locks()):
+            return f"SELECT {select}\n  FROM {rows}"
+        return (
+            f"WITH given AS MATERIALIZED (\n    SELECT * FROM {rows}\n), locked AS MATERIALIZED (\n"
+            f"    SELECT {locked}\n)\nSELECT {select}\n  FROM given\n CROSS JOIN locked"
+        )
+
+    def _locks(self) -> str:
+        """Lock the rows that the CTE `given` refers to, in the order of ids, as the foreign keys do later.
 
         The foreign keys alone lock them in the order of the rows, which deadlocks with a DELETE of several.
         """
-        rows = f"jsonb_populate_recordset(NULL::{quoted(self.owner.table)}, %({of})s)"
-        select = self._fill_input(of, "rows", names)
-        if not self.owner.references:
-            return f"SELECT {select}\n  FROM {rows}"
         columns_of: dict[str, list[str]] = {}
         for column, table in self.owner.references.items():
             columns_of.setdefault(table, []).append(column)
@@ -228,11 +238,7 @@ class _Compiler:
             + ") ORDER BY id FOR KEY SHARE) one)"
             for table, keys in columns_of.items()
         ]
-        locked = ",\n           ".join(counts)
-        return (
-            f"WITH given AS MATERIALIZED (\n    SELECT * FROM {rows}\n), locked AS MATERIALIZED (\n"
-            f"    SELECT {locked}\n)\nSELECT {select}\n  FROM given\n CROSS JOIN locked"
-        )
+        return ",\n           ".join(counts)
 
     def _fill_json(self, of: str) -> str:
         """Named columns, never the whole row: a column of a later migration must not break code that runs."""

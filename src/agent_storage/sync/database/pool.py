@@ -317,15 +317,16 @@ class Database:
         Raises `OutcomeUnknown` when the connection breaks at COMMIT.
         """
         self._check_not_in_transaction("transaction()")
+        pool = self._opened()
         with self.connection() as connection:
             executor = self._executor(connection)
-            transaction = Transaction(executor, name or "unnamed", self._pool)
+            transaction = Transaction(executor, name or "unnamed", pool)
             try:
                 with outermost(transaction, isolation, read_only=read_only):
                     yield transaction
             except Unavailable as error:
                 if not read_only:
-                    self._lost(self._opened(), error)
+                    self._lost(pool, error)  # which close() may have closed meanwhile
                 raise
         transaction.call_back()
 

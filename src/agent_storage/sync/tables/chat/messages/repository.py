@@ -83,9 +83,15 @@ _IDENTIFIED = """
              WHERE id = ANY (ARRAY(SELECT DISTINCT conversation_id FROM given))
              ORDER BY id
                FOR NO KEY UPDATE
+        ), referred AS MATERIALIZED (   -- the foreign keys alone would lock these in the order of the rows
+            SELECT (SELECT count(*) FROM locked)
+                   + (SELECT count(*) FROM (SELECT FROM messages WHERE id IN (SELECT parent_id FROM given) ORDER BY id
+                                               FOR KEY SHARE) one)
+                   + (SELECT count(*) FROM (SELECT FROM models WHERE id IN (SELECT model_id FROM given) ORDER BY id
+                                               FOR KEY SHARE) one) AS locks
         ), present AS MATERIALIZED (
             SELECT present.*
-              FROM (SELECT count(*) AS locks FROM locked) AS waited
+              FROM referred
              CROSS JOIN LATERAL rows_as_given(NULL::messages, CASE WHEN locks >= 0 THEN %(new)s END, false) AS present
         ), missing AS MATERIALIZED (
             SELECT *, row_number() OVER (PARTITION BY conversation_id ORDER BY "Nth") AS "Place"

@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from agent_storage.errors import InvalidValue
 from agent_storage.statements.lists import Found
-from agent_storage.sync.repository import Repository, sql
+from agent_storage.sync.repository import IDENTIFIED, Repository, sql
 from agent_storage.tables.projects.ticket_tasks.record import NewTicketTask, TicketTask
 
 if TYPE_CHECKING:
@@ -21,36 +21,17 @@ R = TypeVar("R", bound=TicketTask, default=TicketTask, covariant=True)
 N = TypeVar("N", bound=NewTicketTask, default=NewTicketTask, covariant=True)
 
 
-#: The rows that the triggers lock, as strongly, but in the order of ids instead of the tasks'.
-_LOCKED = """locked AS MATERIALIZED (
-            SELECT (SELECT count(*)
+#: The locks of `create_many`: as strongly as the triggers lock, in the order of ids instead of the rows'.
+_LOCKS = """(SELECT count(*)
                       FROM (SELECT FROM tickets WHERE id IN (SELECT ticket_id FROM given) ORDER BY id
                                FOR NO KEY UPDATE) one),
                    (SELECT count(*)
                       FROM (SELECT FROM ticket_tasks WHERE id IN (SELECT unnest(depends_on) FROM given) ORDER BY id
-                               FOR SHARE) one)
-        )"""
-#: Tasks with ids, made unless they exist: `repository.IDENTIFIED` after the locks.
-_IDENTIFIED = f"""
-        WITH given ({{new.columns}}, "Item", "Nth") AS MATERIALIZED (
-            SELECT {{new.rows}}, "Item", "Nth"
-              FROM jsonb_array_elements(%(new)s) WITH ORDINALITY AS items ("Item", "Nth")
-             CROSS JOIN LATERAL jsonb_populate_record(NULL::ticket_tasks, "Item")
-        ), {_LOCKED}, made AS (
-            INSERT INTO ticket_tasks ({{new.columns}})
-            SELECT {{new.columns}} FROM given CROSS JOIN locked ORDER BY "Nth"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), found AS (
-            SELECT * FROM made
-             UNION ALL
-            SELECT present.*
-              FROM (SELECT jsonb_agg("Item") AS "Items" FROM given WHERE id NOT IN (SELECT id FROM made)) AS others
-             CROSS JOIN LATERAL rows_as_given(NULL::ticket_tasks, "Items", true) AS present
-             WHERE "Items" IS NOT NULL
-        )
-        SELECT {{found.columns}} FROM given JOIN found USING (id) ORDER BY "Nth"
-"""
+                               FOR SHARE) one)"""
+#: Tasks with ids, in the order given, which is that of their positions. Calls with the same ids wait for the tickets.
+_IDENTIFIED = IDENTIFIED.replace("{new.locks}", _LOCKS).replace(
+    "ORDER BY id\n            ON", 'ORDER BY "Nth"\n            ON'
+)
 
 
 class TicketTasks(Repository[R, N]):
@@ -68,16 +49,20 @@ class TicketTasks(Repository[R, N]):
         ...
 
     @sql(
-        f"""
-        INSERT INTO ticket_tasks ({{new.columns}})
+        """
+        INSERT INTO ticket_tasks ({new.columns})
         WITH given AS MATERIALIZED (
             SELECT * FROM jsonb_populate_recordset(NULL::ticket_tasks, %(new)s)
-        ), {_LOCKED}
-        SELECT {{new.rows}} FROM given CROSS JOIN locked
-        RETURNING {{columns}}
+        ), locked AS MATERIALIZED (
+            SELECT """
+        + _LOCKS
+        + """
+        )
+        SELECT {new.rows} FROM given CROSS JOIN locked
+        RETURNING {columns}
         """,
         chunked=True,
-        identified=_IDENTIFIED,
+        identified=_IDENTIFIED + 'SELECT {found.columns} FROM given JOIN found USING (id) ORDER BY "Nth"',
     )
     def create_many(self, new: Sequence[N]) -> list[R]:
         """Create tasks, all or none; one may depend on another of them. Return them in the order given.
