@@ -238,6 +238,7 @@ TOGETHER: dict[str, tuple[Call, ...]] = {
         delete_one("models"),
         delete("models", 2),
         delete("messages", 2),
+        delete("conversations", 2),
     ),
     "update_many": (update("tickets", title="x"),),
     "update_many of a key": (update("projects", name="x"), of_projects),
@@ -246,6 +247,7 @@ TOGETHER: dict[str, tuple[Call, ...]] = {
         replies,
         delete("models", 2),
         delete("messages", 2),
+        delete("conversations", 2),
     ),
     "create_many of tickets with ids, deletes of their projects": (
         many("tickets", lambda p: NewTicket(project_id=p, title="t"), "projects", ids=True),

@@ -433,9 +433,10 @@ WITH given AS (
     RETURNING counted.of, message_count - counted.messages AS before
 )
 INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", position)
-SELECT uuid_v7(), "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce(moved.before, 0) + nth
+SELECT uuid_v7(), "conversation_id", "role", coalesce("content", 'null'), "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", coalesce("metadata", 'null'), coalesce(moved.before, 1000000000 + (random() * 1000000000)::integer) + nth
   FROM given
-  LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
+  LEFT JOIN moved ON moved.of = conversation_id
+-- A missing one fails on the foreign key, at a random position, where no other call waits for this one.
  ORDER BY ordinality
 RETURNING "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "position", "created_at", "updated_at";
 
@@ -614,9 +615,10 @@ WITH given ("id", "conversation_id", "role", "content", "model_id", "parent_id",
     RETURNING counted.of, message_count - counted.messages AS before
 ), made AS (
     INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", position)
-    SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", coalesce(moved.before, 0) + "Place"
+    SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", coalesce(moved.before, 1000000000 + (random() * 1000000000)::integer) + "Place"
       FROM missing
-      LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
+      LEFT JOIN moved ON moved.of = conversation_id
+     -- A missing one fails on the foreign key, at a random position, where no other call waits for this one.
      ORDER BY "Nth"
     RETURNING *
 ), found AS (
@@ -663,9 +665,10 @@ WITH given ("id", "conversation_id", "role", "content", "model_id", "parent_id",
     RETURNING counted.of, message_count - counted.messages AS before
 ), made AS (
     INSERT INTO messages ("id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", position)
-    SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", coalesce(moved.before, 0) + "Place"
+    SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "tool_call_id", "input_tokens", "output_tokens", "metadata", "created_at", "updated_at", coalesce(moved.before, 1000000000 + (random() * 1000000000)::integer) + "Place"
       FROM missing
-      LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
+      LEFT JOIN moved ON moved.of = conversation_id
+     -- A missing one fails on the foreign key, at a random position, where no other call waits for this one.
      ORDER BY "Nth"
     RETURNING *
 ), found AS (

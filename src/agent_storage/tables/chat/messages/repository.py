@@ -109,9 +109,10 @@ _IDENTIFIED = """
             RETURNING counted.of, message_count - counted.messages AS before
         ), made AS (
             INSERT INTO messages ({new.columns}, position)
-            SELECT {new.columns}, coalesce(moved.before, 0) + "Place"
+            SELECT {new.columns}, coalesce(moved.before, 1000000000 + (random() * 1000000000)::integer) + "Place"
               FROM missing
-              LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
+              LEFT JOIN moved ON moved.of = conversation_id
+             -- A missing one fails on the foreign key, at a random position, where no other call waits for this one.
              ORDER BY "Nth"
             RETURNING *
         ), found AS (
@@ -177,9 +178,10 @@ class Messages(Repository[R, N]):
             RETURNING counted.of, message_count - counted.messages AS before
         )
         INSERT INTO messages ({new.columns}, position)
-        SELECT {new.rows}, coalesce(moved.before, 0) + nth
+        SELECT {new.rows}, coalesce(moved.before, 1000000000 + (random() * 1000000000)::integer) + nth
           FROM given
-          LEFT JOIN moved ON moved.of = conversation_id      -- a missing one fails on the foreign key: all or none
+          LEFT JOIN moved ON moved.of = conversation_id
+        -- A missing one fails on the foreign key, at a random position, where no other call waits for this one.
          ORDER BY ordinality
         RETURNING {columns}
     """,
