@@ -34,7 +34,7 @@ demo: $(VENV)/.run  ## Set up, migrate the embedded PostgreSQL, store a real con
 	@$(BIN)/storage migrate up
 	@$(BIN)/storage demo
 
-test: $(VENV)/.dev  ## Set up and run the tests on the embedded PostgreSQL (or STORAGE_TEST_DATABASE_URL), 6 minutes
+test: $(VENV)/.dev  ## Set up and run the tests on the embedded PostgreSQL (or STORAGE_TEST_DATABASE_URL), 9 minutes
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 coverage: $(VENV)/.dev  ## The same, with the lines that no test runs
