@@ -65,7 +65,8 @@ CALLS: list[tuple[Callable[[Storage], Awaitable[None]], type[Exception]]] = [
 async def test_a_call_ends_soon_after_the_statement_timeout(
     proxy: Proxy, path: str, call: Callable[[Storage], Awaitable[None]], error: type[Exception]
 ) -> None:
-    async with Storage(proxy.conninfo, statement_timeout=LIMIT, pool_timeout=1.0, **PATHS[path]) as storage:
+    settings = {"pool_max": 1, **PATHS[path]}  # what is prepared on another connection is not sent
+    async with Storage(proxy.conninfo, statement_timeout=LIMIT, pool_timeout=1.0, **settings) as storage:
         for _ in range(3):  # a statement that is not prepared yet is not sent
             await call(storage)
             await storage.boards.delete_where({"name": "n"})

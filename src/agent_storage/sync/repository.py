@@ -34,7 +34,15 @@ from uuid import UUID
 import psycopg
 import psycopg_pool
 
-from agent_storage.errors import AmbiguousId, InvalidTransition, InvalidValue, NotFound, Retryable, StorageError
+from agent_storage.errors import (
+    AlreadyExists,
+    AmbiguousId,
+    InvalidTransition,
+    InvalidValue,
+    NotFound,
+    Retryable,
+    StorageError,
+)
 from agent_storage.statements import dynamic
 from agent_storage.statements.codec import check, encode
 from agent_storage.statements.declaration import Owner, Template
@@ -85,6 +93,8 @@ IDENTIFIED: Final = """
         )
 """
 
+#: The SQLSTATE of a violated unique constraint.
+_UNIQUE = "23505"
 #: The methods that only a table with a natural key has.
 _WITH_KEY = frozenset({"_insert_or_update", "_insert_unless_there", "_id_of"})
 #: How often an upsert of a secret looks for the row that it changes. Each time another session has to have interfered.
@@ -166,11 +176,20 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
             arguments = template.arguments(args, kwargs)
             if declared.chunked:
                 arguments = {name: list(rows) for name, rows in arguments.items()}
+            again = False
             if declared.identified is not None:
                 declared = declared.of(arguments)
+                again = declared.identified is None and isinstance(runner, Database)
             if declared.chunked and _same_parents(repository.references, arguments.values()):
                 return runner.run_chunked(declared, arguments)
-            return runner.run(declared, declared.encode(arguments, runner.codec))
+            values = declared.encode(arguments, runner.codec)
+            if again:  # of two equal calls at once, one may meet the natural key of the other before its id
+                try:
+                    return runner.run(declared, values)
+                except AlreadyExists as error:
+                    if error.sqlstate != _UNIQUE:
+                        raise
+            return runner.run(declared, values)
 
         method = run
     functools.update_wrapper(method, template.function)
