@@ -19,7 +19,7 @@ from .proxy import Proxy
 
 PATHS: dict[str, dict[str, Any]] = {"shared": {}, "pool": {"multiplex": 0}, "unprepared": {"prepare": False}}
 #: The statement time-out of the storage, in seconds, and how much longer a client waits here.
-LIMIT, GRACE = 0.3, 0.2
+LIMIT, GRACE = 1.0, 0.2
 
 
 @pytest.fixture(autouse=True)
