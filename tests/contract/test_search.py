@@ -292,6 +292,25 @@ def test_common_and_rare_words_are_found_by_the_index(sync_storage: sync.Storage
             assert "Seq Scan on messages" not in text, text
 
 
+def test_a_search_uses_the_index_while_the_words_of_an_import_wait(sync_storage: sync.Storage, migrated: str) -> None:
+    """The planner takes waiting words for expensive, and an unknown query for rare."""
+    chat = sync_storage.conversations.create(NewConversation())
+    statement = sync_storage.messages.statements()["search"]
+    values = ["'needle'" if parameter.name == "text" else "NULL" for parameter in statement.parameters]
+    with psycopg.connect(migrated) as connection:  # one transaction: autovacuum does not see the rows
+        connection.execute(
+            "INSERT INTO messages (conversation_id, position, role, content)"
+            " SELECT %s, n, 'user', to_jsonb((SELECT string_agg('w' || n || 'x' || m, ' ')"
+            " FROM generate_series(1, 80) AS m)) FROM generate_series(1, 10000) AS n",
+            [chat.id],
+        )
+        for mode in ("force_custom_plan", "force_generic_plan"):
+            connection.execute(f"SET plan_cache_mode = {mode}")
+            text = plan(connection, statement, values)
+            assert "messages_search_idx" in text, text
+            assert "Seq Scan on messages" not in text, text
+
+
 async def test_the_words_of_new_messages_are_merged_on_request(face: Any) -> None:
     await conversation(face, "the glacier")
     assert await face.messages.merge_search() >= 1

@@ -461,25 +461,26 @@ SELECT "id", "conversation_id", "role", "content", "model_id", "parent_id", "too
 
 -- (text, conversation_id, project_id, owner, role, since, until, limit) gives found MessageMatch, repeatable, certain
 /* messages.search */
-WITH hits AS MATERIALIZED (
-    SELECT m.id, query
+WITH hits AS MATERIALIZED (   -- by the index alone: with more conditions the planner would read the table
+    SELECT m.id, m.conversation_id, m.role, m.created_at, query
       FROM search_query(search_fold($1)) AS query
       JOIN messages m ON search_words(search_fold(message_text(m.content))) @@ query
      WHERE querytree(query) NOT IN ('', 'T')        -- what only excludes words would find everything else
-       -- CASE: the planner takes `parameter IS NULL OR …` for selective, and then reads the table
-       AND CASE WHEN $2::uuid IS NULL THEN true
-                ELSE m.conversation_id = $2 END
-       AND CASE WHEN $3::uuid IS NULL THEN true
-                ELSE m.conversation_id IN (SELECT id FROM conversations WHERE project_id = $3) END
-       AND CASE WHEN $4::text IS NULL THEN true
-                ELSE m.conversation_id IN (SELECT id FROM conversations WHERE owner = $4) END
-       AND CASE WHEN $5::text IS NULL THEN true ELSE m.role = $5 END
-       AND CASE WHEN $6::timestamptz IS NULL THEN true ELSE m.created_at >= $6 END
-       AND CASE WHEN $7::timestamptz IS NULL THEN true ELSE m.created_at < $7 END
+), scoped AS (
+    SELECT h.id, query
+      FROM hits h
+     WHERE ($2::uuid IS NULL OR h.conversation_id = $2)
+       AND ($3::uuid IS NULL
+            OR h.conversation_id IN (SELECT id FROM conversations WHERE project_id = $3))
+       AND ($4::text IS NULL
+            OR h.conversation_id IN (SELECT id FROM conversations WHERE owner = $4))
+       AND ($5::text IS NULL OR h.role = $5)
+       AND ($6::timestamptz IS NULL OR h.created_at >= $6)
+       AND ($7::timestamptz IS NULL OR h.created_at < $7)
 ), ranked AS (              -- a common word is in thousands of messages, and a rank takes 0.1 ms
     SELECT newest.id, query,
            ts_rank(words, replace(query::text, ':*', '')::tsquery)::float8 + ts_rank(words, query) / 10 AS rank
-      FROM (SELECT * FROM hits ORDER BY id DESC LIMIT 200) AS newest
+      FROM (SELECT * FROM scoped ORDER BY id DESC LIMIT 200) AS newest
      CROSS JOIN LATERAL (SELECT search_words(search_fold(message_text(m.content))) AS words
                            FROM messages m
                           WHERE m.id = newest.id

@@ -228,25 +228,26 @@ class Messages(Repository[R, N]):
 
     @sql(
         """
-        WITH hits AS MATERIALIZED (
-            SELECT m.id, query
+        WITH hits AS MATERIALIZED (   -- by the index alone: with more conditions the planner would read the table
+            SELECT m.id, m.conversation_id, m.role, m.created_at, query
               FROM search_query(search_fold(%(text)s)) AS query
               JOIN messages m ON search_words(search_fold(message_text(m.content))) @@ query
              WHERE querytree(query) NOT IN ('', 'T')        -- what only excludes words would find everything else
-               -- CASE: the planner takes `parameter IS NULL OR …` for selective, and then reads the table
-               AND CASE WHEN %(conversation_id)s::uuid IS NULL THEN true
-                        ELSE m.conversation_id = %(conversation_id)s END
-               AND CASE WHEN %(project_id)s::uuid IS NULL THEN true
-                        ELSE m.conversation_id IN (SELECT id FROM conversations WHERE project_id = %(project_id)s) END
-               AND CASE WHEN %(owner)s::text IS NULL THEN true
-                        ELSE m.conversation_id IN (SELECT id FROM conversations WHERE owner = %(owner)s) END
-               AND CASE WHEN %(role)s::text IS NULL THEN true ELSE m.role = %(role)s END
-               AND CASE WHEN %(since)s::timestamptz IS NULL THEN true ELSE m.created_at >= %(since)s END
-               AND CASE WHEN %(until)s::timestamptz IS NULL THEN true ELSE m.created_at < %(until)s END
+        ), scoped AS (
+            SELECT h.id, query
+              FROM hits h
+             WHERE (%(conversation_id)s::uuid IS NULL OR h.conversation_id = %(conversation_id)s)
+               AND (%(project_id)s::uuid IS NULL
+                    OR h.conversation_id IN (SELECT id FROM conversations WHERE project_id = %(project_id)s))
+               AND (%(owner)s::text IS NULL
+                    OR h.conversation_id IN (SELECT id FROM conversations WHERE owner = %(owner)s))
+               AND (%(role)s::text IS NULL OR h.role = %(role)s)
+               AND (%(since)s::timestamptz IS NULL OR h.created_at >= %(since)s)
+               AND (%(until)s::timestamptz IS NULL OR h.created_at < %(until)s)
         ), ranked AS (              -- a common word is in thousands of messages, and a rank takes 0.1 ms
             SELECT newest.id, query,
                    ts_rank(words, replace(query::text, ':*', '')::tsquery)::float8 + ts_rank(words, query) / 10 AS rank
-              FROM (SELECT * FROM hits ORDER BY id DESC LIMIT 200) AS newest
+              FROM (SELECT * FROM scoped ORDER BY id DESC LIMIT 200) AS newest
              CROSS JOIN LATERAL (SELECT search_words(search_fold(message_text(m.content))) AS words
                                    FROM messages m
                                   WHERE m.id = newest.id
