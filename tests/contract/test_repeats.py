@@ -33,7 +33,8 @@ from agent_storage.types import (
     NewToolConfig,
 )
 
-from ..database.test_once import Proxy, until
+from ..database.proxy import Proxy
+from ..database.test_once import until
 from ..rows import Factory, parents_first
 
 
