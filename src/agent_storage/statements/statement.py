@@ -87,6 +87,7 @@ class Statement(Generic[T]):
         missing: str | None = None,
         chunked: bool = False,
         identified: Statement[T] | None = None,
+        ordered: bool = False,
     ) -> None:
         self.name = name
         self.text = f"/* {name} */\n{text}"
@@ -98,6 +99,8 @@ class Statement(Generic[T]):
         self.chunked = chunked
         #: The statement for rows that have an id or times of the caller's; this one is for rows that have none.
         self.identified = identified
+        #: Whether `identified` is also for rows that have none, because it makes them in the order of a unique key.
+        self.ordered = ordered
         #: Whether PostgreSQL undoes it as a whole when it fails, so that it may share a connection.
         self.atomic = _COMMENT.sub("", text, count=1).partition(" ")[0].split("\n")[0].lower() in _ATOMIC
         self.rows = RowMaker(shape.item, table=table)
@@ -115,10 +118,14 @@ class Statement(Generic[T]):
         return [parameter for _, encoder in self._encoders for parameter in encoder.parameters]
 
     def of(self, arguments: Mapping[str, Any]) -> Statement[T]:
-        """Return the statement for these rows: `identified` if one of them has an id or times of the caller's."""
+        """Return the statement for these rows."""
         if self.identified is None:
             return self
-        return self.identified if any(map(_identified, arguments.values())) else self
+        return self.identified if self.ordered or self.identifies(arguments) else self
+
+    def identifies(self, arguments: Mapping[str, Any]) -> bool:
+        """Return whether a row that is given has an id or times of the caller's."""
+        return any(map(_identified, arguments.values()))
 
     def encode(self, arguments: Mapping[str, Any], codec: Codec) -> list[Any]:
         """Return the values to send, in order. Raises `InvalidValue` before anything is sent."""

@@ -19,6 +19,11 @@ BEGIN
     IF target = to_regclass('ticket_tasks') THEN   -- a step names others in an array, which is no foreign key
         own := own || ARRAY(SELECT id FROM ticket_tasks WHERE depends_on && ids AND depends_on <> '{}');
     END IF;
+    IF target = to_regclass('approval_requests') AND has_table_privilege('workflow_sessions', 'UPDATE') THEN
+        PERFORM FROM workflow_sessions
+          WHERE id IN (SELECT session_id FROM approval_requests WHERE id = ANY (ids))
+          ORDER BY id FOR NO KEY UPDATE;
+    END IF;
     FOR reference IN
         SELECT con.conrelid::regclass AS child, con.confdeltype = 'c' AS cascades, con.conrelid = target AS is_own,
                format('SELECT array_agg(id) FROM %s WHERE (%s) IN (SELECT %s FROM %s WHERE id = ANY($1))',
@@ -133,6 +138,11 @@ BEGIN
     ELSIF target = 'llm_executions'::regclass AND foreign_keys_to('{llm_executions, tool_call_logs}') = 1 THEN
         PERFORM FROM llm_executions WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
         PERFORM FROM tool_call_logs WHERE execution_id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'approval_requests'::regclass AND foreign_keys_to('{approval_requests}') = 0 THEN
+        PERFORM FROM workflow_sessions
+          WHERE id = ANY (ARRAY(SELECT session_id FROM approval_requests WHERE id = ANY (ids)))
+          ORDER BY id FOR NO KEY UPDATE;   -- by a trigger, the run of a deleted request goes on
+        PERFORM FROM approval_requests WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
     ELSIF target = 'sessions'::regclass AND foreign_keys_to('{sessions, tasks}') = 3 THEN
         PERFORM FROM sessions
           WHERE id = ANY (ids) OR parent_session_id = ANY (ids) OR forked_from_session_id = ANY (ids)
