@@ -1,3 +1,5 @@
+DROP TRIGGER keep_id ON approval_requests;
+DROP TRIGGER keep_id ON ticket_tasks;
 DROP FUNCTION lock_for_delete(regclass, uuid[]);
 DROP FUNCTION foreign_keys_to(regclass[]);
 DROP FUNCTION lock_by_foreign_keys(regclass, uuid[], integer);

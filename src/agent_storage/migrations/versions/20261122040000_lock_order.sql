@@ -281,3 +281,13 @@ BEGIN
      ORDER BY p.id <> shown;
 END
 $$;
+
+-- Other steps name the id in depends_on, which is no foreign key.
+CREATE TRIGGER keep_id BEFORE UPDATE OF id ON ticket_tasks
+    FOR EACH ROW WHEN (NEW.id <> OLD.id)
+    EXECUTE FUNCTION trigger_refuse_change('id', 'create another task, and delete this one');
+
+-- The node that waits names the id, and so do waiting sessions; neither is a foreign key.
+CREATE TRIGGER keep_id BEFORE UPDATE OF id ON approval_requests
+    FOR EACH ROW WHEN (NEW.id <> OLD.id)
+    EXECUTE FUNCTION trigger_refuse_change('id', 'ask again with the other id');
