@@ -54,7 +54,7 @@ from agent_storage.statements.lists import Counts, Found, Page, check_limit
 from agent_storage.statements.pagination import read_cursor
 from agent_storage.statements.patching import check_removed, split
 from agent_storage.statements.records import MAINTAINED, Input, JsonObject, Record, columns
-from agent_storage.statements.statement import Statement
+from agent_storage.statements.statement import UNDIVIDED, Statement, with_id
 from agent_storage.statements.where import Order, Where
 
 # Both are covariant, so that type checkers accept a repository with a wider record in place of the shipped one. They do
@@ -177,11 +177,13 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
                 arguments = {name: list(rows) for name, rows in arguments.items()}
             again = False
             if declared.identified is not None:
-                again = declared.identifies(arguments) and isinstance(runner, Database)
-                declared = declared.of(arguments)
+                given = declared.identifies(arguments)
+                again = given and isinstance(runner, Database)
+                if given or declared.keyed:
+                    declared = declared.identified
             if declared.chunked and _same_parents(repository.references, arguments.values()):
-                if declared.identified is None and not isinstance(runner, Batch):
-                    return await _chunks_in_order(repository, runner, declared, arguments)
+                if declared.ordered and not isinstance(runner, Batch):
+                    return await _in_order(repository, runner, declared, arguments)
                 return await runner.run_chunked(declared, arguments)
             values = declared.encode(arguments, runner.codec)
             if again:  # of two equal calls at once, one may meet the natural key of the other before its id
@@ -203,14 +205,20 @@ def _same_parents(references: Mapping[str, str], given: Iterable[list[Any]]) -> 
     return all(len({getattr(row, name, None) for row in rows}) < 2 for name in references for rows in given)
 
 
-async def _chunks_in_order(
+async def _in_order(
     repository: type[Repository[Any, Any]],
     runner: Database | Transaction,
     declared: Statement[Any],
     arguments: Mapping[str, list[Any]],
 ) -> list[Any]:
-    """Send the chunks in the order in which the statement makes the rows of each. Return the results as given."""
+    """Send rows with ids, whose chunks have to be in the order in which the statement makes the rows of each.
+
+    Return the results in the order given, which is that of ids made here, too.
+    """
     ((name, rows),) = arguments.items()
+    if len(rows) <= UNDIVIDED:
+        return await runner.run_chunked(declared, arguments)
+    rows = [with_id(row) if getattr(row, "id", row) is None else row for row in rows]
     fields = repository.insert_order or repository.natural_key or ("id",)
     places = sorted(range(len(rows)), key=lambda place: [str(getattr(rows[place], field, "")) for field in fields])
     made = await runner.run_chunked(declared, {name: [rows[place] for place in places]})

@@ -241,7 +241,7 @@ def file(rows: Rows, n: int) -> NewProjectFile:
 PAUSES = """
 CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF random() < 0.2 THEN
+    IF random() < 0.05 THEN
         PERFORM pg_sleep(0.001);
     END IF;
     RETURN NEW;

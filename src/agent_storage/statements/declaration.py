@@ -154,7 +154,9 @@ class _Compiler:
         self._check_missing(options.get("missing"), paths)
         if self.template.identified:
             options["identified"] = self.template.identified.compile(self.owner)
-            options["ordered"] = bool(self.owner.order) and self.template.options["chunked"]
+            options["keyed"] = bool(self.owner.order) and self.template.options["chunked"]
+        if self.template.is_identified:
+            options["ordered"] = "{new.order}" in self.template.text
         secret = self.template.is_identified and any(one.encrypted for one in columns(self.owner.new).values())
         kind = IdentifiedSecrets[Any] if secret else Statement[Any]
         return kind(self.name, text, self.shape, table=self.owner.table, encoders=encoders, **options)

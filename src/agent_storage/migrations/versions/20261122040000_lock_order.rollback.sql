@@ -163,3 +163,17 @@ BEGIN
      ORDER BY p.id <> shown;
 END
 $$;
+
+CREATE OR REPLACE FUNCTION trigger_hold_budget() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM added WHERE status <> 'held') THEN
+        RAISE EXCEPTION 'a new reservation is held'
+            USING ERRCODE = 'AS001', TABLE = 'budget_reservations', COLUMN = 'status',
+                  CONSTRAINT = 'budget_reservations_status_by_ledger', HINT = 'settle or release it afterwards';
+    END IF;
+    INSERT INTO budget_entries (id, pool_id, kind, amount, reservation_id, key, actor, session_id, created_at, updated_at)
+    SELECT id, pool_id, 'reserve', amount, id, key, actor, session_id, created_at, created_at FROM added ORDER BY id;
+    RETURN NULL;
+END
+$$;

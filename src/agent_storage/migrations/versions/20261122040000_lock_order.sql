@@ -291,3 +291,20 @@ CREATE TRIGGER keep_id BEFORE UPDATE OF id ON ticket_tasks
 CREATE TRIGGER keep_id BEFORE UPDATE OF id ON approval_requests
     FOR EACH ROW WHEN (NEW.id <> OLD.id)
     EXECUTE FUNCTION trigger_refuse_change('id', 'ask again with the other id');
+
+CREATE OR REPLACE FUNCTION trigger_hold_budget() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM added WHERE status <> 'held') THEN
+        RAISE EXCEPTION 'a new reservation is held'
+            USING ERRCODE = 'AS001', TABLE = 'budget_reservations', COLUMN = 'status',
+                  CONSTRAINT = 'budget_reservations_status_by_ledger', HINT = 'settle or release it afterwards';
+    END IF;
+    -- In the order in which create_many makes entries with keys.
+    INSERT INTO budget_entries (id, pool_id, kind, amount, reservation_id, key, actor, session_id, created_at, updated_at)
+    SELECT id, pool_id, 'reserve', amount, id, key, actor, session_id, created_at, created_at
+      FROM added
+     ORDER BY key COLLATE "C", id;
+    RETURN NULL;
+END
+$$;
