@@ -167,6 +167,8 @@ class MigrationError(StorageError):
     exit_code = 1
 
 
+#: The SQLSTATE of a write on a server that takes none, such as the former primary after a failover.
+READ_ONLY = "25006"
 #: The SQLSTATEs of the package's functions: a change violates a rule of the table; a row exists with other values.
 _RULE, _DIFFERS = "AS001", "AS002"
 
@@ -184,7 +186,7 @@ _BY_SQLSTATE: dict[str, type[StorageError]] = {
     "42703": SchemaMismatch,
     "42883": SchemaMismatch,
     "3F000": SchemaMismatch,
-    "25006": Unavailable,
+    READ_ONLY: Unavailable,
     _RULE: Conflict,
     _DIFFERS: AlreadyExists,
 }

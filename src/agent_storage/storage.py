@@ -19,7 +19,7 @@ from agent_storage.database.multiplexed import MultiplexedDatabase
 from agent_storage.database.pool import Database
 from agent_storage.database.settings import Keywords, Settings
 from agent_storage.database.transaction import Isolation, Transaction
-from agent_storage.errors import ConnectionLost, OutcomeUnknown, Retryable, StorageError, Unavailable
+from agent_storage.errors import READ_ONLY, ConnectionLost, OutcomeUnknown, Retryable, StorageError, Unavailable
 from agent_storage.health import Health, schema_health
 from agent_storage.tables import Tables
 
@@ -196,12 +196,12 @@ class Storage(Tables):
 
 
 def _pause(error: StorageError, attempt: int) -> float | None:
-    """How long to wait before the transaction is run again, in seconds; None for an error that would come again."""
+    """The pause before the transaction is run again, in seconds; None for an error that would come again."""
     if isinstance(error, OutcomeUnknown):
         return None
     if isinstance(error, Unavailable) and (error.sqlstate or "").startswith(_SHORT_OF):
         return min(_BACK_OFF * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311  # jitter, no secret
-    if isinstance(error, Retryable | ConnectionLost) or error.sqlstate == "25006":
+    if isinstance(error, Retryable | ConnectionLost) or error.sqlstate == READ_ONLY:
         return random.uniform(0.001, _BACK_OFF)  # noqa: S311  # jitter, no secret
     return None
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from agent_storage import BudgetExceeded, Conflict, InvalidTransition, InvalidValue, NotFound, StillReferenced
@@ -320,3 +321,20 @@ async def test_of_settling_and_releasing_at_once_exactly_one_wins(storage: Any) 
         assert all(not isinstance(item, Exception) or isinstance(item, InvalidTransition) for item in done), done
         assert len(await storage.budget_entries.find({"reservation_id": held.id})) == 2
     await sums(storage, root.id)
+
+
+async def test_a_spend_takes_no_multixact(storage: Any, migrated: str) -> None:
+    """They are a limited resource, as transaction ids are; a subtransaction that updates a locked row takes one."""
+    root = await storage.budget_pools.create(NewBudgetPool(total_budget=Decimal(1000)))
+    pool = await storage.budget_pools.allocate(root.id, Decimal(100))
+    taken = "SELECT next_multixact_id::text::bigint FROM pg_control_checkpoint()"
+    async with await psycopg.AsyncConnection.connect(migrated, autocommit=True) as connection:
+        await connection.execute("CHECKPOINT")
+        before = await (await connection.execute(taken)).fetchone()
+        for _ in range(50):
+            await storage.budget_pools.spend(pool.id, Decimal(1))
+        await connection.execute("CHECKPOINT")
+        after = await (await connection.execute(taken)).fetchone()
+    assert before is not None
+    assert after is not None
+    assert after[0] - before[0] < 10  # other tests run on the same server

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from agent_storage import AlreadyExists, AmbiguousId, InvalidValue, MissingReference, NotFound, StorageError
+from agent_storage import AlreadyExists, AmbiguousId, InvalidValue, MissingReference, NotFound, Storage, StorageError
 from agent_storage.statements.ids import uuid7
-from agent_storage.types import NewConversation, NewModel, NewProvider
+from agent_storage.types import NewBoard, NewConversation, NewModel, NewProvider
 
 
 async def test_create_gives_back_what_was_given_and_what_the_database_added(face: Any) -> None:
@@ -181,3 +182,19 @@ def test_client_made_ids_sort_by_time() -> None:
     assert all(item.version == 7 for item in ids)
     assert len(set(ids)) == 1000
     assert [item.int >> 64 for item in ids] == sorted(item.int >> 64 for item in ids)
+
+
+@pytest.mark.parametrize("number", [7, 1500])
+async def test_rows_with_a_natural_key_have_results_and_ids_in_the_order_given(face: Any, number: int) -> None:
+    """Although they are made in the order of their keys."""
+    slugs = [f"b{n}" for n in range(number)]
+    random.Random(number).shuffle(slugs)
+    made = await face.boards.create_many([NewBoard(name="b", slug=slug) for slug in slugs])
+    assert [row.slug for row in made] == slugs
+    assert [row.id for row in made] == sorted(row.id for row in made)
+
+
+async def test_rows_with_a_natural_key_have_results_in_the_order_given_in_a_batch_too(storage: Storage) -> None:
+    async with storage.batch() as batch:
+        later = batch.add(batch.boards.create_many, [NewBoard(name="b", slug=slug) for slug in "cab"])
+    assert [row.slug for row in later.result] == list("cab")

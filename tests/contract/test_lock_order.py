@@ -43,7 +43,7 @@ Call = Callable[[Storage, Rows, random.Random], Awaitable[object]]
 @pytest.fixture
 async def crowd(migrated: str) -> AsyncIterator[Storage]:
     """A storage on which sixty statements run at once, each on a separate connection."""
-    async with Storage(migrated, pool_max=60, multiplex=0) as opened:
+    async with Storage(migrated, pool_max=60, pool_timeout=60, multiplex=0) as opened:
         yield opened
 
 
@@ -324,7 +324,10 @@ async def test_120_concurrent_callers_with_shuffled_ids_do_not_deadlock(
     crowd: Storage, migrated: str, rows: Rows, name: str
 ) -> None:
     calls = TOGETHER[name]
-    callers = [calls[n % len(calls)](crowd, rows, random.Random(n)) for n in range(CALLERS)]
+    await all_go_through(migrated, [calls[n % len(calls)](crowd, rows, random.Random(n)) for n in range(CALLERS)])
+
+
+async def all_go_through(migrated: str, callers: list[Awaitable[object]]) -> None:
     outcomes = await asyncio.gather(*callers, return_exceptions=True)
     assert [outcome for outcome in outcomes if isinstance(outcome, BaseException)] == []
     with psycopg.connect(migrated, autocommit=True) as connection:

@@ -33,7 +33,8 @@ from agent_storage.types import (
     NewToolConfig,
 )
 
-from ..database.test_once import Proxy, until
+from ..database.proxy import Proxy
+from ..database.test_once import until
 from ..rows import Factory, parents_first
 
 
@@ -525,3 +526,23 @@ async def test_tickets_and_tasks_keep_their_places_when_they_are_created_again(f
     made = await face.ticket_tasks.create_many(tasks)
     assert [await face.ticket_tasks.create(task) for task in tasks] == made
     assert [row.position for row in await face.ticket_tasks.by_ticket(ticket.id)] == [row.position for row in made]
+
+
+async def test_thousands_of_rows_with_ids_keep_the_order_given(storage: Storage) -> None:
+    """Also where it is that of their positions, whatever their ids are."""
+    dice = random.Random(7)
+    ids = [UUID(int=dice.getrandbits(128)) for _ in range(1200)]
+    projects = await storage.projects.create_many([NewProject(id=one, name="p", path=str(one)) for one in ids])
+    assert [row.id for row in projects] == ids
+    ticket = await storage.tickets.create(NewTicket(project_id=ids[0], title="t"))
+    tasks = await storage.ticket_tasks.create_many(
+        [NewTicketTask(id=one, ticket_id=ticket.id, content="c") for one in ids]
+    )
+    assert [(row.id, row.position) for row in tasks] == [(one, n) for n, one in enumerate(ids, start=1)]
+    chat = await storage.conversations.create(NewConversation())
+    messages = await storage.messages.create_many(
+        [NewMessage(id=one, conversation_id=chat.id, role="user", content="c") for one in ids]
+    )
+    assert [(row.id, row.position) for row in messages] == [(one, n) for n, one in enumerate(ids, start=1)]
+    tickets = await storage.tickets.create_many([NewTicket(id=one, project_id=ids[0], title="t") for one in ids])
+    assert [row.id for row in tickets] == ids

@@ -74,7 +74,7 @@ WITH given ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", 
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "name"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -96,7 +96,7 @@ WITH given ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", 
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "providers" ("id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at") SELECT "id", "name", "kind", "base_url", "api_key", "enabled", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "name"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -203,7 +203,7 @@ WITH given ("id", "provider_id", "name", "display_name", "context_window", "inpu
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "provider_id"::text COLLATE "C", "name"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -225,7 +225,7 @@ WITH given ("id", "provider_id", "name", "display_name", "context_window", "inpu
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "providers" WHERE id IN (SELECT "provider_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "models" ("id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at") SELECT "id", "provider_id", "name", "display_name", "context_window", "input_price", "output_price", "capabilities", "enabled", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "provider_id"::text COLLATE "C", "name"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -273,12 +273,19 @@ WITH origin AS (
     SELECT m.*, uuid_v7() AS new_id
       FROM origin
       JOIN messages m ON m.conversation_id = origin.id AND m.position <= origin.at_position
+), locked AS MATERIALIZED (      -- in the order of ids; the foreign keys lock in that of the messages
+    SELECT count(*)
+      FROM (SELECT FROM models
+             WHERE id IN (SELECT model_id FROM copied UNION ALL SELECT model_id FROM origin)
+             ORDER BY id
+               FOR KEY SHARE) one
 ), forked AS (
     INSERT INTO conversations (title, project_id, model_id, owner, metadata, forked_from_id,
                                forked_at_position, message_count, last_message_at)
     SELECT coalesce($3, title), project_id, model_id, owner, metadata, id, at_position,
            at_position, (SELECT coalesce(max(created_at), now()) FROM copied)
       FROM origin
+     CROSS JOIN locked
     RETURNING *
 ), placed AS (
     INSERT INTO messages (id, conversation_id, position, role, content, model_id, parent_id,
@@ -358,7 +365,7 @@ WITH given ("id", "title", "project_id", "model_id", "owner", "metadata", "creat
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -381,7 +388,7 @@ WITH given ("id", "title", "project_id", "model_id", "owner", "metadata", "creat
             SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "models" WHERE id IN (SELECT "model_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "conversations" ("id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at") SELECT "id", "title", "project_id", "model_id", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -755,7 +762,7 @@ WITH given ("id", "name", "transport", "command", "args", "url", "env", "input_s
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "name"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -777,7 +784,7 @@ WITH given ("id", "name", "transport", "command", "args", "url", "env", "input_s
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "tool_configs" ("id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at") SELECT "id", "name", "transport", "command", "args", "url", "env", "input_schema", "enabled", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "name"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -895,7 +902,7 @@ WITH given ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -919,7 +926,7 @@ WITH given ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_
            (SELECT count(*) FROM (SELECT FROM "messages" WHERE id IN (SELECT "message_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "tool_configs" WHERE id IN (SELECT "tool_config_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "tool_results" ("id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at") SELECT "id", "conversation_id", "message_id", "tool_config_id", "tool_call_id", "tool_name", "arguments", "result", "error", "status", "started_at", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1033,7 +1040,7 @@ WITH given ("id", "agent_id", "session_id", "agent_type", "name", "owner", "capt
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1055,7 +1062,7 @@ WITH given ("id", "agent_id", "session_id", "agent_type", "name", "owner", "capt
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1077,7 +1084,7 @@ WITH given ("id", "agent_id", "session_id", "agent_type", "name", "owner", "capt
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "checkpoints" WHERE id IN (SELECT "parent_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at") SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1172,7 +1179,7 @@ WITH given ("id", "name", "slug", "data", "created_at", "updated_at", "Item", "N
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "slug"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1194,7 +1201,7 @@ WITH given ("id", "name", "slug", "data", "created_at", "updated_at", "Item", "N
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "boards" ("id", "name", "slug", "data", "created_at", "updated_at") SELECT "id", "name", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "slug"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1281,7 +1288,7 @@ WITH given ("id", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS 
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "slug"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1303,7 +1310,7 @@ WITH given ("id", "slug", "data", "created_at", "updated_at", "Item", "Nth") AS 
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "repos" ("id", "slug", "data", "created_at", "updated_at") SELECT "id", "slug", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "slug"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1421,7 +1428,7 @@ RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_sessi
 
 -- (new.agent, new.status, new.owner, new.board_id, new.repo_id, new.parent_session_id, new.forked_from_session_id, new.data) gives one Session, certain
 /* sessions.create */
-INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8) RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
+INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data") VALUES (uuid_v7(), $1, $2, $3, $4, $5, (SELECT $6::uuid FROM (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN ($6, $7) ORDER BY id FOR KEY SHARE) one) locked), $7, $8) RETURNING "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at";
 
 -- (new) gives many Session, certain
 /* sessions.create_many */
@@ -1477,9 +1484,9 @@ WITH given ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_ses
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"sessions", "Item")
         ), locked AS MATERIALIZED (
-            SELECT 0 AS locks
+            SELECT (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "parent_session_id" FROM given UNION ALL SELECT "forked_from_session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1503,7 +1510,7 @@ WITH given ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_ses
            (SELECT count(*) FROM (SELECT FROM "repos" WHERE id IN (SELECT "repo_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "parent_session_id" FROM given UNION ALL SELECT "forked_from_session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "sessions" ("id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at") SELECT "id", "agent", "status", "owner", "board_id", "repo_id", "parent_session_id", "forked_from_session_id", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1594,7 +1601,7 @@ WITH given ("id", "session_id", "status", "completed_at", "data", "created_at", 
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1616,7 +1623,7 @@ WITH given ("id", "session_id", "status", "completed_at", "data", "created_at", 
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "tasks" ("id", "session_id", "status", "completed_at", "data", "created_at", "updated_at") SELECT "id", "session_id", "status", "completed_at", "data", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1751,7 +1758,7 @@ WITH given ("id", "name", "path", "owner", "description", "settings", "created_a
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "path"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1773,7 +1780,7 @@ WITH given ("id", "name", "path", "owner", "description", "settings", "created_a
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "projects" ("id", "name", "path", "owner", "description", "settings", "created_at", "updated_at") SELECT "id", "name", "path", "owner", "description", "settings", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "path"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1814,7 +1821,7 @@ WITH given AS (
     RETURNING f.id
 ), written AS (
     INSERT INTO project_files AS f ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at")
-    SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())) FROM given WHERE (SELECT count(*) FROM stored) >= 0
+    SELECT coalesce("id", uuid_v7()), "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", coalesce("imports", 'null'), coalesce("exports", 'null'), coalesce("created_at", least("updated_at", now())), coalesce("updated_at", greatest("created_at", now())) FROM given WHERE (SELECT count(*) FROM stored) >= 0 ORDER BY "project_id"::text COLLATE "C", "path"::text COLLATE "C"
     ON CONFLICT (project_id, path) DO UPDATE SET "extension" = excluded."extension", "size_bytes" = excluded."size_bytes", "checksum" = excluded."checksum", "content" = excluded."content", "summary" = excluded."summary", "summarized_at" = excluded."summarized_at", "imports" = excluded."imports", "exports" = excluded."exports"
      WHERE f.checksum IS DISTINCT FROM excluded.checksum OR excluded.checksum IS NULL
     RETURNING (f.xmax = 0) AS added       -- no transaction has ended this version: it is the first
@@ -1898,7 +1905,7 @@ WITH given ("id", "project_id", "path", "extension", "size_bytes", "checksum", "
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "project_id"::text COLLATE "C", "path"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -1920,7 +1927,7 @@ WITH given ("id", "project_id", "path", "extension", "size_bytes", "checksum", "
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "project_files" ("id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at") SELECT "id", "project_id", "path", "extension", "size_bytes", "checksum", "content", "summary", "summarized_at", "imports", "exports", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "project_id"::text COLLATE "C", "path"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2049,7 +2056,7 @@ WITH given ("id", "project_id", "title", "overview", "status", "priority", "assi
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2071,7 +2078,7 @@ WITH given ("id", "project_id", "title", "overview", "status", "priority", "assi
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "projects" WHERE id IN (SELECT "project_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "tickets" ("id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at") SELECT "id", "project_id", "title", "overview", "status", "priority", "assignee", "labels", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2215,7 +2222,7 @@ WITH given ("id", "ticket_id", "content", "description", "done", "position", "es
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at") SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "ticket_tasks" ("id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at") SELECT "id", "ticket_id", "content", "description", "done", "position", "estimated_hours", "depends_on", "tags", "agent_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2292,7 +2299,7 @@ WITH given ("id", "ticket_id", "author", "body", "created_at", "updated_at", "It
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2314,7 +2321,7 @@ WITH given ("id", "ticket_id", "author", "body", "created_at", "updated_at", "It
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "tickets" WHERE id IN (SELECT "ticket_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "ticket_comments" ("id", "ticket_id", "author", "body", "created_at", "updated_at") SELECT "id", "ticket_id", "author", "body", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2387,7 +2394,7 @@ WITH given ("id", "name", "version", "owner", "definition", "metadata", "created
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2409,7 +2416,7 @@ WITH given ("id", "name", "version", "owner", "definition", "metadata", "created
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "workflows" ("id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at") SELECT "id", "name", "version", "owner", "definition", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2540,7 +2547,7 @@ WITH given ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metada
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2562,7 +2569,7 @@ WITH given ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metada
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "workflows" WHERE id IN (SELECT "workflow_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "workflow_sessions" ("id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at") SELECT "id", "workflow_id", "workflow_snapshot", "status", "owner", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2701,7 +2708,7 @@ WITH given ("id", "parent_pool_id", "total_budget", "status", "metadata", "creat
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2723,7 +2730,7 @@ WITH given ("id", "parent_pool_id", "total_budget", "status", "metadata", "creat
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "parent_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "budget_pools" ("id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at") SELECT "id", "parent_pool_id", "total_budget", "status", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2849,7 +2856,7 @@ WITH given ("id", "session_id", "budget_pool_id", "current_node_id", "status", "
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "session_id"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -2872,7 +2879,7 @@ WITH given ("id", "session_id", "budget_pool_id", "current_node_id", "status", "
             SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "budget_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "execution_states" ("id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at") SELECT "id", "session_id", "budget_pool_id", "current_node_id", "status", "started_at", "completed_at", "context", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "session_id"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3004,7 +3011,7 @@ WITH given ("id", "session_id", "node_id", "status", "input", "output", "error",
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "session_id"::text COLLATE "C", "node_id"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3026,7 +3033,7 @@ WITH given ("id", "session_id", "node_id", "status", "input", "output", "error",
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "node_execution_states" ("id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "status", "input", "output", "error", "started_at", "completed_at", "retry_count", "pending_approval_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "session_id"::text COLLATE "C", "node_id"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3164,7 +3171,7 @@ WITH given ("id", "session_id", "node_id", "success", "text", "tool_calls", "inp
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3186,7 +3193,7 @@ WITH given ("id", "session_id", "node_id", "success", "text", "tool_calls", "inp
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "llm_executions" ("id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "success", "text", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost", "error", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3272,7 +3279,7 @@ WITH given ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "res
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3294,7 +3301,7 @@ WITH given ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "res
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "llm_executions" WHERE id IN (SELECT "execution_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "tool_call_logs" ("id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at") SELECT "id", "execution_id", "tool_call_id", "tool_name", "arguments", "result", "error", "duration_ms", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3468,7 +3475,7 @@ WITH given ("id", "session_id", "node_id", "type", "status", "context", "expires
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3490,7 +3497,7 @@ WITH given ("id", "session_id", "node_id", "type", "status", "context", "expires
         ), locked AS MATERIALIZED (
             SELECT (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "approval_requests" ("id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at") SELECT "id", "session_id", "node_id", "type", "status", "context", "expires_at", "resolved_at", "resolved_by", "resolution_notes", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "id"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3577,7 +3584,7 @@ WITH given ("id", "stream_id", "created_at", "updated_at", "Item", "Nth") AS MAT
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") SELECT "id", "stream_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") SELECT "id", "stream_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "stream_id"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3599,7 +3606,7 @@ WITH given ("id", "stream_id", "created_at", "updated_at", "Item", "Nth") AS MAT
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") SELECT "id", "stream_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "event_streams" ("id", "stream_id", "created_at", "updated_at") SELECT "id", "stream_id", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "stream_id"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3892,7 +3899,7 @@ WITH given ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at
         ), locked AS MATERIALIZED (
             SELECT 0 AS locks
         ), made AS (
-            INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "key"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3915,7 +3922,7 @@ WITH given ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at
             SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "pool_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "budget_reservations" ("id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "amount", "key", "actor", "session_id", "expires_at", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "key"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -3942,9 +3949,9 @@ SELECT "found"."id", "found"."pool_id", "found"."amount", "found"."key", "found"
 /* budget_entries.by_session */
 SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM "budget_entries" WHERE session_id = $1 ORDER BY id DESC LIMIT $2;
 
--- (new.pool_id, new.kind, new.amount, new.to_pool_id, new.reservation_id, new.key, new.actor, new.session_id, new.metadata) gives one BudgetEntry, certain
+-- (new.pool_id, new.to_pool_id, new.kind, new.amount, new.reservation_id, new.key, new.actor, new.session_id, new.metadata) gives one BudgetEntry, certain
 /* budget_entries.create */
-INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata") VALUES (uuid_v7(), $1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
+INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata") VALUES (uuid_v7(), (SELECT $1::uuid FROM (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN ($1, $2) ORDER BY id FOR KEY SHARE) one) locked), $3, $4, $2, $5, $6, $7, $8, $9) RETURNING "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at";
 
 -- (new) gives many BudgetEntry, certain, chunked
 /* budget_entries.create_many */
@@ -4000,9 +4007,9 @@ WITH given ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "
               FROM jsonb_array_elements($1) WITH ORDINALITY AS items ("Item", "Nth")
              CROSS JOIN LATERAL jsonb_populate_record(NULL::"budget_entries", "Item")
         ), locked AS MATERIALIZED (
-            SELECT 0 AS locks
+            SELECT (SELECT count(*) FROM (SELECT FROM "budget_pools" WHERE id IN (SELECT "pool_id" FROM given UNION ALL SELECT "to_pool_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "key"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -4026,7 +4033,7 @@ WITH given ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "
            (SELECT count(*) FROM (SELECT FROM "budget_reservations" WHERE id IN (SELECT "reservation_id" FROM given) ORDER BY id FOR KEY SHARE) one),
            (SELECT count(*) FROM (SELECT FROM "workflow_sessions" WHERE id IN (SELECT "session_id" FROM given) ORDER BY id FOR KEY SHARE) one)
         ), made AS (
-            INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO "budget_entries" ("id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at") SELECT "id", "pool_id", "kind", "amount", "to_pool_id", "reservation_id", "key", "actor", "session_id", "metadata", "created_at", "updated_at" FROM given CROSS JOIN locked ORDER BY "key"::text COLLATE "C"
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from agent_storage.database.fastpath.multiplexer import LIMIT, Multiplexer
 from agent_storage.database.fastpath.prepared import StaleStatement
 from agent_storage.database.fastpath.shared import NotShared
-from agent_storage.database.pool import Database, Pool, PooledConnection, configure
+from agent_storage.database.pool import Database, Pool, PooledConnection
 from agent_storage.errors import ConnectionLost, Unavailable
 from agent_storage.statements.statement import Statement
 
@@ -78,7 +78,7 @@ class MultiplexedDatabase(Database):
         with suppress(psycopg.Error):
             connection = await PooledConnection.connect(self.conninfo, options=options, **arguments)
             try:
-                await configure(connection)
+                await self._configure(connection)
                 if connection.keeps_statements:
                     return connection
                 if self._multiplexer is not None:

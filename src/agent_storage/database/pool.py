@@ -25,7 +25,14 @@ from agent_storage.database.listener import AsyncSignal, Listener
 from agent_storage.database.outage import PAUSE, Outage
 from agent_storage.database.settings import Settings
 from agent_storage.database.transaction import Asked, Isolation, Transaction, current, executor_of, outermost
-from agent_storage.errors import ConnectionLost, PoolTimeout, PoolUsedInTransaction, StorageError, Unavailable
+from agent_storage.errors import (
+    READ_ONLY,
+    ConnectionLost,
+    PoolTimeout,
+    PoolUsedInTransaction,
+    StorageError,
+    Unavailable,
+)
 from agent_storage.statements.codec import Codec
 from agent_storage.statements.encryption import Keyring
 from agent_storage.statements.statement import Statement
@@ -34,8 +41,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("agent_storage")
 
-#: The SQLSTATE of a write on a server that takes none, such as the former primary after a failover.
-_READ_ONLY = "25006"
 #: The statements that begin the transaction of a stream.
 _UNHURRIED = b"BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 
@@ -45,11 +50,9 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
 
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
-    #: How long the server may stay silent, in seconds.
-    deadline: float | None = None
 
     @classmethod
-    async def connect(cls, conninfo: str = "", *, outage: Any, deadline: Any, **kwargs: Any) -> Self:
+    async def connect(cls, conninfo: str = "", *, outage: Any, **kwargs: Any) -> Self:
         """Connect, and record in `outage` whether that succeeded."""
         try:
             connection = await super().connect(conninfo, **kwargs)
@@ -60,7 +63,6 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
             await asyncio.to_thread(outage.restart)
             connection = await super().connect(conninfo, **kwargs)
         outage.connected(connection)
-        connection.deadline = deadline
         return connection
 
 
@@ -120,7 +122,7 @@ class Database:
             self.conninfo,
             connection_class=PooledConnection,
             kwargs=self._connection_arguments(),
-            configure=configure if self.settings.prepare and not self.settings.pooler else None,
+            configure=self._configure if self.settings.prepare and not self.settings.pooler else None,
             check=self._check,
             **pools.pool_arguments(self.settings),
         )
@@ -128,8 +130,16 @@ class Database:
         await pool.open(wait=False)
 
     def _connection_arguments(self) -> dict[str, Any]:
-        own = {"outage": self.outage, "deadline": self.settings.deadline}
-        return pools.connection_arguments(self.settings) | own
+        return pools.connection_arguments(self.settings) | {"outage": self.outage}
+
+    async def _configure(self, connection: PooledConnection) -> None:
+        """Let the server keep prepared statements, unless a pooler is in between: its process is then another one."""
+        connection.pgconn.send_query(b"SELECT pg_backend_pid()")
+        answer = checked(await Replies(connection, 0, self.settings.deadline).all())
+        if answer.get_value(0, 0) == b"%d" % connection.info.backend_pid:
+            connection.keeps_statements = True
+        else:
+            logger.warning("a connection pooler is in between: statements are not prepared (set STORAGE_POOLER=1)")
 
     async def _check_reachable(self) -> None:
         """Open one connection directly, because the pool retries in the background and would hide the reason."""
@@ -253,7 +263,7 @@ class Database:
         They were made along the same path to the same server: each would cost its own time-out, or refuse the same.
         Return whether another server can run the statement.
         """
-        read_only = error.sqlstate == _READ_ONLY
+        read_only = error.sqlstate == READ_ONLY
         if isinstance(pool, Pool) and (read_only or (isinstance(error, ConnectionLost) and error.sqlstate is None)):
             await pool.drain()
         return read_only
@@ -352,13 +362,3 @@ class Database:
         view = copy.copy(self)
         view._guarded = False
         return view
-
-
-async def configure(connection: PooledConnection) -> None:
-    """Let the server keep prepared statements, unless its process is not the one that libpq was told of: a pooler."""
-    connection.pgconn.send_query(b"SELECT pg_backend_pid()")
-    answer = checked(await Replies(connection, 0, connection.deadline).all())
-    if answer.get_value(0, 0) == b"%d" % connection.info.backend_pid:
-        connection.keeps_statements = True
-    else:
-        logger.warning("a connection pooler is in between: statements are not prepared (set STORAGE_POOLER=1)")

@@ -105,7 +105,7 @@ class Settings(BaseModel):
 
     @property
     def deadline(self) -> float | None:
-        """How long a server may stay silent, in seconds, before its connection is given up; None for ever."""
+        """Return the seconds of silence after which a server's connection is given up; None for no limit."""
         return self.statement_timeout + GRACE if self.statement_timeout else None
 
     @property

@@ -37,7 +37,9 @@ from agent_storage.statements.statement import (
     ValueEncoder,
 )
 
-_SLOT = re.compile(r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|given|rows|locks|source|json)\}")
+_SLOT = re.compile(
+    r"\{(?:(?P<of>[a-z_]+)\.)?(?P<what>table|key|columns|values|updates|given|rows|locks|order|source|json)\}"
+)
 _GIVEN = re.compile(r"\{(?P<of>[a-z_]+)\.given\}")
 _PLACEHOLDER = re.compile(r"%(?:\((?P<name>[a-z_][a-z0-9_.]*)\)s|(?P<other>.?))", re.DOTALL)
 #: Filled by the database when the caller gives none; everything else has its default in the record. No row is changed
@@ -57,6 +59,8 @@ class Owner:
     record: type[Any]
     new: type[Input]
     natural_key: tuple[str, ...]
+    #: The unique key in whose order rows are made; else that of ids.
+    order: tuple[str, ...]
     refers_to_itself: bool
     references: Mapping[str, str]
     type_variables: Mapping[Any, Any]
@@ -150,6 +154,9 @@ class _Compiler:
         self._check_missing(options.get("missing"), paths)
         if self.template.identified:
             options["identified"] = self.template.identified.compile(self.owner)
+            options["keyed"] = bool(self.owner.order) and self.template.options["chunked"]
+        if self.template.is_identified:
+            options["ordered"] = "{new.order}" in self.template.text
         secret = self.template.is_identified and any(one.encrypted for one in columns(self.owner.new).values())
         kind = IdentifiedSecrets[Any] if secret else Statement[Any]
         return kind(self.name, text, self.shape, table=self.owner.table, encoders=encoders, **options)
@@ -189,14 +196,16 @@ class _Compiler:
         if what == "columns":
             return ", ".join(map(quoted, names))
         if what == "values":
-            return self._values(of, names, lambda name: f"%({of}.{name})s")
+            return self._values(of, names, self._locked_values(of, names))
         if what == "key":
             return ", ".join(f"%({of}.{name})s" for name in self.owner.natural_key)
         if what == "rows":
             fields = columns(self._input(of) or self.owner.new)
             return self._values(of, names, lambda name: _row_value(fields[name]))
+        if what == "order":
+            return ", ".join(f'{quoted(name)}::text COLLATE "C"' for name in self.owner.order) or quoted("id")
         if what == "locks":
-            return (self._locks() if self._many(of) else "") or "0 AS locks"  # one row is locked in one order
+            return self._locks(least=1 if self._many(of) else 2) or "0 AS locks"
         if what == "source":
             return self._source(of, names)
         if what in ("updates", "given"):
@@ -224,19 +233,37 @@ class _Compiler:
             f"    SELECT {locked}\n)\nSELECT {select}\n  FROM given\n CROSS JOIN locked"
         )
 
-    def _locks(self) -> str:
-        """Lock the rows that the CTE `given` refers to, in the order of ids, as the foreign keys do later.
+    def _locked_values(self, of: str, names: list[str]) -> Callable[[str], str]:
+        """The placeholders of one row. Rows of one table that it refers to are locked before the first is written."""
+        values = {name: f"%({of}.{name})s" for name in names}
+        for table, keys in self._columns_of().items():
+            if len(keys) > 1:
+                ids = ", ".join(values[key] for key in keys)
+                values[keys[0]] = (
+                    f"(SELECT {values[keys[0]]}::uuid FROM (SELECT count(*) FROM (SELECT FROM {quoted(table)}"
+                    f" WHERE id IN ({ids}) ORDER BY id FOR KEY SHARE) one) locked)"
+                )
+        return values.__getitem__
 
-        The foreign keys alone lock them in the order of the rows, which deadlocks with a DELETE of several.
-        """
+    def _columns_of(self) -> dict[str, list[str]]:
+        """The columns that refer to each table."""
         columns_of: dict[str, list[str]] = {}
         for column, table in self.owner.references.items():
             columns_of.setdefault(table, []).append(column)
+        return columns_of
+
+    def _locks(self, *, least: int = 1) -> str:
+        """Lock the rows that the CTE `given` refers to, in the order of ids, as the foreign keys do later.
+
+        The foreign keys alone lock them in the order of the rows, which deadlocks with a DELETE of several. Left out
+        are tables to which fewer than `least` columns refer.
+        """
         counts = [
             f"(SELECT count(*) FROM (SELECT FROM {quoted(table)} WHERE id IN ("
             + " UNION ALL ".join(f"SELECT {quoted(name)} FROM given" for name in keys)
             + ") ORDER BY id FOR KEY SHARE) one)"
-            for table, keys in columns_of.items()
+            for table, keys in self._columns_of().items()
+            if len(keys) >= least
         ]
         return ",\n           ".join(counts)
 

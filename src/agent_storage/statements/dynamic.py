@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from agent_storage.errors import StorageError
@@ -22,8 +22,18 @@ from agent_storage.statements.statement import Shape, Statement
 
 _FORMS = 2048
 Order = tuple[OrderKey, ...]
-#: Columns that refer to other rows, with their tables.
-Parents = tuple[tuple[str, str], ...]
+
+
+class Parent(NamedTuple):
+    """A row to lock before an UPDATE: that to which `name` refers, as the row is stored or as it is set."""
+
+    name: str
+    table: str
+    stored: bool = False
+    strength: str = "KEY SHARE"
+
+
+Parents = tuple[Parent, ...]
 
 _ID = Column("id", UUID, nullable=False, storage=None)
 
@@ -307,14 +317,18 @@ def _set(names: Sequence[str]) -> str:
 
 def _locked(table: str, names: Sequence[str], parents: Parents, rows: str, strength: str) -> str:
     """The CTEs that lock the rows of an UPDATE and its parents; the last is `locked`."""
-    found = [f"id = ${names.index(name) + 1}" for name, parent in parents if parent == table]
-    parts = [
-        f"of_{name} AS MATERIALIZED (\n    SELECT count(*) FROM (SELECT FROM {quoted(parent)}"
-        f" WHERE id = ${names.index(name) + 1} FOR KEY SHARE) one\n)"
-        for name, parent in parents
-        if parent != table
-    ]
-    before = "".join(f" CROSS JOIN of_{name}" for name, parent in parents if parent != table)
+    found = [f"id = ${names.index(parent.name) + 1}" for parent in parents if parent.table == table]
+    others = [parent for parent in parents if parent.table != table]
+    parts: list[str] = []
+    for name, parent, stored, of_parent in others:
+        ids = (
+            f"IN (SELECT {quoted(name)} FROM {quoted(table)} WHERE {rows})" if stored else f"= ${names.index(name) + 1}"
+        )
+        parts.append(
+            f"of_{name} AS MATERIALIZED (\n    SELECT count(*) FROM (SELECT FROM {quoted(parent)}"
+            f" WHERE id {ids} ORDER BY id FOR {of_parent}) one\n)"
+        )
+    before = "".join(f" CROSS JOIN of_{parent.name}" for parent in others)
     parts.append(
         f"locked AS MATERIALIZED (\n    SELECT id AS of FROM {quoted(table)}{before}"
         f" WHERE {' OR '.join([rows, *found])} ORDER BY id FOR {strength} OF {quoted(table)}\n)"

@@ -87,6 +87,8 @@ class Statement(Generic[T]):
         missing: str | None = None,
         chunked: bool = False,
         identified: Statement[T] | None = None,
+        keyed: bool = False,
+        ordered: bool = False,
     ) -> None:
         self.name = name
         self.text = f"/* {name} */\n{text}"
@@ -98,6 +100,10 @@ class Statement(Generic[T]):
         self.chunked = chunked
         #: The statement for rows that have an id or times of the caller's; this one is for rows that have none.
         self.identified = identified
+        #: Whether `identified` is also for rows that have none, because it makes them in the order of a unique key.
+        self.keyed = keyed
+        #: Whether it makes rows in the order of a unique key, or of ids, whatever the order given.
+        self.ordered = ordered
         #: Whether PostgreSQL undoes it as a whole when it fails, so that it may share a connection.
         self.atomic = _COMMENT.sub("", text, count=1).partition(" ")[0].split("\n")[0].lower() in _ATOMIC
         self.rows = RowMaker(shape.item, table=table)
@@ -114,11 +120,9 @@ class Statement(Generic[T]):
         """The parameters in the order of their numbers, `$1` first."""
         return [parameter for _, encoder in self._encoders for parameter in encoder.parameters]
 
-    def of(self, arguments: Mapping[str, Any]) -> Statement[T]:
-        """Return the statement for these rows: `identified` if one of them has an id or times of the caller's."""
-        if self.identified is None:
-            return self
-        return self.identified if any(map(_identified, arguments.values())) else self
+    def identifies(self, arguments: Mapping[str, Any]) -> bool:
+        """Return whether a row that is given has an id or times of the caller's."""
+        return any(map(_identified, arguments.values()))
 
     def encode(self, arguments: Mapping[str, Any], codec: Codec) -> list[Any]:
         """Return the values to send, in order. Raises `InvalidValue` before anything is sent."""
@@ -286,7 +290,7 @@ class IdentifiedEncoder(RowsEncoder):
     def encode(self, value: Any, codec: Codec) -> list[Any]:
         """Return the array. Raises `InvalidValue` for an id that is given twice."""
         rows: list[Any] = [value] if isinstance(value, Input) else list(value)
-        rows = [one if getattr(one, "id", value) else _with_id(one) for one in rows]
+        rows = [one if getattr(one, "id", value) else with_id(one) for one in rows]
         ids = [one.id for one in rows if isinstance(one, Input)]
         if len(set(ids)) < len(ids):
             twice = next(one for one in ids if ids.count(one) > 1)
@@ -299,8 +303,8 @@ class IdentifiedEncoder(RowsEncoder):
         return sorted(name for name in given if name not in (self._decided if values[name] is None else self._secret))
 
 
-def _with_id(new: Input) -> Input:
-    """The row with an id that sorts by its time of creation."""
+def with_id(new: Input) -> Input:
+    """Return the row with an id that sorts by its time of creation."""
     return new.model_copy(update={"id": uuid7(new.created_at)})
 
 

@@ -52,7 +52,7 @@ from agent_storage.statements.lists import Counts, Found, Page, check_limit
 from agent_storage.statements.pagination import read_cursor
 from agent_storage.statements.patching import check_removed, split
 from agent_storage.statements.records import MAINTAINED, Input, JsonObject, Record, columns
-from agent_storage.statements.statement import Statement
+from agent_storage.statements.statement import UNDIVIDED, Statement, with_id
 from agent_storage.statements.where import Order, Where
 from agent_storage.sync.database.batch import Batch
 from agent_storage.sync.database.pool import Database
@@ -70,8 +70,8 @@ V = TypeVar("V")
 Stream = AbstractContextManager[Iterator[V]]
 
 #: Rows with ids, made unless they exist: `made` and then `found`, in which both are. A row that exists is read after
-#: INSERT has waited for the transaction that makes it. Rows are made in the order of ids, so that calls with the same
-#: ids wait for each other and do not deadlock.
+#: INSERT has waited for the transaction that makes it. Rows are made in the order of their keys, or else of their ids,
+#: so that calls with the same ones wait for each other and do not deadlock.
 IDENTIFIED: Final = """
         WITH given ({new.columns}, "Item", "Nth") AS MATERIALIZED (
             SELECT {new.rows}, "Item", "Nth"
@@ -80,7 +80,7 @@ IDENTIFIED: Final = """
         ), locked AS MATERIALIZED (
             SELECT {new.locks}
         ), made AS (
-            INSERT INTO {table} ({new.columns}) SELECT {new.columns} FROM given CROSS JOIN locked ORDER BY id
+            INSERT INTO {table} ({new.columns}) SELECT {new.columns} FROM given CROSS JOIN locked ORDER BY {new.order}
             ON CONFLICT (id) DO NOTHING
             RETURNING *
         ), found AS (
@@ -178,9 +178,13 @@ def _method(template: Template, repository: type[Repository[Any, Any]]) -> Calla
                 arguments = {name: list(rows) for name, rows in arguments.items()}
             again = False
             if declared.identified is not None:
-                declared = declared.of(arguments)
-                again = declared.identified is None and isinstance(runner, Database)
+                given = declared.identifies(arguments)
+                again = given and isinstance(runner, Database)
+                if given or declared.keyed:
+                    declared = declared.identified
             if declared.chunked and _same_parents(repository.references, arguments.values()):
+                if declared.ordered and not isinstance(runner, Batch):
+                    return _in_order(repository, runner, declared, arguments)
                 return runner.run_chunked(declared, arguments)
             values = declared.encode(arguments, runner.codec)
             if again:  # of two equal calls at once, one may meet the natural key of the other before its id
@@ -202,17 +206,41 @@ def _same_parents(references: Mapping[str, str], given: Iterable[list[Any]]) -> 
     return all(len({getattr(row, name, None) for row in rows}) < 2 for name in references for rows in given)
 
 
+def _in_order(
+    repository: type[Repository[Any, Any]],
+    runner: Database | Transaction,
+    declared: Statement[Any],
+    arguments: Mapping[str, list[Any]],
+) -> list[Any]:
+    """Send rows with ids, whose chunks have to be in the order in which the statement makes the rows of each.
+
+    Return the results in the order given, which is that of ids made here, too.
+    """
+    ((name, rows),) = arguments.items()
+    if len(rows) <= UNDIVIDED:
+        return runner.run_chunked(declared, arguments)
+    rows = [with_id(row) if getattr(row, "id", row) is None else row for row in rows]
+    fields = repository.insert_order or repository.natural_key or ("id",)
+    places = sorted(range(len(rows)), key=lambda place: [str(getattr(rows[place], field, "")) for field in fields])
+    made = runner.run_chunked(declared, {name: [rows[place] for place in places]})
+    return [row for _, row in sorted(zip(places, made, strict=True), key=lambda pair: pair[0])]
+
+
 class Repository(Generic[R, N]):
     """A table's rows, typed. `R` is its record, `N` what a caller gives to make one."""
 
     table: ClassVar[str]
     #: The columns of a unique key other than the id; declares `upsert`.
     natural_key: ClassVar[tuple[str, ...]] = ()
+    #: The fields by which `create_many` orders the rows that it makes: those of a unique key. Default: the natural key.
+    insert_order: ClassVar[tuple[str, ...]] = ()
     #: Whether a row may refer to another one of the table. Then rows made together are one statement, however many, so
     #: that a child may stand before its parent.
     refers_to_itself: ClassVar[bool] = False
     #: The foreign keys of one column: the table whose id each refers to. `create_many` locks those rows in one order.
     references: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: The reference to a row that a trigger changes when an UPDATE sets a field, by that field. It is locked first.
+    changes_parent: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: Fields of `New…` that never change: `update` and `patch` refuse them, and triggers do so in SQL.
     immutable: ClassVar[tuple[str, ...]] = ()
     #: A nullable timestamp column; rows that have it set are left out of every list unless a filter names it.
@@ -251,7 +279,10 @@ class Repository(Generic[R, N]):
         types: dict[Any, Any] = {}
         for base in cls.__mro__:
             types |= zip(getattr(base, "__parameters__", ()), (cls.record, cls.new), strict=False)
-        return Owner(cls.table, cls.record, cls.new, cls.natural_key, cls.refers_to_itself, cls.references, types)
+        order = cls.insert_order or cls.natural_key
+        return Owner(
+            cls.table, cls.record, cls.new, cls.natural_key, order, cls.refers_to_itself, cls.references, types
+        )
 
     @classmethod
     def statements(cls) -> dict[str, Statement[Any]]:
@@ -613,17 +644,18 @@ class Repository(Generic[R, N]):
             return Joined("and", (form, listed) if form != EVERY else (listed,)), values
         return parsed
 
-    def _parents(self, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-        """The references among `names` whose rows an UPDATE locks first.
+    def _parents(self, names: Sequence[str]) -> dynamic.Parents:
+        """The rows that an UPDATE of `names` locks first: those that it will refer to, and those that triggers change.
 
         `lock_for_delete` locks a parent before the rows that go with it, but after those that only lose it (which may
         be null): there an UPDATE that leaves the parent to the foreign key is in the same order.
         """
         known = columns(self.record)
+        changed = {self.changes_parent[name] for name in names if name in self.changes_parent}
         return tuple(
-            (name, table)
+            dynamic.Parent(name, table, name not in names, "NO KEY UPDATE" if name in changed else "KEY SHARE")
             for name, table in self.references.items()
-            if name in names and (table == self.table or not known[name].nullable)
+            if name in changed or (name in names and (table == self.table or not known[name].nullable))
         )
 
     def _changes(self, changes: Mapping[str, Any], id_: UUID | None) -> tuple[tuple[str, ...], list[Any]]:

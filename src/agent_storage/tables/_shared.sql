@@ -133,7 +133,8 @@ $$;
 -- Lock the rows that a DELETE of `ids` deletes or changes, before it does: first those whose reference becomes null, then
 -- the rows themselves, then those that go with them, each table in the order of ids. The foreign keys' own actions lock
 -- in the order of their plans, and statements that wait for each other crosswise end as deadlocks.
-CREATE OR REPLACE FUNCTION lock_for_delete(target regclass, ids uuid[], depth integer DEFAULT 0) RETURNS void
+-- This function reads the foreign keys from the catalog, so it serves every table; it plans each statement again.
+CREATE OR REPLACE FUNCTION lock_by_foreign_keys(target regclass, ids uuid[], depth integer DEFAULT 0) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     reference record;
@@ -144,7 +145,12 @@ BEGIN
         RETURN;
     END IF;
     IF target = to_regclass('ticket_tasks') THEN   -- a step names others in an array, which is no foreign key
-        own := own || ARRAY(SELECT id FROM ticket_tasks WHERE depends_on && ids);
+        own := own || ARRAY(SELECT id FROM ticket_tasks WHERE depends_on && ids AND depends_on <> '{}');
+    END IF;
+    IF target = to_regclass('approval_requests') AND has_table_privilege('workflow_sessions', 'UPDATE') THEN
+        PERFORM FROM workflow_sessions
+          WHERE id IN (SELECT session_id FROM approval_requests WHERE id = ANY (ids))
+          ORDER BY id FOR NO KEY UPDATE;
     END IF;
     FOR reference IN
         SELECT con.conrelid::regclass AS child, con.confdeltype = 'c' AS cascades, con.conrelid = target AS is_own,
@@ -157,10 +163,12 @@ BEGIN
                          FROM unnest(con.confkey) WITH ORDINALITY AS key (number, nth)
                          JOIN pg_catalog.pg_attribute ON attrelid = con.confrelid AND attnum = number),
                       target) AS referring
-          FROM pg_catalog.pg_constraint con
+          FROM pg_catalog.pg_trigger enforced  -- by the referenced table, for which pg_constraint has no index
+          JOIN pg_catalog.pg_constraint con ON con.oid = enforced.tgconstraint
           JOIN pg_catalog.pg_attribute id
             ON id.attrelid = con.conrelid AND id.attname = 'id' AND id.atttypid = 'uuid'::regtype
-         WHERE con.confrelid = target AND con.contype = 'f' AND con.confdeltype IN ('c', 'n', 'd')
+         WHERE enforced.tgrelid = target AND enforced.tgtype & 8 <> 0  -- on DELETE
+           AND con.confrelid = target AND con.contype = 'f' AND con.confdeltype IN ('c', 'n', 'd')
            AND has_table_privilege(con.conrelid, 'UPDATE')  -- which FOR UPDATE needs, though the foreign key does not
          ORDER BY is_own DESC, cascades, con.conrelid::regclass::text, con.conname
     LOOP
@@ -172,13 +180,123 @@ BEGIN
         IF reference.is_own THEN
             own := own || found;
         ELSIF reference.cascades AND found IS NOT NULL AND depth < 8 THEN
-            PERFORM lock_for_delete(reference.child, found, depth + 1);
+            PERFORM lock_by_foreign_keys(reference.child, found, depth + 1);
         ELSIF found IS NOT NULL THEN
             EXECUTE format('SELECT FROM %s WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE', reference.child) USING found;
         END IF;
     END LOOP;
-    IF own IS NOT NULL THEN
+    IF cardinality(own) > 1 OR depth > 0 THEN  -- a single row is locked by the DELETE itself
         EXECUTE format('SELECT FROM %s WHERE id = ANY($1) ORDER BY id FOR UPDATE', target) USING own;
+    END IF;
+END
+$$;
+
+-- Return how many foreign keys refer to the tables `deleted`; null if the role may not lock the rows of all of them.
+CREATE OR REPLACE FUNCTION foreign_keys_to(deleted regclass[]) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT CASE WHEN coalesce(bool_and(has_table_privilege(tgconstrrelid, 'UPDATE')), true)
+                             AND (SELECT bool_and(has_table_privilege(one, 'UPDATE')) FROM unnest(deleted) AS one)
+                        THEN count(*) END
+              FROM pg_catalog.pg_trigger
+             WHERE tgrelid = ANY (deleted) AND tgconstrrelid <> 0 AND tgtype & 8 <> 0);  -- on DELETE
+END
+$$;
+
+-- The same for the shipped tables, by statements whose plans are kept, with the settings that make them use the indexes.
+-- Where another table refers to one of them, and for every other table, the catalog is read.
+CREATE OR REPLACE FUNCTION lock_for_delete(target regclass, ids uuid[]) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    found uuid[];
+BEGIN
+    IF target = 'tickets'::regclass AND foreign_keys_to('{tickets, ticket_tasks, ticket_comments}') = 2 THEN
+        PERFORM FROM tickets WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+        PERFORM FROM ticket_comments WHERE ticket_id = ANY (ids) ORDER BY id FOR UPDATE;
+        found := ARRAY(SELECT id FROM ticket_tasks WHERE ticket_id = ANY (ids));
+        PERFORM FROM ticket_tasks
+          WHERE id = ANY (found) OR depends_on && found AND depends_on <> '{}'
+          ORDER BY id FOR UPDATE;
+    ELSIF target = 'ticket_tasks'::regclass AND foreign_keys_to('{ticket_tasks}') = 0 THEN
+        PERFORM FROM ticket_tasks
+          WHERE id = ANY (ids) OR depends_on && ids AND depends_on <> '{}'
+          ORDER BY id FOR UPDATE;
+    ELSIF target = 'projects'::regclass
+      AND foreign_keys_to('{projects, project_files, tickets, ticket_tasks, ticket_comments}') = 5 THEN
+        PERFORM FROM conversations WHERE project_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        PERFORM FROM projects WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+        PERFORM FROM project_files WHERE project_id = ANY (ids) ORDER BY id FOR UPDATE;
+        found := ARRAY(SELECT id FROM tickets WHERE project_id = ANY (ids));
+        IF found <> '{}' THEN
+            PERFORM lock_for_delete('tickets', found);
+        END IF;
+    ELSIF target = 'conversations'::regclass AND foreign_keys_to('{conversations, messages, tool_results}') = 5 THEN
+        PERFORM FROM conversations WHERE id = ANY (ids) OR forked_from_id = ANY (ids) ORDER BY id FOR UPDATE;
+        found := ARRAY(SELECT id FROM messages WHERE conversation_id = ANY (ids));
+        IF found <> '{}' THEN
+            PERFORM lock_for_delete('messages', found);
+        END IF;
+        PERFORM FROM tool_results WHERE conversation_id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'messages'::regclass AND foreign_keys_to('{messages}') = 2 THEN
+        PERFORM FROM tool_results WHERE message_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        PERFORM FROM messages WHERE id = ANY (ids) OR parent_id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'models'::regclass AND foreign_keys_to('{models}') = 2 THEN
+        PERFORM FROM conversations WHERE model_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        PERFORM FROM messages WHERE model_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        PERFORM FROM models WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'providers'::regclass AND foreign_keys_to('{providers, models}') = 3 THEN
+        PERFORM FROM providers WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+        found := ARRAY(SELECT id FROM models WHERE provider_id = ANY (ids));
+        IF found <> '{}' THEN
+            PERFORM lock_for_delete('models', found);
+        END IF;
+    ELSIF target = 'workflow_sessions'::regclass
+      AND foreign_keys_to('{workflow_sessions, approval_requests, execution_states,
+                             llm_executions, tool_call_logs, node_execution_states}') = 7 THEN
+        PERFORM FROM budget_entries WHERE session_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        PERFORM FROM budget_reservations WHERE session_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        PERFORM FROM workflow_sessions WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+        PERFORM FROM approval_requests WHERE session_id = ANY (ids) ORDER BY id FOR UPDATE;
+        PERFORM FROM execution_states WHERE session_id = ANY (ids) ORDER BY id FOR UPDATE;
+        found := ARRAY(SELECT id FROM llm_executions WHERE session_id = ANY (ids));
+        IF found <> '{}' THEN
+            PERFORM lock_for_delete('llm_executions', found);
+        END IF;
+        PERFORM FROM node_execution_states WHERE session_id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'llm_executions'::regclass AND foreign_keys_to('{llm_executions, tool_call_logs}') = 1 THEN
+        PERFORM FROM llm_executions WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+        PERFORM FROM tool_call_logs WHERE execution_id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'approval_requests'::regclass AND foreign_keys_to('{approval_requests}') = 0 THEN
+        PERFORM FROM workflow_sessions
+          WHERE id = ANY (ARRAY(SELECT session_id FROM approval_requests WHERE id = ANY (ids)))
+          ORDER BY id FOR NO KEY UPDATE;   -- by a trigger, the run of a deleted request goes on
+        PERFORM FROM approval_requests WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'sessions'::regclass AND foreign_keys_to('{sessions, tasks}') = 3 THEN
+        PERFORM FROM sessions
+          WHERE id = ANY (ids) OR parent_session_id = ANY (ids) OR forked_from_session_id = ANY (ids)
+          ORDER BY id FOR UPDATE;
+        PERFORM FROM tasks WHERE session_id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'boards'::regclass AND foreign_keys_to('{boards}') = 1 THEN
+        PERFORM FROM sessions WHERE board_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        PERFORM FROM boards WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'repos'::regclass AND foreign_keys_to('{repos}') = 1 THEN
+        PERFORM FROM sessions WHERE repo_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        PERFORM FROM repos WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'tool_configs'::regclass AND foreign_keys_to('{tool_configs}') = 1 THEN
+        PERFORM FROM tool_results WHERE tool_config_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        PERFORM FROM tool_configs WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'workflows'::regclass AND foreign_keys_to('{workflows}') = 1 THEN
+        PERFORM FROM workflow_sessions WHERE workflow_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
+        PERFORM FROM workflows WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'checkpoints'::regclass AND foreign_keys_to('{checkpoints}') = 1 THEN
+        PERFORM FROM checkpoints WHERE id = ANY (ids) OR parent_id = ANY (ids) ORDER BY id FOR UPDATE;
+    ELSIF target = 'event_streams'::regclass AND foreign_keys_to('{event_streams, stream_events}') = 1 THEN
+        PERFORM FROM event_streams WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
+        PERFORM FROM stream_events
+          WHERE stream_id = ANY (ARRAY(SELECT stream_id FROM event_streams WHERE id = ANY (ids)))
+          ORDER BY id FOR UPDATE;
+    ELSIF cardinality(ids) > 1 OR foreign_keys_to(ARRAY[target]) > 0 THEN  -- else the DELETE locks the only row
+        PERFORM lock_by_foreign_keys(target, ids);
     END IF;
 END
 $$;

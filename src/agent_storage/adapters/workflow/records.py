@@ -42,11 +42,11 @@ class Item(Document):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     kept_in: ClassVar[str] = "metadata"
-    """The JSON column where the row remembers texts."""
+    """The JSON column that holds the texts of ids."""
     references: ClassVar[tuple[str, ...]] = ("id",)
     """The fields that are ids."""
     ordered: ClassVar[bool] = True
-    """Whether a row remembers when it was made, for ids that do not say it."""
+    """True if the row stores the order of its creation, for ids without a time."""
 
     created_at: datetime | None = None
     updated_at: datetime | None = None

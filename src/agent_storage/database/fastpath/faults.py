@@ -62,9 +62,9 @@ def checked(answers: Sequence[PGresult]) -> PGresult:
 
 
 class Standby:
-    """Whether a commit was reported that a synchronous standby may not have: its wait was cancelled.
+    """Detects a commit that a synchronous standby may lack, because its wait was cancelled.
 
-    PostgreSQL sends a warning then, and success. The commit is kept here, and lost in a failover.
+    PostgreSQL then sends a warning and reports success. The commit is kept here, and lost in a failover.
     """
 
     def __init__(self, connection: psycopg.BaseConnection[Any]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from agent_storage.errors import READ_ONLY
 from agent_storage.migrations.errors import CannotConnect, InvalidRequest, MigrationFailure
 
 APPLICATION_NAME = "storage migrate"
@@ -117,7 +118,7 @@ def explain(error: psycopg.Error) -> MigrationFailure:
     if is_lost(error):
         return unreachable(error) if isinstance(error, psycopg.OperationalError) else CannotConnect(text)
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-        return CannotConnect(text, hint="this server is read-only (a standby?); use the primary", sqlstate="25006")
+        return CannotConnect(text, hint="this server is read-only (a standby?); use the primary", sqlstate=READ_ONLY)
     return MigrationFailure(f"{error.sqlstate or 'error'} {text}", sqlstate=error.sqlstate)
 
 

@@ -189,7 +189,8 @@ class Executor:
                 except BaseException as error:
                     with suppress(psycopg.Error):  # the first error says more than that the connection is gone, too
                         if isinstance(error, StorageError):
-                            self._replies.end_pipeline()  # where the server has refused a chunk, it skips what is left
+                            # After a chunk that the server has refused, it skips the others.
+                            self._replies.end_pipeline()
                         else:
                             self._replies.abandon(1, ended=False)
                         if not begin and self._pgconn.transaction_status == TransactionStatus.INTRANS:

@@ -56,7 +56,7 @@ class ProjectFiles(Repository[R, N]):
             RETURNING f.id
         ), written AS (
             INSERT INTO project_files AS f ({new.columns})
-            SELECT {new.rows} FROM given WHERE (SELECT count(*) FROM stored) >= 0
+            SELECT {new.rows} FROM given WHERE (SELECT count(*) FROM stored) >= 0 ORDER BY {new.order}
             ON CONFLICT (project_id, path) DO UPDATE SET {new.updates}
              WHERE f.checksum IS DISTINCT FROM excluded.checksum OR excluded.checksum IS NULL
             RETURNING (f.xmax = 0) AS added       -- no transaction has ended this version: it is the first

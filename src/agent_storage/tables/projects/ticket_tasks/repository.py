@@ -29,7 +29,7 @@ _LOCKS = """(SELECT count(*)
                                FOR SHARE) one)"""
 #: Tasks with ids, in the order given, which is that of their positions. Calls with the same ids wait for the tickets.
 _IDENTIFIED = IDENTIFIED.replace("{new.locks}", _LOCKS).replace(
-    "ORDER BY id\n            ON", 'ORDER BY "Nth"\n            ON'
+    "ORDER BY {new.order}\n            ON", 'ORDER BY "Nth"\n            ON'
 )
 
 
@@ -38,6 +38,7 @@ class TicketTasks(Repository[R, N]):
 
     table = "ticket_tasks"
     references = {"ticket_id": "tickets"}
+    changes_parent = {"ticket_id": "ticket_id"}
 
     @sql(
         "SELECT {columns} FROM {table} WHERE ticket_id = %(ticket_id)s ORDER BY position LIMIT %(limit)s",

@@ -102,6 +102,11 @@ CREATE TRIGGER check_dependencies_on_update AFTER UPDATE OF id, ticket_id, depen
     FOR EACH ROW WHEN (NEW.id <> OLD.id OR NEW.ticket_id <> OLD.ticket_id OR NOT NEW.depends_on <@ OLD.depends_on)
     EXECUTE FUNCTION trigger_check_ticket_task_dependencies();
 
+-- Other steps name the id in depends_on, which is no foreign key.
+CREATE TRIGGER keep_id BEFORE UPDATE OF id ON ticket_tasks
+    FOR EACH ROW WHEN (NEW.id <> OLD.id)
+    EXECUTE FUNCTION trigger_refuse_change('id', 'create another task, and delete this one');
+
 CREATE FUNCTION trigger_forget_ticket_tasks() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN

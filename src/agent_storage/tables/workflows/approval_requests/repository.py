@@ -53,6 +53,7 @@ class ApprovalRequests(Repository[R, N]):
 
     table = "approval_requests"
     references = {"session_id": "workflow_sessions"}
+    changes_parent = {"status": "session_id"}
 
     async def pending(self, where: Where | None = None, limit: int = 100) -> Found[R]:
         """Return the requests that wait for a decision, oldest first; `where` filters as in `find`."""

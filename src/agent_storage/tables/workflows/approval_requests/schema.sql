@@ -58,6 +58,10 @@ CREATE TRIGGER keep_session_id BEFORE UPDATE OF session_id ON approval_requests
 CREATE TRIGGER keep_node_id BEFORE UPDATE OF node_id ON approval_requests
     FOR EACH ROW WHEN (NEW.node_id IS DISTINCT FROM OLD.node_id)
     EXECUTE FUNCTION trigger_refuse_change('node_id', 'ask again for the other node');
+-- The node that waits names the id, and so do waiting sessions; neither is a foreign key.
+CREATE TRIGGER keep_id BEFORE UPDATE OF id ON approval_requests
+    FOR EACH ROW WHEN (NEW.id <> OLD.id)
+    EXECUTE FUNCTION trigger_refuse_change('id', 'ask again with the other id');
 CREATE TRIGGER keep_type BEFORE UPDATE OF type ON approval_requests
     FOR EACH ROW WHEN (NEW.type IS DISTINCT FROM OLD.type)
     EXECUTE FUNCTION trigger_refuse_change('type', 'ask again with the other type');

@@ -22,6 +22,7 @@ class BudgetEntries(Repository[R, N]):
     """Ledger of the budgets: every change of a sum, which never changes itself."""
 
     table = "budget_entries"
+    insert_order = ("key",)
     references = {
         "pool_id": "budget_pools",
         "to_pool_id": "budget_pools",

@@ -166,17 +166,18 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    -- Locked before the foreign keys are checked: a KEY SHARE that becomes a stronger lock can end in a deadlock.
-    PERFORM FROM budget_pools p
-      WHERE p.id IN (WITH RECURSIVE chain (id) AS (
-                         SELECT unnest(ARRAY[new_pool_id, new_to_pool_id])
-                          UNION
-                         SELECT above.parent_pool_id FROM chain JOIN budget_pools above USING (id)
-                     )
-                     SELECT id FROM chain)
-      ORDER BY p.id
-        FOR NO KEY UPDATE;
     BEGIN
+        -- Locked before the foreign keys are checked: a KEY SHARE that becomes a stronger lock can end in a deadlock. In the
+        -- block, since a row that the transaction locks and its subtransaction updates takes a multixact.
+        PERFORM FROM budget_pools p
+          WHERE p.id IN (WITH RECURSIVE chain (id) AS (
+                             SELECT unnest(ARRAY[new_pool_id, new_to_pool_id])
+                              UNION
+                             SELECT above.parent_pool_id FROM chain JOIN budget_pools above USING (id)
+                         )
+                         SELECT id FROM chain)
+          ORDER BY p.id
+            FOR NO KEY UPDATE;
         IF new_kind = 'reserve' THEN
             INSERT INTO budget_reservations AS r (pool_id, amount, key, actor, session_id, expires_at, metadata)
             VALUES (new_pool_id, new_amount, new_key, new_actor, new_session_id, new_expires_at, new_metadata)

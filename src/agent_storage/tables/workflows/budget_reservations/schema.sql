@@ -32,8 +32,11 @@ BEGIN
             USING ERRCODE = 'AS001', TABLE = 'budget_reservations', COLUMN = 'status',
                   CONSTRAINT = 'budget_reservations_status_by_ledger', HINT = 'settle or release it afterwards';
     END IF;
+    -- In the order in which create_many makes entries with keys.
     INSERT INTO budget_entries (id, pool_id, kind, amount, reservation_id, key, actor, session_id, created_at, updated_at)
-    SELECT id, pool_id, 'reserve', amount, id, key, actor, session_id, created_at, created_at FROM added ORDER BY id;
+    SELECT id, pool_id, 'reserve', amount, id, key, actor, session_id, created_at, created_at
+      FROM added
+     ORDER BY key COLLATE "C", id;
     RETURN NULL;
 END
 $$;

@@ -24,7 +24,7 @@ class StreamEvent(Record, NewStreamEvent):
 
 
 class StreamHead(BaseModel, frozen=True):
-    """How far a stream has come. `id` is another one when the stream was deleted and published again."""
+    """The last position of a stream. `id` changes when the stream is deleted and published again."""
 
     id: UUID
     last_sequence: int

@@ -82,12 +82,19 @@ class Conversations(Repository[R, N]):
             SELECT m.*, uuid_v7() AS new_id
               FROM origin
               JOIN messages m ON m.conversation_id = origin.id AND m.position <= origin.at_position
+        ), locked AS MATERIALIZED (      -- in the order of ids; the foreign keys lock in that of the messages
+            SELECT count(*)
+              FROM (SELECT FROM models
+                     WHERE id IN (SELECT model_id FROM copied UNION ALL SELECT model_id FROM origin)
+                     ORDER BY id
+                       FOR KEY SHARE) one
         ), forked AS (
             INSERT INTO conversations (title, project_id, model_id, owner, metadata, forked_from_id,
                                        forked_at_position, message_count, last_message_at)
             SELECT coalesce(%(title)s, title), project_id, model_id, owner, metadata, id, at_position,
                    at_position, (SELECT coalesce(max(created_at), now()) FROM copied)
               FROM origin
+             CROSS JOIN locked
             RETURNING *
         ), placed AS (
             INSERT INTO messages (id, conversation_id, position, role, content, model_id, parent_id,

@@ -23,6 +23,7 @@ class BudgetReservations(Repository[R, N]):
     """Amounts held in budget pools for calls whose cost is known afterwards."""
 
     table = "budget_reservations"
+    insert_order = ("key",)
     references = {"pool_id": "budget_pools", "session_id": "workflow_sessions"}
 
     @sql("SELECT {columns} FROM {table} WHERE pool_id = %(pool_id)s ORDER BY id DESC LIMIT %(limit)s", repeatable=True)
