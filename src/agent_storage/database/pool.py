@@ -342,8 +342,10 @@ class Database:
             if url is None and self._own is not None:
                 pools.address(self._own)  # raises here rather than in the listener's thread
                 self._listener = Listener(partial(pools.address, self._own))
+            elif url is not None:
+                self._listener = Listener(partial(pools.listening, self.settings, url.get_secret_value()))
             else:
-                self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
+                self._listener = Listener(self.conninfo)
         return AsyncSignal(self._listener, channel, payloads)
 
     @property

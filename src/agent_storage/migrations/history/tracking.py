@@ -22,6 +22,7 @@ from agent_storage.migrations.files.file import MigrationFile, SqlText
 from agent_storage.migrations.history.provenance import git_commit, user_name
 from agent_storage.migrations.history.yoyo import TABLES, Backend
 from agent_storage.migrations.results import Direction, HistoryEntry
+from agent_storage.search_path import OF_SESSION
 
 TABLE = "_storage_migration"
 ALL_TABLES = (*TABLES, TABLE)
@@ -107,14 +108,14 @@ class TrackedMigration:
 
 
 class TrackingTables:
-    """The tracking tables of one database, read and written on one connection.
+    """The tracking tables of one schema, read and written on one connection.
 
-    They are searched in every schema, so that a changed `search_path` does not hide the history.
+    The schema is that of the setting `schema`, else the connection's current one. Those of other schemas are not read.
     """
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
-        self.schema, self._present = _locate(connection)
+        self.schema, self._has_schema, self._present = _locate(connection)
         self._backend = Backend(connection, self.schema)
 
     @property
@@ -133,10 +134,13 @@ class TrackingTables:
         if self.exists:
             return
         with self._connection.transaction():
+            if not self._has_schema:
+                name = sql.Identifier(self.schema)
+                self._connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
             self._backend.create_tables()
             self._connection.execute(self._sql(_CREATE))
             self._connection.execute(self._sql(_COMMENT))
-        self._present = set(ALL_TABLES)
+        self._has_schema, self._present = True, set(ALL_TABLES)
 
     def entries(self) -> list[TrackedMigration]:
         """Return the applied and unfinished migrations, in the order of application."""
@@ -259,30 +263,23 @@ class TrackingTables:
         self._connection.execute(self._sql(_RECORD), values)
 
 
-_LOCATE = """
-SELECT current_schema(), found.schema, found.name
-  FROM (VALUES (1)) AS always (row)
-  LEFT JOIN (
-           SELECT n.nspname AS schema, c.relname AS name
-             FROM pg_catalog.pg_class c
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.relname = ANY(%s) AND c.relkind IN ('r', 'p') AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
-       ) AS found ON TRUE
-"""
+_LOCATE = f"""
+SELECT of_session.schema, n.oid IS NOT NULL,
+       ARRAY(SELECT c.relname
+               FROM pg_catalog.pg_class c
+              WHERE c.relnamespace = n.oid AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p'))
+  FROM (SELECT {OF_SESSION} AS schema) AS of_session
+  LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = of_session.schema
+"""  # noqa: S608  # of constants
 
 
-def _locate(connection: psycopg.Connection) -> tuple[str, set[str]]:
-    """Return the schema of the tables, and the tables that exist in it."""
-    rows = connection.execute(_LOCATE, (list(ALL_TABLES),)).fetchall()
-    current = rows[0][0]
-    schemas = sorted({schema for _, schema, name in rows if name == TABLES[0]})
-    if current in schemas or not schemas:
-        if current is None:
-            raise InvalidRequest("no schema of the search_path exists", hint="create it, or set another search_path")
-        chosen = current
-    elif len(schemas) == 1:
-        chosen = schemas[0]
-    else:
-        hint = f"put one of {', '.join(schemas)} first in the role's search_path"
-        raise InvalidRequest("migrations are recorded in several schemas of this database", hint=hint)
-    return chosen, {name for _, schema, name in rows if schema == chosen}
+def _locate(connection: psycopg.Connection) -> tuple[str, bool, set[str]]:
+    """Return the schema of the tables, whether it exists, and the tables that exist in it."""
+    row = connection.execute(_LOCATE.encode(), (list(ALL_TABLES),)).fetchone()
+    if row is None or row[0] is None:
+        raise InvalidRequest(
+            "no schema of the search_path exists",
+            hint="name one with the setting schema, which `up` creates, or set another search_path",
+        )
+    schema, exists, names = row
+    return schema, exists, set(names)

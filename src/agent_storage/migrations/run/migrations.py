@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ from agent_storage.migrations.run.opening import open_tracking
 from agent_storage.migrations.run.runner import MigrationRunner
 from agent_storage.migrations.run.session import MigrationSession, explained, open_session
 from agent_storage.migrations.run.watch import Watch
+from agent_storage.search_path import in_schema
 
 
 def _ignore(_: Event) -> None:
@@ -36,7 +38,8 @@ class Migrations:
     `folder` defaults to the migrations of the package. `on_event` is called with each `Event`, also from another
     thread. Times are in seconds: `wait` limits the wait for the migration lock, `lock_timeout` the wait for a lock
     that a statement needs. When `lock_timeout` expires, the migration is rolled back and tried again, up to `retries`
-    times.
+    times. `schema` is the PostgreSQL schema of the tables, which `up` creates. The default is the current one of the
+    connection.
     """
 
     def __init__(
@@ -48,13 +51,21 @@ class Migrations:
         wait: float = 60,
         retries: int = 10,
         lock_timeout: float = 5,
+        schema: str | None = None,
     ) -> None:
-        self.conninfo = conninfo
+        self._given = conninfo
+        self.schema = schema
         self.folder = (folder or VERSIONS).resolve()
         self.notify = on_event or _ignore
         self.wait = wait
         self.retries = retries
         self.lock_timeout = lock_timeout
+
+    @cached_property
+    def conninfo(self) -> str:
+        """The connection string, with the schema. The first use connects if a schema was given."""
+        with explained():
+            return self._given if self.schema is None else in_schema(self._given, self.schema)
 
     # Reading
 

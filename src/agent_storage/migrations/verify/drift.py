@@ -11,7 +11,7 @@ from agent_storage.migrations.results import Source
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.verify.declared import TABLES
 from agent_storage.migrations.verify.shadow import ShadowServer
-from agent_storage.migrations.verify.sources import as_applied, of_database, of_migrations, of_schema
+from agent_storage.migrations.verify.sources import as_applied, of_database, of_migrations, of_schema, own_schema, without_empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,18 @@ def drift(migrator: Migrations, server: ShadowServer) -> Comparison:
 
 def diff(migrator: Migrations, server: ShadowServer, from_: Source, to: Source, tables: Path = TABLES) -> Comparison:
     """Return what has to change in `from_` to make it like `to`."""
-    return Comparison(to, from_, compare(_read(migrator, server, to, tables), _read(migrator, server, from_, tables)))
+    if from_ == to:
+        return Comparison(to, from_, [])
+    read = {source: _read(migrator, server, source, tables) for source in (from_, to) if source != "db"}
+    if "db" in (from_, to):
+        ((source, other),) = read.items()
+        with migrator.session() as session:
+            read["db"], own = of_database(session, other), own_schema(session)
+        if own != "public":
+            read[source] = without_empty(other, "public")
+        if not any(entry.kind == "schema" for entry in read["db"].entries):
+            read[source] = without_empty(read[source], own)
+    return Comparison(to, from_, compare(read[to], read[from_]))
 
 
 def _read(migrator: Migrations, server: ShadowServer, source: Source, tables: Path) -> Catalog:
@@ -49,8 +60,6 @@ def _read(migrator: Migrations, server: ShadowServer, source: Source, tables: Pa
     if source == "migrations":
         return of_migrations(server, migrator.files())
     with migrator.session() as session:
-        if source == "db":
-            return of_database(session)
         tracking = TrackingTables(session.connection)
         applied = as_applied(tracking, migrator.timeline(session, tracking))
     return of_migrations(server, applied)

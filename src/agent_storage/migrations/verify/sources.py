@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from psycopg import sql
 
 from agent_storage.catalog import Catalog, snapshot
 from agent_storage.migrations.errors import HistoryProblem
@@ -30,10 +33,36 @@ def of_migrations(server: ShadowServer, files: Sequence[MigrationFile]) -> Catal
         return snapshot(connection)
 
 
-def of_database(session: MigrationSession) -> Catalog:
-    """Return the catalog of the live database. Only reads from it."""
+def of_database(session: MigrationSession, beside: Catalog) -> Catalog:
+    """Return the catalog of the live database, to be compared with `beside`. Only reads from it.
+
+    Of the schemas, it has that of the session and those that `beside` has: the others belong to other programs.
+    """
     with explained():
-        return snapshot(session.connection)
+        own = own_schema(session)
+        return snapshot(session.connection, schemas=[own, *_schemas(beside, own)], database=True)
+
+
+def own_schema(session: MigrationSession) -> str:
+    """Return the schema of the tables, be it created or not."""
+    return TrackingTables(session.connection).schema
+
+
+def _schemas(catalog: Catalog, own: str) -> list[str]:
+    """Return the schemas of `catalog` beside `own`: every database has `public`, which counts if it has objects."""
+    names = [entry.name for entry in catalog.entries if entry.kind == "schema"]
+    used = any(entry.name.startswith("public.") for entry in catalog.entries)
+    raw = [name[1:-1].replace('""', '"') if name.startswith('"') else name for name in names]
+    return [name for name in raw if name != own and (name != "public" or used)]
+
+
+def without_empty(catalog: Catalog, schema: str) -> Catalog:
+    """Return `catalog` without `schema` if it holds nothing: `up` has yet to create it."""
+    name = sql.Identifier(schema).as_string(None)
+    if any(entry.name.startswith((f"{schema}.", f"{name}.")) for entry in catalog.entries):
+        return catalog
+    keys = {f"schema {schema}", f"schema {name}"}  # the server quotes a name where that is necessary
+    return replace(catalog, entries=tuple(entry for entry in catalog.entries if entry.key not in keys))
 
 
 def as_applied(tracking: TrackingTables, timeline: Timeline) -> list[MigrationFile]:

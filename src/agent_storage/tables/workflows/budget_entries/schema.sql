@@ -249,6 +249,11 @@ BEGIN
      ORDER BY p.id <> shown;
 END
 $$;
+SELECT pin_search_path(
+    'trigger_post_budget_entries()',
+    'trigger_close_budget_reservation()',
+    'trigger_keep_budget_entries()',
+    'budget_post(text, uuid, numeric, uuid, uuid, text, text, uuid, timestamptz, jsonb)');
 
 COMMENT ON TABLE budget_entries IS 'Ledger of the budgets: every change of a sum, which never changes itself';
 COMMENT ON COLUMN budget_entries.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
