@@ -1,11 +1,17 @@
-"""`Health`: what a readiness probe wants to know of a database."""
+"""`Health`: what a readiness probe wants to know of a database. `ensure_current`: the migrations that it may need."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from agent_storage.database.connections import locate
+from agent_storage.database.settings import Settings
 from agent_storage.migrations.errors import MigrationFailure
 from agent_storage.migrations.run.migrations import Migrations
+
+#: What a storage does about pending migrations when it is opened: nothing, apply them, wait for them, or fail.
+Migrate = Literal[True, False, "wait", "fail"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +48,13 @@ def schema_health(conninfo: str, server_version: int, seconds: float) -> Health:
         return Health(True, server_version, seconds, error=error.message)
     problems = tuple(problem.message for problem in status.problems)
     return Health(True, server_version, seconds, tuple(status.pending), problems)
+
+
+def ensure_current(settings: Settings, migrate: Literal[True, "wait", "fail"]) -> None:
+    """Apply the pending migrations, wait for them, or raise `Pending`. Blocks.
+
+    It connects to `migrate_url`, if that is set.
+    """
+    if settings.migrate_url is not None:
+        settings = settings.model_copy(update={"url": settings.migrate_url})
+    Migrations(locate(settings)).ensure_current(migrate)

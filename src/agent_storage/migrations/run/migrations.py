@@ -24,6 +24,7 @@ from agent_storage.migrations.run.lock import Holder, holders, migration_lock, p
 from agent_storage.migrations.run.opening import open_tracking
 from agent_storage.migrations.run.runner import MigrationRunner
 from agent_storage.migrations.run.session import MigrationSession, explained, open_session
+from agent_storage.migrations.run.taken import refuse_taken
 from agent_storage.migrations.run.watch import Watch
 from agent_storage.search_path import in_schema
 
@@ -88,8 +89,10 @@ class Migrations:
         self, session: MigrationSession, tracking: TrackingTables | None = None, *, allow_out_of_order: bool = False
     ) -> Timeline:
         """Return the timeline, or raise the error that prevents `up` from starting."""
+        tracking = tracking or TrackingTables(session.connection)
         timeline = self.timeline(session, tracking)
         lint.refuse(timeline.pending)
+        refuse_taken(session, tracking, timeline.pending)
         refuse(self._real(session, timeline.problems(allow_out_of_order=allow_out_of_order)))
         return timeline
 
@@ -127,6 +130,7 @@ class Migrations:
                 return RunResult([], [])
             # The files are read once, so the checked files are those that run, however long the lock takes.
             lint.refuse(timeline.pending)
+            refuse_taken(session, TrackingTables(session.connection), timeline.pending)
             with self._locked(session, files) as locked:
                 if locked is None:
                     return RunResult([], [])

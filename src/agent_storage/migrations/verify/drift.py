@@ -11,7 +11,14 @@ from agent_storage.migrations.results import Source
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.verify.declared import TABLES
 from agent_storage.migrations.verify.shadow import ShadowServer
-from agent_storage.migrations.verify.sources import as_applied, of_database, of_migrations, of_schema, own_schema, without_empty
+from agent_storage.migrations.verify.sources import (
+    as_applied,
+    of_database,
+    of_migrations,
+    of_schema,
+    own_schema,
+    without_empty,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,3 +42,12 @@ $$;
 
 DROP FUNCTION notification_channel(text, text);
 DROP FUNCTION pin_search_path(regprocedure[]);
+
+CREATE OR REPLACE TRIGGER keep_entries BEFORE UPDATE ON budget_entries
+    FOR EACH ROW WHEN (pg_trigger_depth() = 0 OR NEW.session_id IS NOT NULL
+                       OR (NEW.id, NEW.pool_id, NEW.kind, NEW.amount, NEW.to_pool_id, NEW.reservation_id, NEW.key,
+                           NEW.actor, NEW.metadata)
+                          IS DISTINCT FROM
+                          (OLD.id, OLD.pool_id, OLD.kind, OLD.amount, OLD.to_pool_id, OLD.reservation_id, OLD.key,
+                           OLD.actor, OLD.metadata))
+    EXECUTE FUNCTION trigger_keep_budget_entries();

@@ -104,6 +104,11 @@ class Database:
     def __repr__(self) -> str:
         return f"<Database {'open' if self._pool else 'closed'}>"
 
+    @property
+    def opened(self) -> bool:
+        """Whether the pool is open."""
+        return self._pool is not None
+
     def open(self) -> None:
         """Connect. Raises `Unavailable` when the database cannot be reached, `InvalidSettings` for a bad address."""
         with self._opening:
