@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import uuid
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import agent_storage
 from agent_storage import sync
+from agent_storage.errors import MigrationError
 from agent_storage.migrations import Migrator
+from agent_storage.migrations.errors import Pending
+from agent_storage.sources import at
 from agent_storage.types import NewConversation, NewStreamEvent
 
 from .contract.test_streams import follow
@@ -175,3 +180,52 @@ def test_many_replicas_that_migrate_when_they_open_apply_each_migration_once(dat
         log = connection.execute("SELECT count(*), count(DISTINCT migration_id) FROM _yoyo_log").fetchone()
         assert log is not None
         assert log[0] == log[1]
+
+
+async def test_a_storage_waits_for_migrations_or_refuses_to_start(database: str, tmp_path: Path) -> None:
+    with pytest.raises(Pending, match="migrations are pending"):
+        await agent_storage.Storage(database, migrate="fail").connect()
+    with pytest.raises(Pending, match="migrations are pending"):
+        sync.Storage(database, migrate="fail").connect()
+    waiting = asyncio.create_task(agent_storage.Storage(database, migrate="wait").connect())
+    async with agent_storage.Storage(database, migrate=True) as storage:
+        opened = await asyncio.wait_for(waiting, 60)
+        await opened.close()
+        assert await storage.health()
+
+
+@pytest.mark.parametrize("schema", [None, "agent"])
+async def test_a_storage_applies_the_migrations_of_further_sources(
+    database: str, tmp_path: Path, schema: str | None
+) -> None:
+    shop = tmp_path / "shop"
+    (shop / "migrations").mkdir(parents=True)
+    (shop / "migrations" / "20260101000000_customers.sql").write_text(
+        "CREATE TABLE customers (id int, conversation_id uuid REFERENCES conversations (id));"
+    )
+    (shop / "migrations" / "20260101000000_customers.rollback.sql").write_text("DROP TABLE customers;")
+    for source in (shop, str(shop), at(shop)):
+        async with agent_storage.Storage(database, schema=schema, migrate=True, sources=[source]) as storage:
+            async with storage.connection() as connection:
+                found = await connection.execute("SELECT conversation_id FROM customers")
+                assert await found.fetchall() == []
+            await storage.conversations.find()
+    with sync.Storage(database, schema=schema, migrate="fail", sources=[shop]) as storage:
+        assert storage.conversations.count() == 0
+
+
+async def test_migrations_use_the_owners_address(migrated: str, database: str) -> None:
+    """The service's own role may not create tables; `migrate_url` names the role that may."""
+    name = f"role_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {name} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        admin.execute(f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {name}")
+    service = make_conninfo(database, user=name)
+    try:
+        with pytest.raises(MigrationError, match="permission denied"):
+            await agent_storage.Storage(service, migrate=True).connect()
+        async with agent_storage.Storage(service, migrate=True, migrate_url=database) as storage:
+            assert await storage.conversations.count() == 0
+    finally:
+        with psycopg.connect(database, autocommit=True) as admin:
+            admin.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from agent_storage.database.connections import locate
 from agent_storage.database.settings import Settings
 from agent_storage.migrations.errors import MigrationFailure
 from agent_storage.migrations.run.migrations import Migrations
+from agent_storage.sources import Source, at, shipped
 
 #: What a storage does about pending migrations when it is opened: nothing, apply them, wait for them, or fail.
 Migrate = Literal[True, False, "wait", "fail"]
@@ -50,11 +53,16 @@ def schema_health(conninfo: str, server_version: int, seconds: float) -> Health:
     return Health(True, server_version, seconds, tuple(status.pending), problems)
 
 
-def ensure_current(settings: Settings, migrate: Literal[True, "wait", "fail"]) -> None:
+def ensure_current(
+    settings: Settings, migrate: Literal[True, "wait", "fail"], sources: Sequence[Source | str | Path]
+) -> None:
     """Apply the pending migrations, wait for them, or raise `Pending`. Blocks.
 
-    It connects to `migrate_url`, if that is set.
+    It connects to `migrate_url`, if that is set. The sources are the shipped one and `sources`.
     """
     if settings.migrate_url is not None:
         settings = settings.model_copy(update={"url": settings.migrate_url})
-    Migrations(locate(settings)).ensure_current(migrate)
+    found = [one if isinstance(one, Source) else at(Path(one)) for one in sources]
+    if not any(one.shipped for one in found):
+        found.insert(0, shipped())
+    Migrations(locate(settings), sources=found).ensure_current(migrate)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import psycopg
 import pytest
 
 from agent_storage.migrations import Migrator
 from agent_storage.migrations.errors import NameTaken
-from agent_storage.migrations.files.file import MigrationFile, SqlText
+from agent_storage.migrations.files.file import SqlText
 from agent_storage.migrations.files.names import steps
 
 from .conftest import Command, Folder
@@ -138,7 +136,7 @@ def test_the_shipped_migrations_create_and_drop_what_the_parser_says(database: s
     migrator.up()
     made: set[str] = set()
     for file in migrator.files():
-        for step in steps(file):
+        for step in steps(file.up):
             (made.add if step.made else made.discard)(step.name.name)
     with psycopg.connect(database) as connection:
         rows = connection.execute(
@@ -153,5 +151,4 @@ def test_the_shipped_migrations_create_and_drop_what_the_parser_says(database: s
 
 def test_a_statement_that_sets_the_search_path_ends_the_reading() -> None:
     text = "CREATE TABLE a (); SET LOCAL search_path = b; CREATE TABLE c ();"
-    file = MigrationFile(A, Path(f"{A}.sql"), SqlText(text), None)
-    assert [step.name.name for step in steps(file)] == ["a"]
+    assert [step.name.name for step in steps(SqlText(text))] == ["a"]

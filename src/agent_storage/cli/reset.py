@@ -1,5 +1,8 @@
 """`storage reset`: empty the embedded server."""
 
+# Typer's option functions are partly untyped.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from typing import Annotated, Any

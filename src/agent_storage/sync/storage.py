@@ -7,8 +7,9 @@ import inspect
 import math
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
@@ -24,6 +25,7 @@ from agent_storage.errors import (
     Unavailable,
 )
 from agent_storage.health import Health, Migrate, ensure_current, schema_health
+from agent_storage.sources import Source
 from agent_storage.sync.database.batch import Batch, Later
 from agent_storage.sync.database.pool import Database
 from agent_storage.sync.database.transaction import Isolation, Transaction
@@ -65,15 +67,24 @@ class Storage(Tables):
     `transaction()` and `batch()` give the same class on one connection.
     """
 
-    def __init__(self, url: str | None = None, *, migrate: Migrate = False, **settings: Unpack[Keywords]) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        migrate: Migrate = False,
+        sources: Sequence[Source | str | Path] = (),
+        **settings: Unpack[Keywords],
+    ) -> None:
         """Make a storage on `url`, else on `STORAGE_DATABASE_URL`, `DATABASE_URL` or the embedded server.
 
         It connects when it is entered (`with`), or by `connect()`. With `migrate=True` that applies the pending
-        migrations first; any number of processes may do so at once. "wait" waits until another process has applied
-        them, "fail" raises `Pending`. Raises `InvalidSettings`.
+        migrations first: the shipped ones, and those of `sources`, which are folders with `tables/` and `migrations/`.
+        Any number of processes may do so at once. "wait" waits until another process has applied them, "fail" raises
+        `Pending`. Raises `InvalidSettings`.
         """
         super().__init__(Database(Settings.load(url, **settings)))
         self._migrate: Migrate = migrate
+        self._sources = tuple(sources)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self.runner!r}>"
@@ -87,14 +98,17 @@ class Storage(Tables):
 
     # ---- life ------------------------------------------------------------------------------------------------------
 
-    def connect(self) -> Self:
+    def connect(self, *, migrate: Migrate | None = None) -> Self:
         """Open the pool. Idempotent. Raises `Unavailable` when the database cannot be reached.
 
-        Raises the errors of the migrations, with `migrate`.
+        `migrate` is as for the storage, whose own value is the default when the pool is not open yet. With it, raises
+        the errors of the migrations.
         """
         settings = self.database.settings
-        if self._migrate and not self.database.opened:
-            ensure_current(settings, self._migrate)
+        if migrate is None:
+            migrate = not self.database.opened and self._migrate
+        if migrate:
+            ensure_current(settings, migrate, self._sources)
         self.database.open()
         if settings.schema_name is not None:
             self._refuse_others_tables(settings.schema_name)

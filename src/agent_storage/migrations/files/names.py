@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from agent_storage.migrations.files.file import MigrationFile
+from agent_storage.migrations.files.file import SqlText
 from agent_storage.migrations.files.splitter import SqlStatement, Token, tokens
 
 #: Tables, indexes, sequences and views share their names; so do tables and types.
@@ -49,9 +49,9 @@ class Step(NamedTuple):
     statement: SqlStatement
 
 
-def steps(file: MigrationFile) -> Iterator[Step]:
-    """Yield the names that the migration makes and frees, in order, up to a statement that changes the search_path."""
-    for statement in file.up.statements:
+def steps(text: SqlText) -> Iterator[Step]:
+    """Yield the names that the statements make and free, in order, up to one that changes the search_path."""
+    for statement in text.statements:
         if statement.starts_with("SET") and "SEARCH_PATH" in statement.words:
             return
         for kind, name, made in _read(list(tokens(statement.text))):

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent_storage.migrations.errors import NameTaken
-from agent_storage.migrations.files.file import MigrationFile
+from agent_storage.migrations.files.file import MigrationFile, SqlText
 from agent_storage.migrations.files.names import Name, Step, steps
 from agent_storage.migrations.files.report import shown
+from agent_storage.migrations.history.timelines import Timelines
 from agent_storage.migrations.history.tracking import TrackingTables
 from agent_storage.migrations.run.session import MigrationSession
 
@@ -43,15 +44,15 @@ class _Clash(NamedTuple):
     name: Name
 
 
-def refuse_taken(session: MigrationSession, tracking: TrackingTables, pending: Sequence[MigrationFile]) -> None:
+def refuse_taken(session: MigrationSession, tracking: TrackingTables, timelines: Timelines) -> None:
     """Raise `NameTaken` if a pending migration creates something that exists and that no migration has made."""
-    wanted = [(file, step) for file in pending for step in steps(file)]
+    wanted = [(file, step) for file in timelines.pending for step in steps(file.up)]
     present = _present(session, {_in_schema(step.name, tracking.schema) for _, step in wanted if step.made})
     if not present:
         return
     ours: set[Name] = set()
-    for file in _known(tracking, pending):
-        _follow(ours, steps(file), tracking.schema)
+    for text in _known(tracking, timelines):
+        _follow(ours, steps(text), tracking.schema)
     clashes = list(_clashes(wanted, present, ours, tracking.schema))
     if clashes:
         raise _taken(clashes)
@@ -64,14 +65,11 @@ def _present(session: MigrationSession, names: set[Name]) -> Mapping[Name, str |
     return {Name(family, schema, name, arguments): table for family, schema, name, arguments, table in rows}
 
 
-def _known(tracking: TrackingTables, pending: Sequence[MigrationFile]) -> Iterable[MigrationFile]:
-    """Yield the migrations that are or were applied here: what they made is not another program's."""
-    for entry in tracking.entries():
-        stored = tracking.stored(entry.id)
-        if stored is not None:
-            yield stored
-    once = {entry.id for entry in tracking.history()}
-    yield from (file for file in pending if file.id in once)
+def _known(tracking: TrackingTables, timelines: Timelines) -> Iterable[SqlText]:
+    """Yield what is or was applied here, of whatever source: what it made is not another program's."""
+    yield from tracking.texts()
+    once = {entry.id for entry in (*tracking.history(), *tracking.entries())}
+    yield from (file.up for file in timelines.files if file.id in once)
 
 
 def _follow(ours: set[Name], made: Iterable[Step], schema: str) -> None:

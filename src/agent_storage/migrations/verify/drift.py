@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent_storage.catalog import Catalog, Difference, compare
-from agent_storage.migrations.history.tracking import TrackingTables
-from agent_storage.migrations.results import Source
+from agent_storage.migrations.results import Side
 from agent_storage.migrations.run.migrations import Migrations
+from agent_storage.migrations.verify.catalogs import as_applied, beside_database, of_migrations, of_schema
 from agent_storage.migrations.verify.declared import TABLES
 from agent_storage.migrations.verify.shadow import ShadowServer
-from agent_storage.migrations.verify.sources import (
-    as_applied,
-    of_database,
-    of_migrations,
-    of_schema,
-    own_schema,
-    without_empty,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +37,28 @@ def drift(migrator: Migrations, server: ShadowServer) -> Comparison:
     return diff(migrator, server, "db", "applied")
 
 
-def diff(migrator: Migrations, server: ShadowServer, from_: Source, to: Source, tables: Path = TABLES) -> Comparison:
-    """Return what has to change in `from_` to make it like `to`."""
+def diff(migrator: Migrations, server: ShadowServer, from_: Side, to: Side, tables: Path | None = None) -> Comparison:
+    """Return what has to change in `from_` to make it like `to`. `tables` replaces the folder of the own source."""
     if from_ == to:
         return Comparison(to, from_, [])
-    read = {source: _read(migrator, server, source, tables) for source in (from_, to) if source != "db"}
+    read = {side: _read(migrator, server, side, tables) for side in (from_, to) if side != "db"}
     if "db" in (from_, to):
-        ((source, other),) = read.items()
+        ((side, catalog),) = read.items()
         with migrator.session() as session:
-            read["db"], own = of_database(session, other), own_schema(session)
-        if own != "public":
-            read[source] = without_empty(other, "public")
-        if not any(entry.kind == "schema" for entry in read["db"].entries):
-            read[source] = without_empty(read[source], own)
+            read[side], read["db"] = beside_database(session, catalog)
     return Comparison(to, from_, compare(read[to], read[from_]))
 
 
-def _read(migrator: Migrations, server: ShadowServer, source: Source, tables: Path) -> Catalog:
-    if source == "schema":
-        return of_schema(server, tables)
-    if source == "migrations":
+def _read(migrator: Migrations, server: ShadowServer, side: Side, tables: Path | None) -> Catalog:
+    if side == "schema":
+        own = replace(migrator.own, tables=tables) if tables else migrator.own
+        sources = [own if source == migrator.own else source for source in migrator.sources]
+        return of_schema(server, sources, migrator.files())
+    if side == "migrations":
         return of_migrations(server, migrator.files())
     with migrator.session() as session:
-        tracking = TrackingTables(session.connection)
-        applied = as_applied(tracking, migrator.timeline(session, tracking))
+        tracking = migrator.tracking(session)
+        applied = as_applied(tracking, migrator.timelines(session, tracking))
     return of_migrations(server, applied)
 
 

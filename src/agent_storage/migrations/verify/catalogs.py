@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
+import psycopg
 from psycopg import sql
 
 from agent_storage.catalog import Catalog, snapshot
 from agent_storage.migrations.errors import HistoryProblem
 from agent_storage.migrations.files.file import MigrationFile
-from agent_storage.migrations.history.timeline import Timeline
+from agent_storage.migrations.history.timelines import Timelines
 from agent_storage.migrations.history.tracking import TrackingTables
 from agent_storage.migrations.run.replay import replay
 from agent_storage.migrations.run.session import MigrationSession, explained
-from agent_storage.migrations.verify.declared import load_schema
+from agent_storage.migrations.verify.declared import declares, load_schema
 from agent_storage.migrations.verify.shadow import ShadowServer, open_shadow
+from agent_storage.sources import Source
 
 
-def of_schema(server: ShadowServer, tables: Path) -> Catalog:
-    """Return the catalog of the declared schema, loaded into a shadow database."""
+def of_schema(server: ShadowServer, sources: Sequence[Source], files: Sequence[MigrationFile]) -> Catalog:
+    """Return the catalog of the declared schema of these sources, loaded into a shadow database."""
     with server.database() as conninfo, open_shadow(conninfo) as connection:
-        load_schema(connection, tables)
+        declare(connection, sources, files)
         return snapshot(connection)
+
+
+def declare(connection: psycopg.Connection, sources: Sequence[Source], files: Sequence[MigrationFile]) -> None:
+    """Load the declared schema of these sources. A source without a `schema.sql` declares what its migrations make."""
+    silent = {source.name for source in sources if not declares(source)}
+    load_schema(connection, *(source.tables for source in sources if source.name not in silent))
+    replay(connection, [file for file in files if file.source in silent])
 
 
 def of_migrations(server: ShadowServer, files: Sequence[MigrationFile]) -> Catalog:
@@ -33,19 +41,19 @@ def of_migrations(server: ShadowServer, files: Sequence[MigrationFile]) -> Catal
         return snapshot(connection)
 
 
-def of_database(session: MigrationSession, beside: Catalog) -> Catalog:
-    """Return the catalog of the live database, to be compared with `beside`. Only reads from it.
+def beside_database(session: MigrationSession, expected: Catalog) -> tuple[Catalog, Catalog]:
+    """Return `expected` and the catalog of the live database, to be compared. Only reads from it.
 
-    Of the schemas, it has that of the session and those that `beside` has: the others belong to other programs.
+    Of the schemas, the latter has that of the session and those that `expected` has: others belong to other programs.
     """
     with explained():
-        own = own_schema(session)
-        return snapshot(session.connection, schemas=[own, *_schemas(beside, own)], database=True)
-
-
-def own_schema(session: MigrationSession) -> str:
-    """Return the schema of the tables, be it created or not."""
-    return TrackingTables(session.connection).schema
+        own = TrackingTables(session.connection).schema
+        live = snapshot(session.connection, schemas=[own, *_schemas(expected, own)], database=True)
+    if own != "public":
+        expected = _without_empty(expected, "public")
+    if not any(entry.kind == "schema" for entry in live.entries):
+        expected = _without_empty(expected, own)
+    return expected, live
 
 
 def _schemas(catalog: Catalog, own: str) -> list[str]:
@@ -56,8 +64,8 @@ def _schemas(catalog: Catalog, own: str) -> list[str]:
     return [name for name in raw if name != own and (name != "public" or used)]
 
 
-def without_empty(catalog: Catalog, schema: str) -> Catalog:
-    """Return `catalog` without `schema` if it holds nothing: `up` has yet to create it."""
+def _without_empty(catalog: Catalog, schema: str) -> Catalog:
+    """Return `catalog` without `schema` if it holds nothing: the default one, or one that `up` has yet to create."""
     name = sql.Identifier(schema).as_string(None)
     if any(entry.name.startswith((f"{schema}.", f"{name}.")) for entry in catalog.entries):
         return catalog
@@ -65,16 +73,16 @@ def without_empty(catalog: Catalog, schema: str) -> Catalog:
     return replace(catalog, entries=tuple(entry for entry in catalog.entries if entry.key not in keys))
 
 
-def as_applied(tracking: TrackingTables, timeline: Timeline) -> list[MigrationFile]:
+def as_applied(tracking: TrackingTables, timelines: Timelines) -> list[MigrationFile]:
     """Return the applied migrations of the database, in its order, with the SQL that was applied."""
-    files = {file.id: file for file in timeline.files}
+    files = {file.key: file for file in timelines.files}
     found: list[MigrationFile] = []
-    for id_, entry in timeline.applied.items():
-        file = files.get(id_)
+    for key, entry in timelines.applied.items():
+        file = files.get(key)
         if file is None or entry.checksum not in {None, file.checksum}:
-            file = tracking.stored(id_)
+            file = tracking.stored(key)
         if file is None:
             hint = "stock yoyo applied it and stores no SQL; restore its file in the folder"
-            raise HistoryProblem(f"{id_} is applied, but its file is missing", hint=hint)
+            raise HistoryProblem(f"{key.name(timelines.own)} is applied, but its file is missing", hint=hint)
         found.append(file)
     return found
