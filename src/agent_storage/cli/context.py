@@ -100,7 +100,7 @@ def errors() -> Generator[None]:
     try:
         yield
     except StorageError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {error}".replace("the argument url", "--db"), err=True)
         if hint := getattr(error, "hint", None):
             typer.echo(f"hint: {hint}", err=True)
         code = 2 if isinstance(error, InvalidSettings) else 8 if isinstance(error, Unavailable) else 1

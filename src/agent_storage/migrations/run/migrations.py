@@ -111,7 +111,7 @@ class Migrations:
         tracking = tracking or self.tracking(session)
         timelines = self.timelines(session, tracking)
         lint.refuse(timelines.pending)
-        refuse_taken(session, tracking, timelines)
+        refuse_taken(session, tracking.schema, timelines)
         refuse(self._real(session, timelines.problems(allow_out_of_order=allow_out_of_order)))
         return timelines
 
@@ -166,7 +166,7 @@ class Migrations:
                 return RunResult([], [])
             # The files are read once, so the checked files are those that run, however long the lock takes.
             lint.refuse(timelines.pending)
-            refuse_taken(session, self.tracking(session), timelines)
+            refuse_taken(session, self.tracking(session).schema, timelines)
             with self._locked(session, files) as locked:
                 if locked is None:
                     return RunResult([], [])

@@ -44,16 +44,20 @@ class _Clash(NamedTuple):
     name: Name
 
 
-def refuse_taken(session: MigrationSession, tracking: TrackingTables, timelines: Timelines) -> None:
-    """Raise `NameTaken` if a pending migration creates something that exists and that no migration has made."""
+def refuse_taken(session: MigrationSession, schema: str, timelines: Timelines) -> None:
+    """Raise `NameTaken` if a pending migration creates something that exists and that no migration has made.
+
+    `schema` is that of the tracking tables. A problem of the history is left to be reported first.
+    """
     wanted = [(file, step) for file in timelines.pending for step in steps(file.up)]
-    present = _present(session, {_in_schema(step.name, tracking.schema) for _, step in wanted if step.made})
-    if not present:
+    present = _present(session, {_in_schema(step.name, schema) for _, step in wanted if step.made})
+    if not present or timelines.problems(allow_out_of_order=True):
         return
     ours: set[Name] = set()
-    for text in _known(tracking, timelines):
-        _follow(ours, steps(text), tracking.schema)
-    clashes = list(_clashes(wanted, present, ours, tracking.schema))
+    # Another migrator may be at work. Its tracking tables are read after what it made, so that they explain all of it.
+    for text in _known(TrackingTables(session.connection), timelines):
+        _follow(ours, steps(text), schema)
+    clashes = list(_clashes(wanted, present, ours, schema))
     if clashes:
         raise _taken(clashes)
 
