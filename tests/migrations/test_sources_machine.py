@@ -105,7 +105,7 @@ class Sources(RuleBasedStateMachine):
         ended = CliRunner().invoke(app, ["migrate", *words, "--db", self.database])
         self.last = (line, ended.stdout + ended.stderr)
         assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.output
-        assert ended.exit_code in {0, 2, 3, 4, 5, 7}, (words, ended.output)
+        assert ended.exit_code in {0, 1, 2, 3, 4, 5, 7}, (words, ended.output)
 
     @rule(pick=PICK, late=st.booleans())
     def add_a_file(self, pick: random.Random, late: bool) -> None:
@@ -116,7 +116,9 @@ class Sources(RuleBasedStateMachine):
         found = self.files(pick.choice(self.configured))
         if found:
             path = pick.choice(found)
-            path.write_text(path.read_text("utf-8").replace("id int", "id int, more text", 1), "utf-8")
+            path.write_text(
+                path.read_text("utf-8").replace("id int", f"id int, more_{next(self.number)} text", 1), "utf-8"
+            )
 
     @rule(pick=PICK)
     def remove_a_file(self, pick: random.Random) -> None:
@@ -208,6 +210,6 @@ def test_no_command_without_yes_removes_a_table_that_holds_rows(
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: Sources(database, tmp_path / "product", monkeypatch),
         settings=settings(
-            max_examples=8, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
