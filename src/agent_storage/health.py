@@ -13,7 +13,7 @@ from agent_storage.migrations.errors import MigrationFailure
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.sources import Source, at, shipped
 
-#: What a storage does about pending migrations when it is opened: nothing, apply them, wait for them, or fail.
+#: How a storage treats pending migrations when it is opened: apply them, leave them, wait for them, or fail.
 Migrate = Literal[True, False, "wait", "fail"]
 
 

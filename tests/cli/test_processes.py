@@ -47,6 +47,7 @@ ON_ROWS = {
     "approval reject": ("ffffffff", 1, "ffffffff"),
     "budget tree": ("", 0, "seed demo"),
     "check": ("", 0, "agree"),
+    "reset": ("--yes", 2, "a database is named"),
     "sql": ("messages.latest --explain", 0, "Index Scan"),
     "secrets new-key": ("", 0, "="),
     "secrets rotate": ("", 0, "providers.api_key: 0 rewrapped"),

@@ -9,6 +9,7 @@ from agent_storage.migrations import Migrator
 from agent_storage.migrations.errors import NameTaken
 from agent_storage.migrations.files.file import SqlText
 from agent_storage.migrations.files.names import steps
+from agent_storage.migrations.run.taken import refuse_taken
 
 from .conftest import Command, Folder
 
@@ -114,6 +115,18 @@ def test_what_a_rollback_left_is_still_the_migrations_own(database: str, folder:
     migrator.down()
     assert migrator.up().changed
     assert migrator.redo().changed
+
+
+def test_what_another_migrator_applies_meanwhile_is_no_clash(database: str, folder: Folder) -> None:
+    """The pending files are read without the lock, and the objects after that."""
+    folder.table(A, "a")
+    folder.write(B, "CREATE TYPE b AS ENUM ('x'); CREATE VIEW v AS SELECT 1 AS x; CREATE INDEX i ON a (id);")
+    migrator = Migrator(database, folder.path)
+    with migrator.session() as session:
+        schema, before = migrator.tracking(session).schema, migrator.timelines(session)
+        assert [file.id for file in before.pending] == [A, B]
+        Migrator(database, folder.path).up()
+        refuse_taken(session, schema, before)
 
 
 def test_quoted_and_qualified_names_are_read_as_the_server_reads_them(

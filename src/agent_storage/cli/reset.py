@@ -50,7 +50,7 @@ def reset(
         total = sum(filled.values())
         many = f"{len(found)} table{'s' * (len(found) != 1)} with {total:,} row{'s' * (total != 1)}"
         shown.confirm(f"delete {many} in the embedded PostgreSQL", yes=yes)
-        shared_server(settings.data_dir).empty()
+        shared_server(settings.data_dir).empty_database()
         facts: dict[str, Any] = {"tables": len(found), "rows": total}
         shown.result(facts, [f"deleted {many}", "next: storage migrate up"])
 

@@ -76,8 +76,8 @@ class EmbeddedServer:
         _create_database(folder, dbname)
         return connection_string(folder, dbname)
 
-    def empty(self, dbname: str = "storage") -> None:
-        """Drop the database `dbname` with all that is in it, and create it again. Ends its connections."""
+    def empty_database(self, dbname: str = "storage") -> None:
+        """Remove the database `dbname` and create it again, empty. Ends its connections."""
         folder = self._serve()
         _create_database(folder, dbname, empty=True)
 

@@ -34,8 +34,8 @@ def baseline(migrator: Migrations, server: ShadowServer, to: str) -> Amended:
         keys = [file.key for file in timelines.files]
         chosen = timelines.files[: keys.index(find_key(to, keys, timelines.own)) + 1]
         expected, live = beside_database(session, of_migrations(server, chosen))
-        compared = compare_live(without_ignored(expected, migrator.ignore), without_ignored(live, migrator.ignore))
-        found = [line(one) for one in compared.differences if one.severity == "drift"]
+        expected, live = (without_ignored(one, migrator.ignore) for one in (expected, live))
+        found = [line(one) for one in compare_live(expected, live).differences if one.severity == "drift"]
         if found:
             raise DriftFound(
                 f"the schema of the database differs from that of the migrations up to {chosen[-1].name}",

@@ -13,16 +13,16 @@ from typing import Literal, NamedTuple
 from agent_storage.migrations.files.file import SqlText
 from agent_storage.migrations.files.splitter import SqlStatement, Token, tokens
 
-#: Tables, indexes, sequences and views share their names; so do tables and types.
-Family = Literal["relation", "type", "function"]
+#: Tables, indexes, sequences, views and types share their names.
+Family = Literal["relation", "function"]
 
 _FAMILIES: dict[str, Family] = {
     "TABLE": "relation",
     "INDEX": "relation",
     "SEQUENCE": "relation",
     "VIEW": "relation",
-    "TYPE": "type",
-    "DOMAIN": "type",
+    "TYPE": "relation",
+    "DOMAIN": "relation",
     "FUNCTION": "function",
     "PROCEDURE": "function",
     "AGGREGATE": "function",

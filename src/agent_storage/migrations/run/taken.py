@@ -13,8 +13,8 @@ from agent_storage.migrations.history.timelines import Timelines
 from agent_storage.migrations.history.tracking import TrackingTables
 from agent_storage.migrations.run.session import MigrationSession
 
-# A table has a type of its name. Types of arrays and members of extensions are left out: PostgreSQL renames the former,
-# and a function of an extension differs from ours in its types.
+# The types of tables and arrays are left out, because they follow those of their tables and elements, and the functions
+# of extensions, because they differ from ours in the types of their arguments.
 _PRESENT = """
 SELECT 'relation' AS family, n.nspname AS schema, c.relname AS name, NULL::integer AS arguments,
        (SELECT t.relname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
@@ -23,10 +23,10 @@ SELECT 'relation' AS family, n.nspname AS schema, c.relname AS name, NULL::integ
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relname = ANY(%(names)s) AND n.nspname = ANY(%(schemas)s) AND c.relkind <> 't'
  UNION ALL
-SELECT 'type', n.nspname, t.typname, NULL, NULL
+SELECT 'relation', n.nspname, t.typname, NULL, NULL
   FROM pg_catalog.pg_type t
   JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
- WHERE t.typname = ANY(%(names)s) AND n.nspname = ANY(%(schemas)s)
+ WHERE t.typname = ANY(%(names)s) AND n.nspname = ANY(%(schemas)s) AND t.typrelid = 0
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.typarray = t.oid)
  UNION ALL
 SELECT 'function', n.nspname, p.proname, p.pronargs, NULL
@@ -70,7 +70,7 @@ def _present(session: MigrationSession, names: set[Name]) -> Mapping[Name, str |
 
 
 def _known(tracking: TrackingTables, timelines: Timelines) -> Iterable[SqlText]:
-    """Yield what is or was applied here, of whatever source: what it made is not another program's."""
+    """Yield the SQL that is or was applied here, of any source: no other program made its objects."""
     yield from tracking.texts()
     once = {entry.id for entry in (*tracking.history(), *tracking.entries())}
     yield from (file.up for file in timelines.files if file.id in once)
@@ -88,25 +88,19 @@ def _follow(ours: set[Name], made: Iterable[Step], schema: str) -> None:
 def _clashes(
     wanted: Iterable[tuple[MigrationFile, Step]], present: Mapping[Name, str | None], ours: set[Name], schema: str
 ) -> Iterable[_Clash]:
-    """Yield the steps that fail. What a pending migration drops before is no longer in the way."""
+    """Yield the steps that fail. An object that a pending migration drops before is not in the way."""
     left = {name: table for name, table in present.items() if name not in ours}
     for file, step in wanted:
         name = _in_schema(step.name, schema)
         if step.made:
-            alike = [one for one in left if _clash(one, name)]
-            yield from (_Clash(file, step, one) for one in alike[:1])
+            if name in left:
+                yield _Clash(file, step, name)
         else:
             left = {
                 one: table
                 for one, table in left.items()
-                if one[1:3] != name[1:3] and not (step.kind == "table" and table == name.name)
+                if one[:3] != name[:3] and not (step.kind == "table" and table == name.name)
             }
-
-
-def _clash(present: Name, wanted: Name) -> bool:
-    if "function" in (present.family, wanted.family):
-        return present == wanted
-    return present[1:3] == wanted[1:3]
 
 
 def _in_schema(name: Name, schema: str) -> Name:

@@ -63,11 +63,11 @@ def diff(
     if "db" in (from_, to):
         ((side, catalog),) = read.items()
         with migrator.session() as session:
-            read[side], read["db"] = beside_database(session, catalog)
-    expected, actual = (without_ignored(read[side], migrator.ignore) for side in (to, from_))
+            read[side], live = beside_database(session, catalog)
+        read["db"] = without_ignored(live, migrator.ignore)
     if from_ != "db":
-        return Comparison(to, from_, compare(expected, actual))
-    found = compare_live(expected, actual, _with_foreign(migrator, server))
+        return Comparison(to, from_, compare(read[to], read[from_]))
+    found = compare_live(read[to], read["db"], _with_foreign(migrator, server))
     if strict:
         return Comparison(to, from_, [*found.differences, *found.unmanaged])
     return Comparison(to, from_, found.differences, found.unmanaged)
@@ -90,6 +90,10 @@ def _with_foreign(migrator: Migrations, server: ShadowServer) -> Catalog | None:
 
 
 def _read(migrator: Migrations, server: ShadowServer, side: Side, tables: Path | None) -> Catalog:
+    return without_ignored(_whole(migrator, server, side, tables), migrator.ignore)
+
+
+def _whole(migrator: Migrations, server: ShadowServer, side: Side, tables: Path | None) -> Catalog:
     if side == "schema":
         own = replace(migrator.own, tables=tables) if tables else migrator.own
         sources = [own if source == migrator.own else source for source in migrator.sources]
