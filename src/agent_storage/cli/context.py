@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from agent_storage.database.settings import Settings
     from agent_storage.sync import Storage
 
 EXIT_CODES = {
@@ -99,7 +100,7 @@ def errors() -> Generator[None]:
     try:
         yield
     except StorageError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {error}".replace("the argument url", "--db"), err=True)
         if hint := getattr(error, "hint", None):
             typer.echo(f"hint: {hint}", err=True)
         code = 2 if isinstance(error, InvalidSettings) else 8 if isinstance(error, Unavailable) else 1
@@ -113,12 +114,21 @@ def end_quietly() -> NoReturn:
     raise SystemExit(0)
 
 
+def settings_for(db: str | None) -> Settings:
+    """Return the settings of a command: those of the environment, and the schema of pyproject.toml too."""
+    from agent_storage.database.settings import Settings
+    from agent_storage.sources import configured
+
+    return Settings.load(db, schema=configured().schema)
+
+
 @contextmanager
 def opened(db: str | None) -> Generator[Storage]:
     """Yield the storage that a command uses."""
+    from agent_storage.sources import configured
     from agent_storage.sync import Storage
 
-    with errors(), Storage(db) as storage:
+    with errors(), Storage(db, schema=configured().schema) as storage:
         yield storage
 
 
@@ -136,8 +146,9 @@ def to_json(value: Any) -> str:
 def require_schema(storage: Storage) -> None:
     """Raise MigrationError, with a hint, when a migration is pending."""
     from agent_storage.migrations.migrator import Migrator
+    from agent_storage.sources import configured
 
-    Migrator(storage.database.conninfo).require_current()
+    Migrator(storage.database.conninfo, sources=configured().sources).require_current()
 
 
 def plain(text: str) -> str:

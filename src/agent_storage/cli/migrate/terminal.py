@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent_storage.cli.context import common, to_json
+from agent_storage.cli.context import common, settings_for, to_json
 
 if TYPE_CHECKING:
     from agent_storage.errors import StorageError
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from agent_storage.migrations.verify.shadow import ShadowServer
 
 Folder = Annotated[
-    Path | None, common("--folder", metavar="DIR", help="The migrations. Default: those of the package.")
+    Path | None, common("--folder", metavar="DIR", help="The migrations. Default: those of the configured sources.")
+]
+FromSource = Annotated[
+    str | None,
+    typer.Option("--source", metavar="NAME", help="The source to work in. Default: the last configured one."),
 ]
 Quiet = Annotated[bool, common("--quiet", "-q", help="Show no progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every statement, and the server's notices.")]
@@ -40,7 +44,7 @@ ShadowUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="The server for shadow databases. Default: the database's.")
 ]
 Tables = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="The folders of the tables. Default: those of the package.")
+    Path | None, typer.Option(metavar="DIR", help="The folders of the tables. Default: those of the sources.")
 ]
 
 _EVERY = 2.0
@@ -52,9 +56,8 @@ def migration_conninfo(db: str | None) -> str:
     It is `--db`, else the settings' migrate_url or url, else that of the embedded server.
     """
     from agent_storage.database.connections import locate
-    from agent_storage.database.settings import Settings
 
-    settings = Settings.load(url=db)
+    settings = settings_for(db)
     if settings.migrate_url and not db:
         settings = settings.model_copy(update={"url": settings.migrate_url})
     return locate(settings, progress=lambda line: typer.echo(line, err=True))
@@ -74,18 +77,27 @@ class Terminal:
         db: str | None,
         folder: Path | None,
         *,
+        source: str | None = None,
         wait: str = "60s",
         lock_timeout: str = "5s",
         retries: int = 10,
         connects: bool = True,
     ) -> Migrator:
-        """Return a `Migrator` that reports its progress here. Without `connects` it reads its folder alone."""
+        """Return a `Migrator` of the configured sources, or of `folder` alone, that reports its progress here.
+
+        Without `connects` it reads the folders alone.
+        """
         from agent_storage.migrations.files.file import duration_ms
         from agent_storage.migrations.migrator import Migrator
+        from agent_storage.sources import configured
 
+        settings = None if folder else configured()
         return Migrator(
             migration_conninfo(db) if connects else "",
             folder,
+            sources=None if settings is None else settings.sources,
+            own=source,
+            ignore=() if settings is None else settings.ignore,
             on_event=self.progress,
             wait=duration_ms(wait) / 1000,
             retries=retries,
