@@ -354,4 +354,5 @@ $$;
 SELECT pin_search_path(
     'jsonb_merge(jsonb, jsonb)',
     'jsonb_remove(jsonb, jsonb)',
-    'lock_for_delete(regclass, uuid[], integer)');
+    'lock_by_foreign_keys(regclass, uuid[], integer)',
+    'lock_for_delete(regclass, uuid[])');

@@ -1,6 +1,7 @@
 ALTER FUNCTION jsonb_merge(jsonb, jsonb) RESET search_path;
 ALTER FUNCTION jsonb_remove(jsonb, jsonb) RESET search_path;
-ALTER FUNCTION lock_for_delete(regclass, uuid[], integer) RESET search_path;
+ALTER FUNCTION lock_by_foreign_keys(regclass, uuid[], integer) RESET search_path;
+ALTER FUNCTION lock_for_delete(regclass, uuid[]) RESET search_path;
 ALTER FUNCTION trigger_check_message_count() RESET search_path;
 ALTER FUNCTION trigger_lock_message_count() RESET search_path;
 ALTER FUNCTION trigger_raise_message_count() RESET search_path;

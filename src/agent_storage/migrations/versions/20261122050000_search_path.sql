@@ -47,7 +47,8 @@ $$;
 SELECT pin_search_path(
     'jsonb_merge(jsonb, jsonb)',
     'jsonb_remove(jsonb, jsonb)',
-    'lock_for_delete(regclass, uuid[], integer)',
+    'lock_by_foreign_keys(regclass, uuid[], integer)',
+    'lock_for_delete(regclass, uuid[])',
     'trigger_check_message_count()',
     'trigger_lock_message_count()',
     'trigger_raise_message_count()',
