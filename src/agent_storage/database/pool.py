@@ -120,7 +120,7 @@ class Database:
             self.conninfo,
             connection_class=PooledConnection,
             kwargs=self._connection_arguments(),
-            configure=configure if self.settings.prepare and not self.settings.pooler else None,
+            configure=self._configure if self.settings.prepare or self.settings.pooler else None,
             check=self._check,
             **pools.pool_arguments(self.settings),
         )
@@ -130,6 +130,9 @@ class Database:
     def _connection_arguments(self) -> dict[str, Any]:
         own = {"outage": self.outage, "deadline": self.settings.deadline}
         return pools.connection_arguments(self.settings) | own
+
+    async def _configure(self, connection: PooledConnection) -> None:
+        await configure(connection, self.settings)
 
     async def _check_reachable(self) -> None:
         """Open one connection directly, because the pool retries in the background and would hide the reason."""
@@ -354,10 +357,19 @@ class Database:
         return view
 
 
-async def configure(connection: PooledConnection) -> None:
-    """Let the server keep prepared statements, unless its process is not the one that libpq was told of: a pooler."""
-    connection.pgconn.send_query(b"SELECT pg_backend_pid()")
-    answer = checked(await Replies(connection, 0, connection.deadline).all())
+async def configure(connection: PooledConnection, settings: Settings) -> None:
+    """Let the server keep prepared statements, unless its process is not the one that libpq was told of: a pooler.
+
+    A pooler also accepts connections that it has no server for. They are closed after `pool_timeout`.
+    """
+    try:
+        connection.pgconn.send_query(b"SELECT pg_backend_pid()")
+        answer = checked(await Replies(connection, 0, settings.pool_timeout).read(0, settings.pool_timeout))
+    except BaseException:
+        connection.pgconn.finish()
+        raise
+    if settings.pooler:
+        return
     if answer.get_value(0, 0) == b"%d" % connection.info.backend_pid:
         connection.keeps_statements = True
     else:
