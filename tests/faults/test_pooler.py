@@ -6,6 +6,7 @@ import asyncio
 import select
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -354,6 +355,7 @@ async def test_a_killed_pooler_loses_no_acknowledged_write_and_doubles_none(migr
     """200 tasks (on the sync face 16 threads) write; a write with an unknown outcome is repeated with the same id."""
     acknowledged: list[UUID] = []
     over = False
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32))
 
     async def work(storage: Any, number: int) -> None:
         turn = 0
