@@ -7,6 +7,7 @@
 | `half_close()` | the client gets the end of the answers, and may go on sending |
 | `silent` | bytes are accepted and acknowledged in both directions, and passed on in none |
 | `black_hole` | the server gets what is sent, and its answers are lost |
+| | A connection that lost a byte in one of these ways passes nothing on any more, as TCP would not. |
 | `delay` | each piece of an answer comes so many seconds later |
 | `cut(answers=n)`, `cut(requests=n)` | one connection ends after exactly n more bytes in that direction |
 
@@ -132,13 +133,14 @@ class Proxy:
             try:
                 selector.register(client, selectors.EVENT_READ, server)
                 selector.register(server, selectors.EVENT_READ, client)
-                while self._forward(selector, server):
+                lost: set[Direction] = set()
+                while self._forward(selector, server, lost):
                     pass
             finally:
                 with self._lock:
                     del self._open[client]
 
-    def _forward(self, selector: selectors.BaseSelector, server: socket.socket) -> bool:
+    def _forward(self, selector: selectors.BaseSelector, server: socket.socket, lost: set[Direction]) -> bool:
         for key, _ in selector.select(0.05):
             source, sink = key.fileobj, key.data
             assert isinstance(source, socket.socket)
@@ -147,6 +149,8 @@ class Proxy:
                 return False
             direction: Direction = "answers" if source is server else "requests"
             if self.silent or (self.black_hole and direction == "answers"):
+                lost.add(direction)
+            if direction in lost:
                 continue
             if self.delay and direction == "answers":
                 time.sleep(self.delay)

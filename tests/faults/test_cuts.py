@@ -14,7 +14,9 @@ from typing import Any, Literal
 import psycopg
 import pytest
 
-from agent_storage import ConnectionLost, StorageError, Unavailable
+from agent_storage import ConnectionLost, StorageError, Unavailable, Unreadable
+from agent_storage.database import settings
+from agent_storage.database.fastpath.loading import Loading
 from agent_storage.types import NewBoard
 
 from ..database.test_whole_or_nothing import Waited, opened, plain
@@ -75,8 +77,8 @@ async def test_a_call_that_is_cut_at_any_byte_tells_the_truth(
     told = Counter[str]()
     with Proxy(migrated) as proxy, psycopg.connect(migrated, autocommit=True) as admin:
         admin.execute("INSERT INTO boards (name, slug) VALUES ('there', 'there')")
-        settings = {"multiplex": 1} if path == "async shared" else {}
-        async with opened(proxy.conninfo, path, pool_max=1, **settings) as storage, asyncio.timeout(240):
+        shared = {"multiplex": 1} if path == "async shared" else {}
+        async with opened(proxy.conninfo, path, pool_max=1, **shared) as storage, asyncio.timeout(240):
             number = 0
             while True:
                 await _warm(storage, call, f"warm {number}")
@@ -163,8 +165,6 @@ async def test_a_write_whose_answer_never_comes_has_an_unknown_outcome(
     proxy: Proxy, migrated: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server has the request, and its answer disappears."""
-    from agent_storage.database import settings
-
     monkeypatch.setattr(settings, "GRACE", 0.2)
     async with opened(proxy.conninfo, path, statement_timeout=1.0, pool_max=1, pool_timeout=2.0) as storage:
         for number in range(3):
@@ -176,3 +176,15 @@ async def test_a_write_whose_answer_never_comes_has_an_unknown_outcome(
         proxy.heal()
         with psycopg.connect(migrated) as admin:
             assert admin.execute("SELECT count(*) FROM boards WHERE slug = 'lost'").fetchone() == (1,)
+
+
+def test_a_reply_to_another_statement_is_refused(migrated: str) -> None:
+    """A pooler or a network that mixes up replies must not make psycopg's loaders read beyond the row."""
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        pgconn = connection.pgconn
+        replies = [pgconn.exec_params(query, None) for query in (b"SELECT 1", b"SELECT 1, 'two', now()")]
+        for own, other in (replies, reversed(replies)):
+            loading = Loading(own, connection)
+            assert len(list(loading.rows(own))) == 1
+            with pytest.raises(Unreadable, match=r"STORAGE_POOLER=1"):
+                list(loading.rows(other))

@@ -28,7 +28,8 @@ ALWAYS = {
                (SELECT coalesce(sum(c.used_budget), 0) FROM budget_pools c WHERE c.parent_pool_id = p.id)""",
     "a budget is overspent": "SELECT id FROM budget_pools WHERE remaining_budget < 0",
     "a ticket has not all of its tasks": """
-        SELECT t.id FROM tickets t LEFT JOIN ticket_tasks k ON k.ticket_id = t.id GROUP BY t.id HAVING count(k.id) <> 2""",
+        SELECT t.id FROM tickets t LEFT JOIN ticket_tasks k ON k.ticket_id = t.id
+         GROUP BY t.id HAVING count(k.id) <> 2""",
     "a completed task has no time": "SELECT id FROM tasks WHERE (status = 'completed') <> (completed_at IS NOT NULL)",
     "a batch is not whole": "SELECT count(*) FROM boards WHERE name = 'batch' HAVING count(*) % 3 <> 0",
     "a chunked list is not whole": "SELECT count(*) FROM boards WHERE name = 'many' HAVING count(*) % 1100 <> 0",
