@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import psycopg
 import pytest
+from psycopg.pq import Format
 
 from agent_storage import ConnectionLost, StorageError, Unavailable, Unreadable
 from agent_storage.database import settings
@@ -182,7 +183,8 @@ def test_a_reply_to_another_statement_is_refused(migrated: str) -> None:
     """A pooler or a network that mixes up replies must not make psycopg's loaders read beyond the row."""
     with psycopg.connect(migrated, autocommit=True) as connection:
         pgconn = connection.pgconn
-        replies = [pgconn.exec_params(query, None) for query in (b"SELECT 1", b"SELECT 1, 'two', now()")]
+        queries = (b"SELECT 1", b"SELECT 1, 2, 3")
+        replies = [pgconn.exec_params(query, None, result_format=Format.BINARY) for query in queries]
         for own, other in (replies, reversed(replies)):
             loading = Loading(own, connection)
             assert len(list(loading.rows(own))) == 1

@@ -1,1 +1,1 @@
-"""A mixed load of all domains on both faces, under random faults, whose invariants always hold: `python -m tests.soak`."""
+"""A mixed load of all domains on both faces, under random faults: `python -m tests.soak`."""
