@@ -113,7 +113,7 @@ async def used(call: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("path", ["shared", "pool", "sync"])
+@pytest.mark.parametrize("path", ["shared", "sync"])
 async def test_every_method_raises_only_the_packages_errors(migrated: str, path: str, fault: str) -> None:
     told = Counter[str]()
     strange: list[str] = []
@@ -122,8 +122,6 @@ async def test_every_method_raises_only_the_packages_errors(migrated: str, path:
         factory.fill(3)
         factory.numbers = iter(range(1000, 10**6))  # type: ignore[attr-defined]
         limits: dict[str, Any] = {"pool_timeout": 5.0 if fault != "the server refuses" else 0.05}
-        if path == "shared":
-            limits["multiplex"] = 1
 
         async def walk(storage: Any) -> None:
             for name, call in calls(factory, storage):
@@ -145,8 +143,7 @@ async def test_every_method_raises_only_the_packages_errors(migrated: str, path:
             with sync.Storage(proxy.conninfo, pool_max=2, **limits) as storage:
                 await walk(storage)
         else:
-            settings = limits if path == "shared" else {**limits, "multiplex": 0}
-            async with Storage(proxy.conninfo, pool_max=2, **settings) as storage:
+            async with Storage(proxy.conninfo, pool_max=2, multiplex=1, **limits) as storage:
                 await walk(storage)
     assert strange == []
     assert told.total() > 250
