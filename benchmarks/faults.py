@@ -30,6 +30,7 @@ from uuid import UUID
 
 import psutil
 import psycopg
+from psycopg.conninfo import make_conninfo
 from tests.faults.proxy import Proxy
 from tests.pooler import PGBOUNCER, pgbouncer
 
@@ -257,7 +258,7 @@ async def path() -> Figures:
             url = process.stdout.readline().strip()
             tuned = {"tcp_user_timeout": "3000", "keepalives_idle": "2", "keepalives_interval": "1"}
             for kind, given in (("defaults", {}), ("tuned", tuned)):
-                conn = psycopg.conninfo.make_conninfo(url, **given)
+                conn = make_conninfo(url, **given)
                 for settings in ({}, {"multiplex": 0}):
                     async with Storage(conn, **settings) as storage:  # type: ignore[arg-type]
                         for _ in range(3):  # a statement that is not prepared yet is not sent
@@ -311,6 +312,9 @@ async def disk() -> Figures:
                 Migrator(conninfo).up()
                 async with Storage(conninfo) as storage:
                     filler = Path(name) / "filler"
+                    acknowledged += [
+                        (await storage.boards.create(NewBoard(name="n", slug=f"{n}"))).id for n in range(999)
+                    ]
                     with suppress(OSError), filler.open("wb") as full:
                         while True:
                             full.write(b"x" * 65536)
