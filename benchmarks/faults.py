@@ -41,6 +41,7 @@ from agent_storage.types import NewBoard
 
 Figures = dict[str, Any]
 TASKS = 100
+#: Kills of the server, and the writes that are acknowledged before each.
 CYCLES, WRITES = 20, 5500
 CUTS = 200
 
@@ -96,7 +97,7 @@ async def _again(acknowledged: list[UUID]) -> float:
     return time.monotonic() - started
 
 
-async def kills(*, synchronous: bool = True) -> Figures:
+async def kills(writes: int = WRITES, *, synchronous: bool = True) -> Figures:
     """Kill -9 of the whole server under writers; the control does not wait for the disk."""
     settings = {"synchronous_commit": "on" if synchronous else "off"}
     acknowledged: list[UUID] = []
@@ -107,7 +108,7 @@ async def kills(*, synchronous: bool = True) -> Figures:
         async with Storage(conninfo, pool_timeout=60.0) as storage:
             tasks = [asyncio.create_task(write(storage, acknowledged, errors, lambda: over)) for _ in range(TASKS)]
             for _ in range(CYCLES):
-                end = len(acknowledged) + WRITES
+                end = len(acknowledged) + writes
                 while len(acknowledged) < end:
                     await asyncio.sleep(0.005)
                 kill(server)
@@ -125,7 +126,7 @@ async def kills(*, synchronous: bool = True) -> Figures:
         "recovery, median and longest": _spread(recovered),
     }
     if synchronous:
-        control = await kills(synchronous=False)
+        control = await kills(writes, synchronous=False)
         figures["control with synchronous_commit=off"] = {name: control[name] for name in ("acknowledged", "lost")}
     return figures
 
@@ -370,11 +371,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description="What faults cost.")
     parser.add_argument("--only", action="append", choices=CASES, help="one case; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--writes", type=int, default=WRITES, help="acknowledged before each of the 20 kills")
     given = parser.parse_args()
     logging.disable(logging.CRITICAL)  # lost connections are what this is about
     found: dict[str, Figures] = {}
     for name in given.only or CASES:
-        found[name] = asyncio.run(CASES[name]())  # type: ignore[arg-type]
+        case = kills(given.writes) if name == "kills" else CASES[name]()
+        found[name] = asyncio.run(case)  # type: ignore[arg-type]
         print(f"{name}: {json.dumps(found[name])}", flush=True)
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
