@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BENCH := .venv-bench
 NODE := benchmarks/node
+MINUTES ?= 10
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := src tests tools examples benchmarks cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check bench bench-quick format generate count clean
+.PHONY: help demo test soak coverage check bench bench-quick format generate count clean
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -36,6 +37,9 @@ demo: $(VENV)/.run  ## Set up, migrate the embedded PostgreSQL, store a real con
 
 test: $(VENV)/.dev  ## Set up and run the tests on the embedded PostgreSQL (or STORAGE_TEST_DATABASE_URL), 9 minutes
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+soak: $(VENV)/.dev  ## A mixed load under random faults for MINUTES=10: what is acknowledged is there, what is said is true
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 coverage: $(VENV)/.dev  ## The same, with the lines that no test runs
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term:skip-covered

@@ -175,6 +175,8 @@ class MigrationError(StorageError):
 READ_ONLY = "25006"
 #: The SQLSTATEs of the package's functions: a change violates a rule of the table; a row exists with other values.
 _RULE, _DIFFERS = "AS001", "AS002"
+#: PgBouncer's answer to BEGIN in statement mode, with the SQLSTATE of a violated protocol.
+_STATEMENT_MODE = "transaction blocks not allowed in statement pooling mode"
 
 # Exact codes first, then classes. Only the error's kind is here; the messages are below.
 _BY_SQLSTATE: dict[str, type[StorageError]] = {
@@ -243,9 +245,13 @@ def _kind(error: psycopg.Error, *, writes: bool, committing: bool) -> type[Stora
         if isinstance(error, psycopg.OperationalError):
             return OutcomeUnknown if writes else ConnectionLost
         return InvalidValue if isinstance(error, psycopg.DataError) else StorageError
-    if state.startswith("08"):  # a pooler's own: it may have lost the server after that had committed
+    if error.diag.message_primary == _STATEMENT_MODE:
+        return InvalidSettings
+    ended = error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+    # PostgreSQL names the function that raised an error; a pooler does not, and may have lost a server that committed.
+    if state.startswith("08") or (ended and error.diag.source_function is None):
         return OutcomeUnknown if writes else ConnectionLost
-    if error.diag.severity_nonlocalized in ("FATAL", "PANIC"):  # the server has ended the session, the statement undone
+    if ended:  # by the server, which has undone the statement
         return OutcomeUnknown if committing else ConnectionLost
     if state == "23503":
         # PostgreSQL has one code for both directions; its (English) message tells them apart.
@@ -307,7 +313,13 @@ def _sentence(
             "with an id of yours, repeat the call; otherwise read back first"
         )
     if kind is ConnectionLost:
-        return f"the connection to PostgreSQL broke{at}; try again"
+        reason = f": {diag.message_primary}" if diag.message_primary else ""
+        return f"the connection to PostgreSQL broke{at}{reason}; try again"
+    if kind is InvalidSettings:
+        return (
+            f"PgBouncer runs in statement mode, which allows no transactions{at}: "
+            "set its pool_mode to transaction or session, or connect to the server itself"
+        )
     if kind is Retryable:
         return f"{diag.message_primary or 'the transaction was chosen as a victim'}{at}; run the transaction again"
     if kind is PermissionDenied:

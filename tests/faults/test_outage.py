@@ -175,7 +175,7 @@ async def test_a_lost_commit_is_not_run_again(proxy: Proxy) -> None:
         nonlocal attempts
         attempts += 1
         await tx.boards.create(NewBoard(name="n", slug=f"number {attempts}"))
-        proxy.cut_at = 0
+        proxy.cut(answers=0, reset=True)
 
     async with Storage(proxy.conninfo) as storage:
         await storage.boards.count()

@@ -2,78 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from agent_storage.migrations import Migrator
 from agent_storage.migrations.errors import InvalidRequest
 
-from .conftest import Command, Folder, tables, until
+from ..pooler import pgbouncer
+from .conftest import Command, Folder, tables
 
 A, B, C = "20260101000000_a", "20260102000000_b", "20260103000000_c"
-PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
 @pytest.fixture
-def pooler(server_conninfo: str, database: str) -> Iterator[str]:
+def pooler(database: str) -> Iterator[str]:
     """The test's database through PgBouncer in transaction mode, as it comes: no startup parameter is ignored."""
-    if PGBOUNCER is None:
-        pytest.skip("the pgbouncer binary is not installed")
-    server = conninfo_to_dict(server_conninfo)
-    owner = _owner_of(str(server.get("host", "")))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="bouncer") as folder:
-        ini = Path(folder) / "pgbouncer.ini"
-        target = make_conninfo("", **{name: server[name] for name in ("host", "port") if server.get(name)})
-        user = server.get("user", "postgres")
-        ini.write_text(
-            f"[databases]\n* = {target} user={user}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-            f"unix_socket_dir =\nauth_type = any\npool_mode = transaction\nlogfile = {folder}/log\n"
-            "default_pool_size = 3\nserver_lifetime = 60\n"
-        )
-        Path(folder).chmod(0o777)
-        ini.chmod(0o644)
-        process = subprocess.Popen([PGBOUNCER, str(ini)], user=owner, stderr=subprocess.DEVNULL)
-        through = make_conninfo(
-            "", host="127.0.0.1", port=port, user=user, dbname=conninfo_to_dict(database)["dbname"], sslmode="disable"
-        )
-        try:
-            until(lambda: process.poll() is not None or _answers(through))
-            if process.poll() is not None or not _answers(through):
-                pytest.skip("pgbouncer cannot reach this server")
-            yield through
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _owner_of(folder: str) -> int | None:
-    """PgBouncer refuses to run as root; the server's own account can reach its socket."""
-    if os.getuid() != 0:
-        return None
-    sockets = list(Path(folder).glob(".s.PGSQL.*[0-9]")) if folder.startswith("/") else []
-    return (sockets[0].stat().st_uid if sockets else 0) or 65534
-
-
-def _answers(conninfo: str) -> bool:
-    try:
-        with psycopg.connect(conninfo, connect_timeout=3) as connection:
-            return connection.execute("SELECT 1").fetchone() == (1,)
-    except psycopg.OperationalError:
-        return False
+    with pgbouncer(database) as running:
+        yield running.conninfo
 
 
 def test_up_and_down_through_a_transaction_pooler(pooler: str, folder: Folder, connection: psycopg.Connection) -> None:

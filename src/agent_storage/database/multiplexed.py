@@ -72,7 +72,8 @@ class MultiplexedDatabase(Database):
 
     async def _connect(self) -> psycopg.AsyncConnection[Any] | None:
         """A connection to share; None where there is none now. Behind a pooler there is never one."""
-        limit = round(min(LIMIT, self.settings.statement_timeout or LIMIT) * 1000)
+        settings = self.settings
+        limit = round(min(LIMIT, settings.statement_timeout or LIMIT) * 1000)
         options = f"{conninfo_to_dict(self.conninfo).get('options') or ''} -c statement_timeout={limit}ms"
         arguments = self._connection_arguments()
         with suppress(psycopg.Error):

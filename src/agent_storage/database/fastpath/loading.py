@@ -10,6 +10,7 @@ from psycopg.adapt import Transformer
 from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 
+from agent_storage.errors import Unreadable
 from agent_storage.statements.types import FINISH, LOADERS, Row, loads_binary
 
 #: How many rows are loaded at a time, so that few lists are alive beside the records that are made of them.
@@ -52,8 +53,13 @@ class Loading:
         return self.load(answer, 0, answer.ntuples) if answer.ntuples <= _SLICE else _Slices(self, answer)
 
     def load(self, answer: PGresult, start: int, stop: int) -> list[Row]:
-        """Return some of the rows."""
+        """Return some of the rows. Raises `Unreadable` for a reply that is not to this statement."""
         transformer = self._transformer
+        if answer.nfields != len(self.types):  # psycopg's C loaders would read beyond the row
+            raise Unreadable(
+                f"a reply of {answer.nfields} columns came to a statement of {len(self.types)}: what is between this "
+                "process and the server lost or mixed up replies (set STORAGE_POOLER=1 for a pooler)"
+            )
         transformer.set_pgresult(answer, set_loaders=not self._loaded, format=self.format)
         self._loaded = True
         try:

@@ -128,7 +128,7 @@ class Database:
             self.conninfo,
             connection_class=PooledConnection,
             kwargs=self._connection_arguments(),
-            configure=self._configure if self.settings.prepare and not self.settings.pooler else None,
+            configure=self._configure if self.settings.prepare or self.settings.pooler else None,
             check=self._check,
             **pools.pool_arguments(self.settings),
         )
@@ -139,9 +139,19 @@ class Database:
         return pools.connection_arguments(self.settings) | {"outage": self.outage}
 
     def _configure(self, connection: PooledConnection) -> None:
-        """Let the server keep prepared statements, unless a pooler is in between: its process is then another one."""
-        connection.pgconn.send_query(b"SELECT pg_backend_pid()")
-        answer = checked(Replies(connection, 0, self.settings.deadline).all())
+        """Let the server keep prepared statements, unless a pooler is in between: its process is then another one.
+
+        A pooler also accepts connections that it has no server for. They are closed after `pool_timeout`.
+        """
+        limit = self.settings.pool_timeout
+        try:
+            connection.pgconn.send_query(b"SELECT pg_backend_pid()")
+            answer = checked(Replies(connection, 0, limit).read(0, limit))
+        except BaseException:
+            connection.pgconn.finish()
+            raise
+        if self.settings.pooler:
+            return
         if answer.get_value(0, 0) == b"%d" % connection.info.backend_pid:
             connection.keeps_statements = True
         else:

@@ -137,7 +137,10 @@ class Executor:
                         self._pgconn.send_query_params(b"BEGIN", None)
                     for one, given in zip(prepared, parameters, strict=True):
                         one.send(self._pgconn, given)
-                    answers = (self._replies.end_pipeline())[1 if begin else 0 :]
+                    answers = self._replies.end_pipeline()
+                    if begin:
+                        checked(answers[:1])
+                        del answers[0]
                 except psycopg.Error as error:
                     statement = next((one for one, _ in asked if not one.repeatable), asked[0][0])
                     raise self._statements.fault(error, statement, None, commits=commits) from error

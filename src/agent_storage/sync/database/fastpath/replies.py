@@ -63,7 +63,7 @@ class Replies:
             try:
                 answer = self.next(timeout)
             except psycopg.OperationalError:
-                if answers and answers[-1].status == ExecStatus.FATAL_ERROR:
+                if any(answer.status == ExecStatus.FATAL_ERROR for answer in answers):
                     return answers  # the server's last words say more than that the connection is lost
                 raise
             if answer is not None:
