@@ -463,7 +463,15 @@ class Repository(Generic[R, N]):
         return self._page_of(self.record, where, order_by, limit, cursor, total=total)
 
     def _page_of(
-        self, record: type[S], where: Where | None, order_by: Order, limit: int, cursor: str | None, *, total: bool
+        self,
+        record: type[S],
+        where: Where | None,
+        order_by: Order,
+        limit: int,
+        cursor: str | None,
+        *,
+        total: bool,
+        offset: int = 0,
     ) -> Page[S]:
         """`page` with fewer columns: `record` holds some of the fields of the table's own; filters may name all."""
         fields = self.fields()
@@ -473,7 +481,7 @@ class Repository(Generic[R, N]):
         keys = [] if cursor is None else read_cursor(cursor, order, fields)
         after = None if cursor is None else tuple(key is None for key in keys)
         statement = dynamic.page(self.table, self.record, form, order, after=after, total=total, made=cast(Any, record))
-        return self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
+        return self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, offset])
 
     def stream(self, where: Where | None = None, order_by: Order = "id") -> Stream[R]:
         """Stream every row that matches, in bounded memory.

@@ -1,0 +1,101 @@
+"""Copy checkpoints from one provider to another, with their ids and times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agent_storage.adapters.checkpoints.listing import Copied
+from agent_storage.adapters.checkpoints.provider import CheckpointProvider
+from agent_storage.errors import AlreadyExists, MissingReference
+from agent_storage.tables.checkpoints.checkpoints.record import CheckpointSummary, NewCheckpoint
+
+#: The most checkpoints, and bytes, that are stored at once.
+_ROWS, _BYTES = 100, 8 * 1024 * 1024
+
+
+async def copy_checkpoints(
+    source: CheckpointProvider,
+    target: CheckpointProvider,
+    *,
+    agent_id: str | None = None,
+    session_id: str | None = None,
+    owner: str | None = None,
+) -> Copied:
+    """Copy checkpoints that the target lacks, the oldest first, each with its id and times. Can be repeated.
+
+    Checkpoints that they follow are copied, too. Interrupted, it goes on the next time. Raises `AlreadyExists` for a
+    checkpoint that the target has with other fields.
+    """
+    copied, cursor = Copied(0, 0, 0), None
+    while True:
+        page = await source.list_checkpoints(
+            agent_id, session_id, _ROWS, owner=owner, order_by="captured_at", cursor=cursor
+        )
+        lacking = await _lacking(page.items, target)
+        copied = copied.plus(0, len(page) - len(lacking), 0)
+        for batch in _batches(lacking):
+            rows = [await _whole(source, str(one.id)) for one in batch]
+            new = [row for row in rows if row is not None]  # one may have been deleted meanwhile
+            await _store(source, target, new)
+            copied = copied.plus(len(new), 0, sum(one.size_bytes for one in batch))
+        cursor = page.next_cursor
+        if cursor is None:
+            return copied
+
+
+async def _lacking(page: Sequence[CheckpointSummary], target: CheckpointProvider) -> list[CheckpointSummary]:
+    """The checkpoints that the target does not have. Raises `AlreadyExists` for one that differs there."""
+    if not page:
+        return []
+    present = {
+        one.id: one for one in await target.list_checkpoints(where={"id__in": [one.id for one in page]}, limit=_ROWS)
+    }
+    for one in page:
+        if one.id in present and _compared(one) != _compared(present[one.id]):
+            raise AlreadyExists(
+                f"checkpoints: row {one.id} differs in the target; delete it there, or copy without it",
+                table="checkpoints",
+            )
+    return [one for one in page if one.id not in present]
+
+
+def _compared(one: CheckpointSummary) -> dict[str, Any]:
+    # The size depends on the database, parent_id on deletions since.
+    return one.model_dump(exclude={"size_bytes", "updated_at", "parent_id"})
+
+
+def _batches(rows: Sequence[CheckpointSummary]) -> list[list[CheckpointSummary]]:
+    batches: list[list[CheckpointSummary]] = []
+    size = _BYTES
+    for row in rows:
+        if size + row.size_bytes > _BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(row)
+        size += row.size_bytes
+    return batches
+
+
+async def _whole(source: CheckpointProvider, id: str) -> NewCheckpoint | None:
+    found = await source.retrieve_checkpoint(id)
+    return found and NewCheckpoint.model_construct(None, **found.model_dump(exclude={"size_bytes"}))
+
+
+async def _store(source: CheckpointProvider, target: CheckpointProvider, new: Sequence[NewCheckpoint]) -> None:
+    """Store them, after checkpoints that they follow and that the target lacks: those may be captured later."""
+    try:
+        await target.store_checkpoints(new)
+        return
+    except MissingReference:
+        line = [str(one.id) for one in reversed(new)]
+    while line:
+        one = await _whole(source, line[-1])
+        try:
+            if one is not None:
+                await target.store_checkpoint(one)
+            line.pop()
+        except MissingReference:
+            if one is None or str(one.parent_id) in line[-2:]:
+                raise
+            line.append(str(one.parent_id))

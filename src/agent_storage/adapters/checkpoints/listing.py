@@ -1,0 +1,53 @@
+"""The keywords of lists, for both faces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypedDict
+from uuid import UUID
+
+from agent_storage.errors import InvalidValue
+from agent_storage.statements.where import Order, Where
+
+
+class Listing(TypedDict, total=False):
+    """Further keywords of `list_checkpoints`: equal fields, other filters, the order, and the page."""
+
+    agent_type: str | None
+    name: str | None
+    owner: str | None
+    where: Where | None
+    order_by: Order
+    cursor: str | None
+    offset: int
+    total: bool
+
+
+def row_id(id: Any) -> UUID | None:
+    """Return the id of a row, or None for a text that is no UUID."""
+    try:
+        return UUID(id)
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def checked_offset(offset: Any, cursor: str | None) -> int:
+    """Return `offset`. Raises `InvalidValue` if it is negative, or given with a cursor."""
+    if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < 2**63:
+        raise InvalidValue("checkpoints: offset must be 0 or more", table="checkpoints", column="offset")
+    if offset and cursor is not None:
+        raise InvalidValue("checkpoints: give an offset or a cursor", table="checkpoints", column="offset")
+    return offset
+
+
+@dataclass(frozen=True)
+class Copied:
+    """The result of copying: how many checkpoints were copied, and how many bytes; how many were there already."""
+
+    copied: int
+    present: int
+    bytes: int
+
+    def plus(self, copied: int, present: int, bytes: int) -> Copied:
+        """Return the sum."""
+        return Copied(self.copied + copied, self.present + present, self.bytes + bytes)
