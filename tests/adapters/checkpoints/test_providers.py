@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -133,6 +134,18 @@ async def test_when_one_cannot_be_reached_none_stays_open(migrated: str) -> None
         ({"main": "postgresql:///x", "backup": "postgresql:///y"}, "default must be one of main, backup"),
         ({"main": "postgresql:///x", "default": "bogus"}, "'bogus' is not configured; known are: main"),
         ({"main": "postgresql:///x", "default": ["main"]}, "is not configured"),
+        ({"main": {"type": "oracle"}}, "'main': unknown type 'oracle'; known are: postgres, sqlite, mysql"),
+        ({"main": {"type": "sqlite", "url": "mysql://h/d"}}, "'main': its type is sqlite, but its URL is of mysql"),
+        ({"main": {"type": "sqlite"}}, "'main' needs the path of its file"),
+        ({"main": "sqlite://host/file.db"}, "'main': write sqlite:///FILE"),
+        ({"main": "sqlite:///:memory:"}, "'main': path must name a file"),
+        ({"main": {"type": "sqlite", "path": "x.db", "bogus": 1}}, "'main': unknown setting bogus; known are: path"),
+        ({"main": {"type": "sqlite", "path": "x.db", "busy_timeout": "long"}}, "'main': busy_timeout cannot be used"),
+        ({"main": {"type": "sqlite", "path": "x.db", "pool_max": 0}}, "'main': pool_max cannot be used"),
+        ({"main": {"type": "mysql", "host": "h"}}, "'main': .*name of its database"),
+        ({"main": "mysql://h/d?bogus=1"}, "'main': unknown parameter bogus"),
+        ({"main": {"url": "mysql://h/d", "tls": "maybe"}}, "'main': tls cannot be used"),
+        ({"main": "mysql://h:port/d"}, "'main'.*not valid"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_refused_at_once(configuration: Any, reason: str) -> None:
@@ -142,5 +155,66 @@ def test_a_configuration_that_cannot_be_used_is_refused_at_once(configuration: A
 
 def test_a_password_is_never_shown() -> None:
     with pytest.raises(InvalidSettings) as caught:
-        CheckpointProviders({"main": "mysql://me:hush@localhost/db"})
+        CheckpointProviders({"main": "mysql://me:hush@localhost/db?bogus=hush"})
     assert "hush" not in str(caught.value)
+
+
+async def test_a_password_is_not_shown_by_a_server_that_is_not_there() -> None:
+    providers = CheckpointProviders({"main": "mysql://me:hush@127.0.0.1:1/db"})
+    with pytest.raises(Unavailable) as caught:
+        await providers.initialize()
+    shown = f"{caught.value} {caught.value!r} {vars(caught.value)}"
+    assert "hush" not in shown and "db at 127.0.0.1" in shown
+
+
+async def test_the_active_provider_is_switched_at_run_time(url_of: Any) -> None:
+    configuration = {
+        "main": {"type": "postgres", "url": url_of("postgres")},
+        "laptop": {"type": "sqlite", "path": url_of("sqlite").removeprefix("sqlite:///")},
+        "legacy": {"type": "mysql", "connectionString": url_of("mysql")},
+        "default": "main",
+    }
+    async with CheckpointProviders(configuration) as providers:
+        for name in configuration.keys() - {"default"}:
+            assert providers.use(name) is providers.active is providers[name]
+            id_ = await providers.store_checkpoint(checkpoint(name=name))
+            assert [one.name for one in await providers.list_checkpoints()] == [name]
+            found = await providers[name].retrieve_checkpoint(id_)
+            assert found and found.name == name
+        with pytest.raises(InvalidSettings, match="'bogus'"):
+            providers.use("bogus")
+        assert providers.active_name in configuration and providers.default_name == "main"
+
+
+async def test_while_it_is_switched_every_call_reaches_one_provider_or_the_other(tmp_path: Path) -> None:
+    configuration = {name: f"sqlite:///{tmp_path / name}.db" for name in "ab"} | {"default": "a"}
+    async with CheckpointProviders(configuration) as providers:
+
+        async def switch() -> None:
+            for n in range(100):
+                providers.use("ab"[n % 2])
+                await asyncio.sleep(0)
+
+        stored = asyncio.gather(*(providers.store_checkpoint(checkpoint(minutes=n)) for n in range(100)))
+        ids, _ = await asyncio.gather(stored, switch())
+        kept = [str(one.id) for name in "ab" for one in await providers[name].list_checkpoints(limit=200)]
+        assert sorted(kept) == sorted(ids)
+
+
+async def test_a_call_before_opening_and_after_closing_says_so(other_url: str) -> None:
+    providers = CheckpointProviders({"main": other_url})
+    for _ in range(2):
+        with pytest.raises(StorageError, match="not open"):
+            await providers.store_checkpoint(checkpoint())
+        async with providers:
+            await providers.store_checkpoint(checkpoint())
+    await providers.close()
+
+
+async def test_open_connects_to_the_other_databases_without_a_migration(other_url: str) -> None:
+    providers = await CheckpointProviders({"main": other_url}).open()
+    with pytest.raises(SchemaMismatch, match=r"initialize\(\)"):
+        await providers.list_checkpoints()
+    await providers["main"].initialize()
+    assert len(await providers.list_checkpoints()) == 0
+    await providers.close()

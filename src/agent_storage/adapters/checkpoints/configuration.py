@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
+import typing
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any, cast
+from typing import Annotated, Any, cast
 from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from agent_storage.adapters.checkpoints.engines.mysql import Mysql
 from agent_storage.adapters.checkpoints.engines.sqlite import Sqlite
@@ -42,7 +44,7 @@ def configured(name: str, given: object) -> tuple[str, dict[str, Any]]:
     if kind == "sqlite":
         settings = _with_path(name, settings)
     if kind in _ENGINES:
-        _refuse_unknown(name, kind, settings)
+        settings = _checked(name, kind, settings)
     return kind, settings
 
 
@@ -62,9 +64,20 @@ def _with_path(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _refuse_unknown(name: str, kind: str, settings: Mapping[str, Any]) -> None:
-    known = [*list(inspect.signature(_ENGINES[kind].__init__).parameters)[1:], "json_limit"]
-    if unknown := [key for key in settings if key not in known]:
-        raise InvalidSettings(
-            f"the checkpoint provider {name!r}: unknown setting {unknown[0]}; known are: {', '.join(known)}"
-        )
+def _checked(name: str, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(_ENGINES[kind].__init__, include_extras=True)
+    known: dict[str, Any] = {key: hint for key, hint in hints.items() if key != "return"} | {
+        "json_limit": Annotated[int, Field(ge=1)]
+    }
+    checked: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key not in known:
+            raise InvalidSettings(
+                f"the checkpoint provider {name!r}: unknown setting {key}; known are: {', '.join(known)}"
+            )
+        try:
+            checked[key] = TypeAdapter[Any](known[key]).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors(include_url=False, include_input=False, include_context=False)[0]["msg"]
+            raise InvalidSettings(f"the checkpoint provider {name!r}: {key} cannot be used: {reason}") from None
+    return checked

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 from uuid import UUID
 
-from agent_storage.errors import InvalidValue
 from agent_storage.statements.where import Order, Where
 
 
@@ -29,15 +28,6 @@ def row_id(id: Any) -> UUID | None:
         return UUID(id)
     except (ValueError, TypeError, AttributeError):
         return None
-
-
-def checked_offset(offset: Any, cursor: str | None) -> int:
-    """Return `offset`. Raises `InvalidValue` if it is negative, or given with a cursor."""
-    if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < 2**63:
-        raise InvalidValue("checkpoints: offset must be 0 or more", table="checkpoints", column="offset")
-    if offset and cursor is not None:
-        raise InvalidValue("checkpoints: give an offset or a cursor", table="checkpoints", column="offset")
-    return offset
 
 
 @dataclass(frozen=True)

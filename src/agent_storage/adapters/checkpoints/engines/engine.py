@@ -9,7 +9,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import Field
 
 from agent_storage.database.forks import ProcessHome
 from agent_storage.errors import ConnectionLost, PoolTimeout, Retryable, StorageError
@@ -18,6 +20,8 @@ T = TypeVar("T")
 C = TypeVar("C")
 
 Rows = list[tuple[Any, ...]]
+Seconds = Annotated[float, Field(gt=0)]
+Connections = Annotated[int, Field(ge=1)]
 #: Runs a statement on the connection of a transaction: its text, whose parameters are written `?`, and their values.
 Run = Callable[[str, Sequence[Any]], Rows]
 

@@ -24,6 +24,8 @@ _OPERATORS = {"eq": "=", "ne": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": "
 def stored(value: Any) -> Any:
     """Return a value as both engines store it: ids as text, times as microseconds, text escaped."""
     match value:
+        case int() if not -(2**63) <= value < 2**63:
+            raise InvalidValue("checkpoints: a number that was given has more than 64 bits", table="checkpoints")
         case JsonText():
             return value.decode()
         case str():

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from agent_storage.adapters.checkpoints.engines.engine import Engine, Rows, Run
+from agent_storage.adapters.checkpoints.engines.engine import Connections, Engine, Rows, Run, Seconds
 from agent_storage.errors import (
     AlreadyExists,
     ConnectionLost,
@@ -64,11 +64,11 @@ class Mysql(Engine[Connection]):
         unix_socket: str | None = None,
         tls: Tls | None = None,
         tls_ca: str | None = None,
-        statement_timeout: float = 60.0,
-        connect_timeout: float = 5.0,
-        lock_timeout: float = 60.0,
-        pool_max: int = 10,
-        pool_timeout: float = 10.0,
+        statement_timeout: Seconds = 60.0,
+        connect_timeout: Seconds = 5.0,
+        lock_timeout: Seconds = 60.0,
+        pool_max: Connections = 10,
+        pool_timeout: Seconds = 10.0,
     ) -> None:
         try:
             import pymysql  # noqa: F401  # pyright: ignore[reportUnusedImport]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from agent_storage.adapters.checkpoints.engines.engine import Engine, Rows, Run
+from agent_storage.adapters.checkpoints.engines.engine import Connections, Engine, Rows, Run, Seconds
 from agent_storage.errors import (
     AlreadyExists,
     InvalidSettings,
@@ -44,10 +44,10 @@ class Sqlite(Engine[sqlite3.Connection]):
         self,
         path: str | Path,
         *,
-        busy_timeout: float = 10.0,
+        busy_timeout: Seconds = 10.0,
         synchronous: Synchronous = "full",
-        pool_max: int = 4,
-        pool_timeout: float = 10.0,
+        pool_max: Connections = 4,
+        pool_timeout: Seconds = 10.0,
     ) -> None:
         if sqlite3.sqlite_version_info < _OLDEST:
             raise InvalidSettings(f"SQLite 3.37 or newer is needed; Python was built with {sqlite3.sqlite_version}")
@@ -137,8 +137,6 @@ class Sqlite(Engine[sqlite3.Connection]):
 
     def translated(self, error: Exception, *, writes: bool) -> StorageError | None:
         """Return the package's error."""
-        if isinstance(error, OverflowError):
-            return InvalidValue("checkpoints: a number that was given has more than 64 bits", table="checkpoints")
         if not isinstance(error, sqlite3.Error):
             return None
         code, text = getattr(error, "sqlite_errorcode", 0), str(error)

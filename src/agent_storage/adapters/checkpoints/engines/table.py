@@ -252,7 +252,7 @@ class CheckpointTable:
 
     def as_of(self, session_id: str, at: datetime | None, owner: str | None, limit: int) -> Found[Checkpoint]:
         """Return the newest checkpoint of each agent of a session, as of a moment."""
-        check_limit(limit, TABLE)
+        check_limit(limit, TABLE, least=0, most=2**31 - 2)
         text, values = self._filters.where({"session_id": session_id} | given(owner=owner, captured_at__lte=at))
         names = ", ".join(f"c.{name}" for name in _WHOLE)
         rows = self.engine.read(
@@ -266,7 +266,7 @@ class CheckpointTable:
 
     def statistics(self, agent_id: str | None, owner: str | None, limit: int) -> Found[AgentStatistics]:
         """Return the number, the bytes and the newest time of each agent's checkpoints."""
-        check_limit(limit, TABLE)
+        check_limit(limit, TABLE, least=0, most=2**31 - 2)
         text, values = self._filters.where(given(agent_id=agent_id, owner=owner))
         rows = self.engine.read(
             "SELECT agent_id, owner, count(*) AS checkpoints, sum(size_bytes) AS bytes,"

@@ -23,7 +23,7 @@ class CheckpointProvider(Protocol):
     """A storage of agents' states. Ids are text; results are the same in every database."""
 
     def initialize(self) -> None:
-        """Connect if necessary, and apply the pending migrations. May be called twice, also by several processes at once.
+        """Connect if necessary, and apply the pending migrations. May be called twice, and by processes at once.
 
         At head, and ahead of it, it only reads. Raises `MigrationError`, `Unavailable`.
         """

@@ -13,9 +13,9 @@ from agent_storage.adapters.checkpoints.engines.migrating import EngineMigration
 from agent_storage.adapters.checkpoints.engines.mysql import Mysql
 from agent_storage.adapters.checkpoints.engines.sqlite import Sqlite
 from agent_storage.adapters.checkpoints.engines.table import CheckpointTable, at_checked
-from agent_storage.adapters.checkpoints.listing import Listing, checked_offset, row_id
+from agent_storage.adapters.checkpoints.listing import Listing, row_id
 from agent_storage.adapters.checkpoints.threads import NoThreads
-from agent_storage.statements.lists import Found, Page, given
+from agent_storage.statements.lists import Found, Page, check_offset, given
 from agent_storage.sync.adapters.checkpoints.provider import CheckpointProvider
 from agent_storage.tables.checkpoints.checkpoints.record import (
     AgentStatistics,
@@ -108,7 +108,7 @@ class TabledCheckpoints(CheckpointProvider):
             asked.pop("order_by", "-captured_at"),
             asked.pop("cursor", None),
         )
-        offset, total = checked_offset(asked.pop("offset", 0), cursor), asked.pop("total", False)
+        offset, total = check_offset(asked.pop("offset", 0), cursor, "checkpoints"), asked.pop("total", False)
         filters = given(
             agent_id=agent_id, session_id=session_id, captured_at__lt=before, captured_at__gt=after, **asked
         )
