@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
@@ -81,6 +81,10 @@ class Engine(ABC, Generic[C]):
     @abstractmethod
     def exclusive(self) -> AbstractContextManager[Run]:
         """Return a context manager that yields `Run`. One process at a time is in it, for migrations."""
+
+    def step(self, run: Run) -> AbstractContextManager[object]:
+        """Return a context manager in which a statement of a migration and the record of it are one transaction."""
+        return nullcontext()
 
     @abstractmethod
     def already(self, error: Exception) -> bool:

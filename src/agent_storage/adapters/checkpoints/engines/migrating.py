@@ -3,7 +3,7 @@
 SQLite runs all of them in one transaction. MySQL commits each statement of DDL by itself, and each is atomic there. So
 the table `checkpoint_migrations` has the number of the statement that was begun last and of the one that is done. If a
 process is killed between the two, the next one executes that statement again, where "exists already" means that it had
-been executed.
+been executed. A statement that changes rows is committed together with its number.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ class EngineMigrations:
         for number, statement in enumerate(sql.statements[done:], start=done + 1):
             if number > begun:
                 run("UPDATE checkpoint_migrations SET begun = ? WHERE id = ?", (number, id_))
-            self._execute(run, statement.text, id_, unsure=number == begun)
-            run("UPDATE checkpoint_migrations SET done = ? WHERE id = ?", (number, id_))
+            with self._engine.step(run):
+                self._execute(run, statement.text, id_, unsure=number == begun)
+                run("UPDATE checkpoint_migrations SET done = ? WHERE id = ?", (number, id_))
         if direction == "up":
             run(f"UPDATE checkpoint_migrations SET finished_at = {self._engine.clock} WHERE id = ?", (id_,))
 

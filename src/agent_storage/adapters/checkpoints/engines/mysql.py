@@ -38,7 +38,9 @@ else:
 _SESSION = "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION time_zone = '+00:00'"
 _ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 #: Errors of DDL that was executed before: a table, column, key or constraint that exists, or that is gone.
-_DONE_BEFORE = frozenset({1050, 1051, 1060, 1061, 1091, 1826, 1022, 3822})
+_DONE_BEFORE = frozenset({1050, 1051, 1060, 1061, 1091, 1826, 3822})
+#: MariaDB's error for a foreign key that exists.
+_CREATE_FAILED, _DUPLICATE = 1005, "errno: 121 "
 _LOCAL = ("", "localhost", "127.0.0.1", "::1")
 #: TLS with a verified certificate and host name, with any certificate, or none.
 Tls = Literal["verify", "require", "off"]
@@ -145,9 +147,22 @@ class Mysql(Engine[Connection]):
                 if not self.broken(connection):
                     self.execute(connection, "SELECT release_lock(?)", (lock,))
 
+    @contextmanager
+    def step(self, run: Run) -> Generator[None]:
+        """Run a statement and the record of it in one transaction, which DDL ends before the record."""
+        run("START TRANSACTION", ())
+        try:
+            yield
+            run("COMMIT", ())
+        except BaseException:
+            with suppress(Exception):
+                run("ROLLBACK", ())
+            raise
+
     def already(self, error: Exception) -> bool:
         """Return whether the error says that an object exists, or that it is gone."""
-        return bool(error.args) and error.args[0] in _DONE_BEFORE
+        code, text = (*error.args, 0, "")[:2]
+        return code in _DONE_BEFORE or (code == _CREATE_FAILED and _DUPLICATE in str(text))
 
     def translated(self, error: Exception, *, writes: bool) -> StorageError | None:
         """Return the package's error. It carries no value: MySQL's messages show the key that is taken."""
