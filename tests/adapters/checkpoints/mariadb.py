@@ -57,7 +57,13 @@ def server(*options: str, fast: bool = True) -> Iterator[str]:
             [*install, "--skip-test-db", *account], check=True, stdout=log, stderr=log, env=environment, cwd=folder
         )
         start = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={socket}", "--skip-networking"]
-        start += [f"--pid-file={folder / 'pid'}", "--innodb-buffer-pool-size=64M", *account, *options]
+        start += [
+            f"--pid-file={folder / 'pid'}",
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-use-native-aio=0",
+            *account,
+            *options,
+        ]
         start += UNSAFE_BUT_FAST if fast else []
         process = subprocess.Popen(start, stdout=log, stderr=log, env=environment, cwd=folder)
         _wait(process, socket, folder / "log")

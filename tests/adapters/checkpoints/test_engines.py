@@ -10,6 +10,7 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_migration_that_fails_is_reported_and_leaves_the_history_as_it_was(oth
 def test_at_head_a_user_without_ddl_initializes_mysql(mysql_url: str) -> None:
     with sync_adapters.checkpoint_provider(mysql_url) as provider:
         provider.store_checkpoint(checkpoint())
-    database = re.sub(r".*/(\w+)(\?.*)?$", r"\1", mysql_url)
+    database = urlsplit(mysql_url).path.lstrip("/")
     owner, user = Mysql(mysql_url), f"app_{uuid4().hex[:8]}"
     owner.open()
     owner.read(f"CREATE USER {user}@'%' IDENTIFIED BY 'hush'", ())
@@ -222,9 +223,10 @@ def test_every_list_is_read_by_its_index(other_url: str) -> None:
             engine.read = original
             text, values = seen[-1]
             explain = "EXPLAIN QUERY PLAN" if engine.name == "sqlite" else "EXPLAIN FORMAT=JSON"
-            plan = str(engine.read(f"{explain} {text}", values))
+            plan = "\n".join(" ".join(map(str, row)) for row in engine.read(f"{explain} {text}", values))
             assert index.strip() in plan, (name, plan)
-            assert "SCAN checkpoints\\n" not in plan and '"ALL"' not in plan.replace("<derived", ""), (name, plan)
+            whole = r'(SCAN (c|checkpoints)$)|("table_name": "(c|checkpoints)",\s+"access_type": "ALL")'
+            assert not re.search(whole, plan, re.MULTILINE), (name, plan)
 
 
 # ---- connections and locks -------------------------------------------------------------------------------------------
