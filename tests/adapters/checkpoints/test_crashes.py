@@ -14,6 +14,7 @@ import pytest
 
 from agent_storage.adapters.checkpoints.engines.migrating import EngineMigrations
 from agent_storage.adapters.checkpoints.engines.mysql import Mysql
+from agent_storage.errors import MigrationError
 from agent_storage.sync.adapters.checkpoints import checkpoint_provider
 from agent_storage.types import NewCheckpoint
 
@@ -130,6 +131,9 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+HALFWAY = "SELECT id FROM checkpoint_migrations WHERE finished_at IS NULL"
+
+
 def schema(engine: Mysql) -> dict[str, str]:
     names = [name for (name,) in engine.read("SHOW TABLES", ()) if name != "checkpoint_migrations"]
     return {name: engine.read(f"SHOW CREATE TABLE {name}", ())[0][1] for name in names}
@@ -157,6 +161,9 @@ def test_a_migration_of_mysql_killed_at_any_statement_is_finished_by_the_next_st
             break
         assert ended == -signal.SIGKILL
         unfinished += bool(migrations.pending()) if direction == "up" else not migrations.pending()
+        if direction == "up" and migrations.pending() and engine.read(HALFWAY, ()):
+            with pytest.raises(MigrationError, match="was interrupted"):
+                migrations.down()
         if direction == "up" or at % 2:
             migrations.up()
             assert schema(engine) == whole

@@ -52,6 +52,8 @@ class EngineMigrations:
             run(_TRACKING, ())
             self._finish_rollback(run, files)
             applied = _applied(run)
+            if halfway := run("SELECT id FROM checkpoint_migrations WHERE finished_at IS NULL", ()):
+                raise MigrationError(f"{halfway[0][0]} was interrupted; initialize() finishes it, then roll back")
             gone = [file for file in reversed(files) if file.id in applied][:steps]
             for file in gone:
                 self._roll_back(run, file)
@@ -84,9 +86,11 @@ class EngineMigrations:
     def _run(self, run: Run, id_: str, direction: str, sql: SqlText) -> None:
         state = run("SELECT begun, done FROM checkpoint_migrations WHERE id = ? AND direction = ?", (id_, direction))
         begun, done = state[0] if state else (0, 0)
-        if not state:
-            run("DELETE FROM checkpoint_migrations WHERE id = ?", (id_,))
-            run("INSERT INTO checkpoint_migrations VALUES (?, ?, 0, 0, NULL)", (id_, direction))
+        if not state and direction == "up":
+            run("INSERT INTO checkpoint_migrations VALUES (?, 'up', 0, 0, NULL)", (id_,))
+        elif not state:  # one statement: a row that was gone for a moment would be a migration that was never applied
+            changes = "direction = 'down', begun = 0, done = 0, finished_at = NULL"
+            run(f"UPDATE checkpoint_migrations SET {changes} WHERE id = ?", (id_,))
         for number, statement in enumerate(sql.statements[done:], start=done + 1):
             if number > begun:
                 run("UPDATE checkpoint_migrations SET begun = ? WHERE id = ?", (number, id_))

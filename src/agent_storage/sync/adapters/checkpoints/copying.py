@@ -9,7 +9,7 @@ from typing import Any
 from agent_storage.adapters.checkpoints.listing import Copied
 from agent_storage.errors import AlreadyExists, MissingReference
 from agent_storage.sync.adapters.checkpoints.provider import CheckpointProvider
-from agent_storage.tables.checkpoints.checkpoints.record import CheckpointSummary, NewCheckpoint
+from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint
 
 #: The most checkpoints, and bytes, that are stored at once.
 _ROWS, _BYTES = 100, 8 * 1024 * 1024
@@ -34,10 +34,10 @@ def copy_checkpoints(
         lacking = _lacking(page.items, target)
         copied = copied.plus(0, len(page) - len(lacking), 0)
         for batch in _batches(lacking):
-            rows = [_whole(source, str(one.id)) for one in batch]
-            new = [row for row in rows if row is not None]  # one may have been deleted meanwhile
-            _store(source, target, new)
-            copied = copied.plus(len(new), 0, sum(one.size_bytes for one in batch))
+            found = [source.retrieve_checkpoint(str(one.id)) for one in batch]
+            rows = [row for row in found if row is not None]  # one may have been deleted meanwhile
+            rows += _store(source, target, rows)
+            copied = copied.plus(len(rows), 0, sum(row.size_bytes for row in rows))
         cursor = page.next_cursor
         if cursor is None:
             return copied
@@ -74,25 +74,32 @@ def _batches(rows: Sequence[CheckpointSummary]) -> list[list[CheckpointSummary]]
     return batches
 
 
-def _whole(source: CheckpointProvider, id: str) -> NewCheckpoint | None:
-    found = source.retrieve_checkpoint(id)
-    return found and NewCheckpoint.model_construct(None, **found.model_dump(exclude={"size_bytes"}))
+def _new(row: Checkpoint) -> NewCheckpoint:
+    return NewCheckpoint.model_construct(None, **row.model_dump(exclude={"size_bytes"}))
 
 
-def _store(source: CheckpointProvider, target: CheckpointProvider, new: Sequence[NewCheckpoint]) -> None:
-    """Store them, after checkpoints that they follow and that the target lacks: those may be captured later."""
+def _store(source: CheckpointProvider, target: CheckpointProvider, rows: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Store them, after checkpoints that they follow and that the target lacks: those may be captured later.
+
+    Return these.
+    """
     try:
-        target.store_checkpoints(new)
-        return
+        target.store_checkpoints([_new(row) for row in rows])
+        return []
     except MissingReference:
-        line = [str(one.id) for one in reversed(new)]
+        given = {row.id for row in rows}
+        line = [row.id for row in reversed(rows)]
+    further: list[Checkpoint] = []
     while line:
-        one = _whole(source, line[-1])
+        row = source.retrieve_checkpoint(str(line[-1]))
         try:
-            if one is not None:
-                target.store_checkpoint(one)
+            if row is not None:
+                target.store_checkpoint(_new(row))
+            if row is not None and row.id not in given:
+                further.append(row)
             line.pop()
         except MissingReference:
-            if one is None or str(one.parent_id) in line[-2:]:
+            if row is None or row.parent_id is None or row.parent_id in line[-2:]:
                 raise
-            line.append(str(one.parent_id))
+            line.append(row.parent_id)
+    return further
