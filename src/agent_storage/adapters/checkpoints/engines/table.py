@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from agent_storage.adapters.checkpoints.engines.engine import Engine, Run
 from agent_storage.adapters.checkpoints.engines.filters import Filters, moment, stored
+from agent_storage.adapters.checkpoints.engines.rows import TABLE, alike, loaded, parents_first
 from agent_storage.errors import AlreadyExists, InvalidValue
-from agent_storage.statements.codec import Codec, RowMaker, check, encode_row
+from agent_storage.statements.codec import Codec, RowMaker, encode_row
 from agent_storage.statements.filters import Fields
 from agent_storage.statements.ids import uuid7
 from agent_storage.statements.lists import Found, Page, check_limit, given, within
 from agent_storage.statements.pagination import read_cursor, write_cursor
-from agent_storage.statements.records import Column, Timestamp, columns
-from agent_storage.statements.text import decode_json, unescape
+from agent_storage.statements.records import columns
+from agent_storage.statements.text import decode_json
 from agent_storage.statements.where import Order, Where, all_of
 from agent_storage.tables.checkpoints.checkpoints.record import (
     AgentStatistics,
@@ -26,19 +27,15 @@ from agent_storage.tables.checkpoints.checkpoints.record import (
     Pruned,
 )
 
-TABLE = "checkpoints"
 #: How many checkpoints one transaction of a prune deletes.
 _DELETED = 500
 
 _FIELDS = Fields.of(TABLE, Checkpoint)
 _WHOLE, _SUMMARY = tuple(columns(Checkpoint)), tuple(columns(CheckpointSummary))
 _GIVEN = tuple(columns(NewCheckpoint))
-_TIMES = frozenset({"captured_at", "created_at", "updated_at", "newest"})
 #: A repeated call compares the fields that were given, `updated_at` aside, and those that the database decides if None.
 _COMPARED = frozenset(_GIVEN) - {"id", "updated_at"}
 _DECIDED = frozenset({"captured_at", "created_at"})
-
-_MOMENT = Column("at", Timestamp, nullable=True, storage=None)
 
 
 class CheckpointTable:
@@ -89,7 +86,7 @@ class CheckpointTable:
             text = f"SELECT coalesce((SELECT captured_at FROM checkpoints WHERE id = ?), {self.engine.clock})"
             ((at,),) = run(text, [min(untimed)])
             now = moment(at)
-        for new, row in _parents_first(pairs):
+        for new, row in parents_first(pairs):
             self._insert_or_compare(run, new, {**row, "captured_at": row["captured_at"] or row["created_at"] or now})
 
     def _row(self, new: NewCheckpoint) -> dict[str, Any]:
@@ -112,11 +109,11 @@ class CheckpointTable:
         found = run(f"SELECT {', '.join(_WHOLE)} FROM checkpoints WHERE id = ?", [str(row["id"])])
         if not found:
             return False
-        present = dict(zip(_WHOLE, self._loaded(_WHOLE, found[0]), strict=True))
+        present = dict(zip(_WHOLE, loaded(_WHOLE, found[0]), strict=True))
         wanted = {**row, "state": decode_json(row["state"])}
         compared = sorted(_COMPARED & new.model_fields_set)
         compared = [name for name in compared if not (name in _DECIDED and getattr(new, name) is None)]
-        differing = [name for name in compared if not _alike(present[name], wanted[name])]
+        differing = [name for name in compared if not alike(present[name], wanted[name])]
         if differing:
             raise AlreadyExists(
                 f"{TABLE}: row {row['id']} exists and differs in {', '.join(differing)}; "
@@ -277,53 +274,4 @@ class CheckpointTable:
         return within(limit, self._made(self._statistics, tuple(AgentStatistics.model_fields), rows))
 
     def _made(self, maker: RowMaker, names: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> list[Any]:
-        return maker.make(names, [self._loaded(names, row) for row in rows], self._codec)
-
-    def _loaded(self, names: Sequence[str], row: Sequence[Any]) -> list[Any]:
-        return [_load(name, value) for name, value in zip(names, row, strict=False)]
-
-
-def at_checked(at: datetime | None) -> datetime | None:
-    """Return the moment. Raises `InvalidValue` for one without a time zone."""
-    return None if at is None else check(_MOMENT, at, table=TABLE)
-
-
-def _load(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if name == "state":
-        return decode_json(value.encode())
-    if name in _TIMES:
-        return moment(value)
-    if name in ("id", "parent_id"):
-        return UUID(value)
-    if name == "bytes":
-        return int(value)  # MySQL's sum of integers is a decimal
-    return unescape(value) if isinstance(value, str) else value
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Return whether JSON documents are equal. To Python, `True` is 1."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        fields, others = cast("dict[str, Any]", one), cast("dict[str, Any]", other)
-        return fields.keys() == others.keys() and all(_alike(fields[key], others[key]) for key in fields)
-    if isinstance(one, list) and isinstance(other, list):
-        items = cast("list[Any]", one), cast("list[Any]", other)
-        return len(items[0]) == len(items[1]) and all(map(_alike, *items))
-    return one == other and isinstance(one, bool) == isinstance(other, bool)
-
-
-def _parents_first(
-    pairs: Sequence[tuple[NewCheckpoint, dict[str, Any]]],
-) -> list[tuple[NewCheckpoint, dict[str, Any]]]:
-    """The rows in the order of ids, so that calls do not deadlock, each after its parent."""
-    waiting = {row["id"]: (new, row) for new, row in sorted(pairs, key=lambda pair: pair[1]["id"])}
-    ordered: list[tuple[NewCheckpoint, dict[str, Any]]] = []
-    for id_ in list(waiting):
-        line: list[tuple[NewCheckpoint, dict[str, Any]]] = []
-        above = id_
-        while above in waiting:
-            line.append(waiting.pop(above))
-            above = line[-1][1]["parent_id"]
-        ordered += reversed(line)
-    return ordered
+        return maker.make(names, [loaded(names, row) for row in rows], self._codec)

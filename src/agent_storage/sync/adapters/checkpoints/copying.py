@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from agent_storage.adapters.checkpoints.listing import Copied
 from agent_storage.errors import AlreadyExists, MissingReference
@@ -90,16 +91,20 @@ def _store(source: CheckpointProvider, target: CheckpointProvider, rows: Sequenc
         given = {row.id for row in rows}
         line = [row.id for row in reversed(rows)]
     further: list[Checkpoint] = []
+    waited_for: set[UUID] = set()
     while line:
         row = source.retrieve_checkpoint(str(line[-1]))
         try:
             if row is not None:
                 target.store_checkpoint(_new(row))
-            if row is not None and row.id not in given:
-                further.append(row)
-            line.pop()
         except MissingReference:
-            if row is None or row.parent_id is None or row.parent_id in line[-2:]:
+            # A parent twice in one line: raw SQL made a circle, or a reference to nothing.
+            if row is None or row.parent_id is None or row.parent_id in waited_for:
                 raise
+            waited_for.add(row.parent_id)
             line.append(row.parent_id)
+            continue
+        if row is not None and row.id not in given:
+            further.append(row)
+        line.pop()
     return further

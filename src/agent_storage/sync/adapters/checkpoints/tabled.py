@@ -11,8 +11,9 @@ from typing import Any, Self, Unpack
 from agent_storage.adapters.checkpoints.engines.engine import Engine
 from agent_storage.adapters.checkpoints.engines.migrating import EngineMigrations
 from agent_storage.adapters.checkpoints.engines.mysql import Mysql
+from agent_storage.adapters.checkpoints.engines.rows import at_checked
 from agent_storage.adapters.checkpoints.engines.sqlite import Sqlite
-from agent_storage.adapters.checkpoints.engines.table import CheckpointTable, at_checked
+from agent_storage.adapters.checkpoints.engines.table import CheckpointTable
 from agent_storage.adapters.checkpoints.listing import Listing, row_id
 from agent_storage.adapters.checkpoints.threads import NoThreads
 from agent_storage.statements.lists import Found, Page, check_offset, given
