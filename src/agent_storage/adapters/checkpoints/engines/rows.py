@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
@@ -15,32 +15,28 @@ from agent_storage.tables.checkpoints.checkpoints.record import NewCheckpoint
 
 TABLE = "checkpoints"
 
-_TIMES = frozenset({"captured_at", "created_at", "updated_at", "newest"})
+#: The conversions of stored values by column; others are used as they are.
+_LOADED: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("id", "parent_id"), UUID),
+    **dict.fromkeys(("agent_id", "session_id", "agent_type", "name", "owner"), unescape),
+    **dict.fromkeys(("captured_at", "created_at", "updated_at", "newest"), moment),
+    "state": lambda text: decode_json(text.encode()),
+    "bytes": int,  # MySQL's sum of integers is a decimal
+}
 _MOMENT = Column("at", Timestamp, nullable=True, storage=None)
 
 
 def loaded(names: Sequence[str], row: Sequence[Any]) -> list[Any]:
-    """Return the values of a row whose columns are `names`."""
-    return [_load(name, value) for name, value in zip(names, row, strict=False)]
+    """Return the values of a row whose first columns are `names`."""
+    return [
+        value if value is None or name not in _LOADED else _LOADED[name](value)
+        for name, value in zip(names, row, strict=False)
+    ]
 
 
 def at_checked(at: datetime | None) -> datetime | None:
     """Return the moment. Raises `InvalidValue` for one without a time zone."""
     return None if at is None else check(_MOMENT, at, table=TABLE)
-
-
-def _load(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if name == "state":
-        return decode_json(value.encode())
-    if name in _TIMES:
-        return moment(value)
-    if name in ("id", "parent_id"):
-        return UUID(value)
-    if name == "bytes":
-        return int(value)  # MySQL's sum of integers is a decimal
-    return unescape(value) if isinstance(value, str) else value
 
 
 def alike(one: Any, other: Any) -> bool:
