@@ -56,7 +56,7 @@ check: $(VENV)/.dev  ## Lint, prose, types, generated code, schema, statements, 
 $(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt | $(VENV)/bin/python
 	@echo "installing agent-storage and its contenders into $(BENCH)"
 	@$(PYTHON) -m venv $(BENCH)
-	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded]' -r benchmarks/requirements.txt
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,mysql]' -r benchmarks/requirements.txt
 	@touch $@
 
 # Without it Drizzle and Prisma are left out. Prisma would fetch an engine that neither generating nor running it uses.
