@@ -60,7 +60,7 @@ check: $(VENV)/.dev  ## Lint, prose, types, generated code, schema, statements, 
 $(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt | $(VENV)/bin/python
 	@echo "installing agent-storage and its contenders into $(BENCH)"
 	@$(PYTHON) -m venv $(BENCH)
-	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded]' -r benchmarks/requirements.txt
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,mysql]' -r benchmarks/requirements.txt
 	@touch $@
 
 # Without it Drizzle and Prisma are left out. Prisma would fetch an engine that neither generating nor running it uses.
@@ -74,7 +74,7 @@ $(NODE)/.ready: $(NODE)/package.json $(NODE)/schema.prisma
 
 bench: $(BENCH)/.ready $(NODE)/.ready  ## Measure the domains, and this package and its peers, on an embedded server
 	@mkdir -p benchmarks/results
-	@for part in domains growth search compare histories startup; do \
+	@for part in domains growth search compare histories checkpoints startup; do \
 		$(BENCH)/bin/python -m benchmarks.$$part --json benchmarks/results/$$part.json || exit 1; \
 	done
 	@$(BENCH)/bin/python -m benchmarks.report benchmarks/results docs/performance.md

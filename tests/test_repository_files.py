@@ -85,7 +85,9 @@ def test_a_wheel_works_in_an_empty_environment_outside_the_checkout(tmp_path: Pa
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in ("py.typed", "tables/_shared.sql", "tables/chat/messages/schema.sql", "cli/conversation.json",
-                   "migrations/versions/20261120090000_chat.sql", "sync/storage.py"):  # fmt: skip
+                   "migrations/versions/20261120090000_chat.sql", "sync/storage.py",
+                   "tables/checkpoints/checkpoints/sqlite/20261122034000_create_checkpoints.sql",
+                   "tables/checkpoints/checkpoints/mysql/20261122034000_create_checkpoints.rollback.sql"):  # fmt: skip
         assert f"agent_storage/{wanted}" in names
     assert not [name for name in names if name.startswith("tests")]
     target = tmp_path / "installed here"

@@ -22,7 +22,13 @@ from agent_storage.tables.chat.models.record import Model, ModelWithProvider, Ne
 from agent_storage.tables.chat.providers.record import NewProvider, Provider
 from agent_storage.tables.chat.tool_configs.record import NewToolConfig, ToolConfig
 from agent_storage.tables.chat.tool_results.record import CallStatus, FailedStatus, NewToolResult, ToolResult, ToolStats
-from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint, Pruned
+from agent_storage.tables.checkpoints.checkpoints.record import (
+    AgentStatistics,
+    Checkpoint,
+    CheckpointSummary,
+    NewCheckpoint,
+    Pruned,
+)
 from agent_storage.tables.coding.boards.record import Board, BoardData, NewBoard
 from agent_storage.tables.coding.repos.record import NewRepo, Repo, RepoData, Worktree
 from agent_storage.tables.coding.sessions.record import (
@@ -96,6 +102,7 @@ from agent_storage.tables.workflows.workflow_sessions.record import (
 from agent_storage.tables.workflows.workflows.record import NewWorkflow, Workflow
 
 __all__ = [
+    "AgentStatistics",
     "ApprovalRequest",
     "ApprovalStatus",
     "ApprovalType",

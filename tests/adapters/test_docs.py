@@ -27,8 +27,10 @@ def test_the_workflow_example(
 
 
 def test_the_checkpoint_example(
-    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    migrated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STORAGE_DATABASE_URL", migrated)
+    monkeypatch.chdir(tmp_path)
     run(EXAMPLES[1])
-    assert "agent-1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "agent-1" in out and "copied=1" in out and (tmp_path / "agents.db").exists()

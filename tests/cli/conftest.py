@@ -47,6 +47,7 @@ def ids(seeded: sync.Storage) -> dict[str, str]:
         "session": str(seeded.sessions.roots(1)[0].id),
         "conversation": str(seeded.conversations.recent(1).items[0].id),
         "workflow": str(seeded.workflows.find(limit=1)[0].id),
+        "checkpoint": str(seeded.checkpoints.find(limit=1)[0].id),
         "budget": str(seeded.budget_pools.find(limit=1)[0].id),
         "approval": "ffffffff",
     }

@@ -41,6 +41,8 @@ READS = (
     "status",
     "sql",
     "session",
+    "checkpoint list",
+    "checkpoint show",
     "conversation",
     "workflow list",
     "workflow show",

@@ -951,6 +951,39 @@ INSERT INTO "checkpoints" ("id", "agent_id", "session_id", "agent_type", "name",
  UNION ALL
 (SELECT "id", "agent_id", "session_id", "agent_type", "name", "owner", "captured_at", "parent_id", "state", "size_bytes", "created_at", "updated_at" FROM "checkpoints" WHERE agent_id = $1 AND ($2::text IS NULL OR name = $2) AND owner = $3 ORDER BY captured_at DESC, id DESC LIMIT 1);
 
+-- (ids) gives one datetime, repeatable
+/* checkpoints._moment */
+SELECT coalesce((SELECT captured_at FROM "checkpoints" WHERE id = ANY($1) LIMIT 1), clock_timestamp());
+
+-- (session_id, at, owner, limit) gives found Checkpoint, repeatable, certain
+/* checkpoints.as_of */
+SELECT "c"."id", "c"."agent_id", "c"."session_id", "c"."agent_type", "c"."name", "c"."owner", "c"."captured_at", "c"."parent_id", "c"."state", "c"."size_bytes", "c"."created_at", "c"."updated_at"
+  FROM (SELECT DISTINCT ON (agent_id, owner) id
+          FROM checkpoints
+         WHERE session_id = $1
+           AND captured_at <= coalesce($2::timestamptz, 'infinity')
+           AND ($3::text IS NULL OR owner = $3)
+         ORDER BY agent_id, owner, captured_at DESC, id DESC) newest
+  JOIN checkpoints c USING (id)
+ ORDER BY c.agent_id COLLATE "C", c.owner COLLATE "C"
+ LIMIT $4;
+
+-- (agent_id, owner, limit) gives found AgentStatistics, repeatable, certain
+/* checkpoints.statistics */
+SELECT agent_id, owner, checkpoints, bytes, newest
+  FROM (SELECT agent_id, owner, count(*) AS checkpoints, sum(size_bytes)::bigint AS bytes,
+               max(captured_at) AS newest
+          FROM checkpoints
+         WHERE $1::text IS NULL AND ($2::text IS NULL OR owner = $2)
+         GROUP BY agent_id, owner
+         UNION ALL
+        SELECT agent_id, owner, count(*), sum(size_bytes)::bigint, max(captured_at)
+          FROM checkpoints
+         WHERE agent_id = $1 AND ($2::text IS NULL OR owner = $2)
+         GROUP BY agent_id, owner) agents
+ ORDER BY bytes DESC, agent_id COLLATE "C", owner COLLATE "C"
+ LIMIT $3;
+
 -- (owner, keep_latest, max_age, max_per_agent, limit) gives many UUID, repeatable, certain
 /* checkpoints._superfluous */
 SELECT id

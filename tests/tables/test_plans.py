@@ -135,6 +135,8 @@ READS: dict[str, Callable[[Any], object]] = {
     "tool_results.stats": lambda s: s.tool_results.stats(RECENTLY),
     "checkpoints.latest": lambda s: s.checkpoints.latest("agent 7"),
     "checkpoints.by_agent": lambda s: s.checkpoints.by_agent("agent 7"),
+    "checkpoints.as_of": lambda s: s.checkpoints.as_of("session 7", RECENTLY),
+    "checkpoints.statistics of an agent": lambda s: s.checkpoints.statistics("agent 7"),
     "checkpoints.summaries": lambda s: s.checkpoints.summaries(),
     "checkpoints.summaries of a session": lambda s: s.checkpoints.summaries(session_id="session 7"),
     "checkpoints.summaries of a type": lambda s: s.checkpoints.summaries(agent_type="type 7", before=RECENTLY),

@@ -22,6 +22,7 @@ COMMANDS = {
     "tables": ("tables", "List the tables: rows, size, purpose."),
     "seed": ("seed", "Fill every table with realistic demo data of any size."),
     "conversation": ("conversation", "List conversations, read one."),
+    "checkpoint": ("checkpoint", "List the checkpoints of agents, show one, copy them to another database."),
     "session": ("session", "List the sessions of coding agents, show one, draw the tree of spawns and forks."),
     "workflow": ("workflow", "List workflows and their runs, show one; pause, resume, retry."),
     "approval": ("approval", "List approval requests, approve or reject one."),

@@ -82,6 +82,15 @@ def check_keys(by: Sequence[str], known: Any, table: str) -> frozenset[str]:
     return frozenset(by)
 
 
+def check_offset(offset: Any, cursor: str | None, table: str) -> int:
+    """Return `offset`. Raises `InvalidValue` if it is negative, or given with a cursor."""
+    if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < 2**63:
+        raise InvalidValue(f"{table}: offset must be 0 or more", table=table, column="offset")
+    if offset and cursor is not None:
+        raise InvalidValue(f"{table}: give an offset or a cursor", table=table, column="offset")
+    return offset
+
+
 def check_limit(limit: Any, table: str, *, least: int = 1, most: int = MAX_LIMIT) -> int:
     """Return `limit`. Raises `InvalidValue` if it is not from `least` to `most`."""
     if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= most:

@@ -48,7 +48,7 @@ from agent_storage.statements.codec import check, encode
 from agent_storage.statements.declaration import Owner, Template
 from agent_storage.statements.filters import EVERY, Condition, Fields, Joined, Parsed, named
 from agent_storage.statements.ids import prefix_range, shortest_prefix, uuid7
-from agent_storage.statements.lists import Counts, Found, Page, check_limit
+from agent_storage.statements.lists import Counts, Found, Page, check_limit, check_offset
 from agent_storage.statements.pagination import read_cursor
 from agent_storage.statements.patching import check_removed, split
 from agent_storage.statements.records import MAINTAINED, Input, JsonObject, Record, columns
@@ -494,17 +494,26 @@ class Repository(Generic[R, N]):
         return self._page_of(self.record, where, order_by, limit, cursor, total=total)
 
     def _page_of(
-        self, record: type[S], where: Where | None, order_by: Order, limit: int, cursor: str | None, *, total: bool
+        self,
+        record: type[S],
+        where: Where | None,
+        order_by: Order,
+        limit: int,
+        cursor: str | None,
+        *,
+        total: bool,
+        offset: int = 0,
     ) -> Page[S]:
         """`page` with fewer columns: `record` holds some of the fields of the table's own; filters may name all."""
         fields = self.fields()
         order = fields.order(order_by)
         form, values = self._where(where)
         check_limit(limit, self.table)
+        check_offset(offset, cursor, self.table)
         keys = [] if cursor is None else read_cursor(cursor, order, fields)
         after = None if cursor is None else tuple(key is None for key in keys)
         statement = dynamic.page(self.table, self.record, form, order, after=after, total=total, made=cast(Any, record))
-        return self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, 0])
+        return self.runner.run(statement, [*values, *(key for key in keys if key is not None), limit + 1, offset])
 
     def stream(self, where: Where | None = None, order_by: Order = "id") -> Stream[R]:
         """Stream every row that matches, in bounded memory.

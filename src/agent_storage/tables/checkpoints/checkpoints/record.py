@@ -47,3 +47,13 @@ class Pruned(BaseModel, frozen=True):
 
     checkpoints: int
     bytes: int
+
+
+class AgentStatistics(BaseModel, frozen=True):
+    """The checkpoints of an agent and owner: their number, the bytes of their states, the time of the newest."""
+
+    agent_id: str
+    owner: str | None
+    checkpoints: int
+    bytes: int
+    newest: datetime

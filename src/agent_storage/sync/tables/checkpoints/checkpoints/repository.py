@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
@@ -10,10 +11,17 @@ from uuid import UUID
 from typing_extensions import TypeVar
 
 from agent_storage.errors import InvalidValue
-from agent_storage.statements.lists import Page, by_owner, given
+from agent_storage.statements.lists import Found, Page, by_owner, given
+from agent_storage.statements.records import Timestamp
 from agent_storage.statements.where import Order, Where, all_of
 from agent_storage.sync.repository import IDENTIFIED, Repository, sql
-from agent_storage.tables.checkpoints.checkpoints.record import Checkpoint, CheckpointSummary, NewCheckpoint, Pruned
+from agent_storage.tables.checkpoints.checkpoints.record import (
+    AgentStatistics,
+    Checkpoint,
+    CheckpointSummary,
+    NewCheckpoint,
+    Pruned,
+)
 
 if TYPE_CHECKING:
     from agent_storage.tables.changes import CheckpointChanges
@@ -61,6 +69,84 @@ class Checkpoints(Repository[R, N]):
         """Return the checkpoints of an agent (and of an owner) without their states, newest first."""
         return self.summaries(agent_id, limit, owner=owner)
 
+    @sql(
+        """
+        SELECT coalesce((SELECT captured_at FROM {table} WHERE id = ANY(%(ids)s) LIMIT 1), clock_timestamp())
+        """,
+        repeatable=True,
+    )
+    def _moment(self, ids: list[UUID]) -> datetime:
+        """Return the present time, or that of the checkpoints that a first attempt has made."""
+        ...
+
+    def store_many(self, new: Sequence[N]) -> list[R]:
+        """Create the checkpoints of several agents, all or none. Return them in the order given.
+
+        Those without `captured_at` and `created_at` were captured at one moment. Two round trips. With ids the call can
+        be repeated, as for `create_many`.
+        """
+        untimed = [one for one in new if one.captured_at is None and one.created_at is None]
+        if untimed:
+            now = self._moment([one.id for one in untimed if one.id is not None])
+            new = [
+                one.model_copy(update={"captured_at": now})
+                if one.captured_at is None and one.created_at is None
+                else one
+                for one in new
+            ]
+        return self.create_many(new)
+
+    @sql(
+        """
+        SELECT {c.columns}
+          FROM (SELECT DISTINCT ON (agent_id, owner) id
+                  FROM checkpoints
+                 WHERE session_id = %(session_id)s
+                   AND captured_at <= coalesce(%(at)s::timestamptz, 'infinity')
+                   AND (%(owner)s::text IS NULL OR owner = %(owner)s)
+                 ORDER BY agent_id, owner, captured_at DESC, id DESC) newest
+          JOIN checkpoints c USING (id)
+         ORDER BY c.agent_id COLLATE "C", c.owner COLLATE "C"
+         LIMIT %(limit)s
+        """,
+        repeatable=True,
+    )
+    def as_of(
+        self, session_id: str, at: Timestamp | None = None, *, owner: str | None = None, limit: int = 100
+    ) -> Found[R]:
+        """Return the newest checkpoint of each agent of a session, as of the moment `at`, by default now.
+
+        In the order of agents, then of owners. `more` is whether there are further agents.
+        """
+        ...
+
+    @sql(
+        """
+        SELECT agent_id, owner, checkpoints, bytes, newest
+          FROM (SELECT agent_id, owner, count(*) AS checkpoints, sum(size_bytes)::bigint AS bytes,
+                       max(captured_at) AS newest
+                  FROM checkpoints
+                 WHERE %(agent_id)s::text IS NULL AND (%(owner)s::text IS NULL OR owner = %(owner)s)
+                 GROUP BY agent_id, owner
+                 UNION ALL
+                SELECT agent_id, owner, count(*), sum(size_bytes)::bigint, max(captured_at)
+                  FROM checkpoints
+                 WHERE agent_id = %(agent_id)s AND (%(owner)s::text IS NULL OR owner = %(owner)s)
+                 GROUP BY agent_id, owner) agents
+         ORDER BY bytes DESC, agent_id COLLATE "C", owner COLLATE "C"
+         LIMIT %(limit)s
+        """,
+        repeatable=True,
+    )
+    def statistics(
+        self, agent_id: str | None = None, *, owner: str | None = None, limit: int = 100
+    ) -> Found[AgentStatistics]:
+        """Return the number of checkpoints, their bytes and the newest time of each agent, the most bytes first.
+
+        Without `agent_id` it reads every row, though no state.
+        """
+        ...
+
     def summaries(
         self,
         agent_id: str | None = None,
@@ -75,17 +161,18 @@ class Checkpoints(Repository[R, N]):
         after: datetime | None = None,
         where: Where | None = None,
         order_by: Order = "-captured_at",
+        offset: int = 0,
         total: bool = False,
     ) -> Page[CheckpointSummary]:
         """Return a page of checkpoints without their states, by default those that were captured last first.
 
-        `before` and `after` of their capture are exclusive; `where` and `order_by` are those of `page`. With
-        `total=True` the page says how many match, from the same snapshot.
+        `before` and `after` of their capture are exclusive; `where` and `order_by` are those of `page`. `offset`
+        leaves out as many; a cursor takes none. With `total=True` the page says how many match, from the same snapshot.
         """
         filters = given(agent_id=agent_id, session_id=session_id, agent_type=agent_type, name=name, owner=owner)
         filters |= given(captured_at__lt=before, captured_at__gt=after)
         asked = filters if where is None else all_of(filters, where)
-        return self._page_of(CheckpointSummary, asked, order_by, limit, cursor, total=total)
+        return self._page_of(CheckpointSummary, asked, order_by, limit, cursor, offset=offset, total=total)
 
     @sql(
         """

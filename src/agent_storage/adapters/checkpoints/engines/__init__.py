@@ -1,0 +1,1 @@
+"""The databases besides PostgreSQL that keep checkpoints: how each is reached, and what its SQL writes differently."""

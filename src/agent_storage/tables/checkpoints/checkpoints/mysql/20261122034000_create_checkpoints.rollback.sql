@@ -1,0 +1,2 @@
+-- Drop the table of checkpoints, with all of them.
+DROP TABLE checkpoints;
