@@ -1,15 +1,17 @@
-"""Part of `benchmarks.domains`: publishing many events at once, beside other ways to insert them."""
+"""Part of `benchmarks.domains`: publishing many events at once, beside other ways to insert them; and following."""
 
 from __future__ import annotations
 
+import asyncio
 import statistics
+import threading
 import time
 from collections.abc import Awaitable, Callable
 
 import psycopg
 from psycopg.types.json import Jsonb
 
-from agent_storage import Storage
+from agent_storage import Storage, sync
 from agent_storage.types import NewStreamEvent
 
 from .figures import Figure, extent
@@ -70,3 +72,78 @@ async def executed(connection: psycopg.AsyncConnection, stream: str, count: int)
             "INSERT INTO stream_events (stream_id, node_id, sequence, data) VALUES (%s, %s, %s, %s)", given
         )
     return time.perf_counter() - started
+
+
+def following(conninfo: str, followers: int, count: int) -> list[Figure]:
+    """From the first of `count` events, published one at a time, until every follower of their stream has all."""
+    work = f"{followers} followers of one stream, {count} events"
+    ways = {
+        "tasks": lambda stream: asyncio.run(followed(conninfo, stream, followers, count)),
+        "threads": lambda stream: followed_sync(conninfo, stream, followers, count),
+        "one task": lambda stream: asyncio.run(followed(conninfo, stream, 1, count)),
+    }
+    found: list[Figure] = []
+    for by, way in ways.items():
+        took = [way(f"{by}, round {round_}") for round_ in range(ROUNDS)]
+        found.append(Figure(work, by, statistics.median(took), "s", extent(took)))
+    return found
+
+
+async def followed(conninfo: str, stream: str, followers: int, count: int) -> float:
+    async with Storage(conninfo) as storage, Storage(conninfo) as publisher:
+        waiting = asyncio.Semaphore(0)
+
+        async def follow() -> list[int]:
+            seen: list[int] = []
+            async with storage.stream_events.follow(stream) as found:
+                async for event in found:
+                    seen.append(event.sequence)
+                    if event.sequence == 1:
+                        waiting.release()
+                    if event.sequence == count + 1:
+                        break
+            return seen
+
+        await publisher.stream_events.publish(stream, "answer", data(0))
+        tasks = [asyncio.create_task(follow()) for _ in range(followers)]
+        for _ in tasks:
+            await waiting.acquire()
+        started = time.perf_counter()
+        for number in range(count):
+            await publisher.stream_events.publish(stream, "answer", data(number))
+        every = await asyncio.gather(*tasks)
+        took = time.perf_counter() - started
+    assert every == [list(range(1, count + 2))] * followers
+    return took
+
+
+def followed_sync(conninfo: str, stream: str, followers: int, count: int) -> float:
+    with sync.Storage(conninfo) as storage, sync.Storage(conninfo) as publisher:
+        waiting = threading.Semaphore(0)
+        every: list[list[int]] = []
+
+        def follow() -> None:
+            seen: list[int] = []
+            with storage.stream_events.follow(stream) as found:
+                for event in found:
+                    seen.append(event.sequence)
+                    if event.sequence == 1:
+                        waiting.release()
+                    if event.sequence == count + 1:
+                        break
+            every.append(seen)
+
+        publisher.stream_events.publish(stream, "answer", data(0))
+        running = [threading.Thread(target=follow) for _ in range(followers)]
+        for one in running:
+            one.start()
+        for _ in running:
+            waiting.acquire()
+        started = time.perf_counter()
+        for number in range(count):
+            publisher.stream_events.publish(stream, "answer", data(number))
+        for one in running:
+            one.join()
+        took = time.perf_counter() - started
+    assert every == [list(range(1, count + 2))] * followers
+    return took
