@@ -75,12 +75,12 @@ async def executed(connection: psycopg.AsyncConnection, stream: str, count: int)
 
 
 def following(conninfo: str, followers: int, count: int) -> list[Figure]:
-    """From the first of `count` events, published one at a time, until every follower of their stream has all."""
-    work = f"{followers} followers of one stream, {count} events"
-    ways = {
-        "tasks": lambda stream: asyncio.run(followed(conninfo, stream, followers, count)),
-        "threads": lambda stream: followed_sync(conninfo, stream, followers, count),
-        "one task": lambda stream: asyncio.run(followed(conninfo, stream, 1, count)),
+    """From the first of `count` events to the last; each is published when every follower has the one before."""
+    work = f"{count} events, each to all followers of the stream before the next"
+    ways: dict[str, Callable[[str], float]] = {
+        f"{followers} tasks": lambda stream: asyncio.run(followed(conninfo, stream, followers, count)),
+        f"{followers} threads": lambda stream: followed_sync(conninfo, stream, followers, count),
+        "1 task": lambda stream: asyncio.run(followed(conninfo, stream, 1, count)),
     }
     found: list[Figure] = []
     for by, way in ways.items():
@@ -91,59 +91,54 @@ def following(conninfo: str, followers: int, count: int) -> list[Figure]:
 
 async def followed(conninfo: str, stream: str, followers: int, count: int) -> float:
     async with Storage(conninfo) as storage, Storage(conninfo) as publisher:
-        waiting = asyncio.Semaphore(0)
+        arrived = asyncio.Semaphore(0)
 
-        async def follow() -> list[int]:
-            seen: list[int] = []
+        async def follow() -> None:
             async with storage.stream_events.follow(stream) as found:
                 async for event in found:
-                    seen.append(event.sequence)
-                    if event.sequence == 1:
-                        waiting.release()
-                    if event.sequence == count + 1:
-                        break
-            return seen
+                    arrived.release()
+                    if event.sequence > count:
+                        return
 
-        await publisher.stream_events.publish(stream, "answer", data(0))
+        async def publish() -> None:
+            await publisher.stream_events.publish(stream, "answer", data(0))
+            for _ in range(followers):
+                await arrived.acquire()
+
         tasks = [asyncio.create_task(follow()) for _ in range(followers)]
-        for _ in tasks:
-            await waiting.acquire()
+        await publish()
         started = time.perf_counter()
-        for number in range(count):
-            await publisher.stream_events.publish(stream, "answer", data(number))
-        every = await asyncio.gather(*tasks)
+        for _ in range(count):
+            await publish()
         took = time.perf_counter() - started
-    assert every == [list(range(1, count + 2))] * followers
+        await asyncio.gather(*tasks)
     return took
 
 
 def followed_sync(conninfo: str, stream: str, followers: int, count: int) -> float:
     with sync.Storage(conninfo) as storage, sync.Storage(conninfo) as publisher:
-        waiting = threading.Semaphore(0)
-        every: list[list[int]] = []
+        arrived = threading.Semaphore(0)
 
         def follow() -> None:
-            seen: list[int] = []
             with storage.stream_events.follow(stream) as found:
                 for event in found:
-                    seen.append(event.sequence)
-                    if event.sequence == 1:
-                        waiting.release()
-                    if event.sequence == count + 1:
-                        break
-            every.append(seen)
+                    arrived.release()
+                    if event.sequence > count:
+                        return
 
-        publisher.stream_events.publish(stream, "answer", data(0))
+        def publish() -> None:
+            publisher.stream_events.publish(stream, "answer", data(0))
+            for _ in range(followers):
+                arrived.acquire()
+
         running = [threading.Thread(target=follow) for _ in range(followers)]
         for one in running:
             one.start()
-        for _ in running:
-            waiting.acquire()
+        publish()
         started = time.perf_counter()
-        for number in range(count):
-            publisher.stream_events.publish(stream, "answer", data(number))
+        for _ in range(count):
+            publish()
+        took = time.perf_counter() - started
         for one in running:
             one.join()
-        took = time.perf_counter() - started
-    assert every == [list(range(1, count + 2))] * followers
     return took
