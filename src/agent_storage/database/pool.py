@@ -20,7 +20,7 @@ from agent_storage.database.fastpath.executor import Executor
 from agent_storage.database.fastpath.faults import checked
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.fastpath.replies import Replies
-from agent_storage.database.forks import LoopHome
+from agent_storage.database.forks import LoopHome, ProcessHome
 from agent_storage.database.listener import AsyncSignal, Listener
 from agent_storage.database.outage import PAUSE, Outage
 from agent_storage.database.settings import Settings
@@ -47,6 +47,8 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
     keeps_statements = False
     #: How long the server may stay silent, in seconds.
     deadline: float | None = None
+    #: The process that it belongs to, once it is connected.
+    home: ProcessHome | None = None
 
     @classmethod
     async def connect(cls, conninfo: str = "", *, outage: Any, deadline: Any, **kwargs: Any) -> Self:
@@ -61,7 +63,19 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
             connection = await super().connect(conninfo, **kwargs)
         outage.connected(connection)
         connection.deadline = deadline
+        connection.home = ProcessHome()
         return connection
+
+    async def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the server. Raises `StorageError` in a forked process."""
+        if self.home is not None:
+            self.home.check()
+        return await super().wait(*args, **kwargs)
+
+    async def close(self) -> None:
+        """Close the connection. A forked process only forgets it: closing ends the session of its parent."""
+        if self.home is None or not self.home.forked:
+            await super().close()
 
 
 class Pool(psycopg_pool.AsyncConnectionPool[Any]):

@@ -242,7 +242,8 @@ class StreamEvents(Repository[R, N]):
         stream is deleted and published again, its new events follow, from the first one. To follow across restarts of
         a program, keep the event's sequence and `events.generation`, and give both: an `after` of another generation is
         not compared with the new sequences. Without `generation`, an `after` beyond the stream's end begins at its
-        first event.
+        first event. Followers at the same position share one read, and get the same objects: do not change an event's
+        `data`.
         """
         with Tail[R].joined(self.runner.listen("event_streams", stream_id), type(self)) as (tail, first):
             yield Follower(self, tail, first, stream_id, Position(generation, after))
