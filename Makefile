@@ -70,7 +70,7 @@ $(NODE)/.ready: $(NODE)/package.json $(NODE)/schema.prisma
 
 bench: $(BENCH)/.ready $(NODE)/.ready  ## Measure the domains, and this package and its peers, on an embedded server
 	@mkdir -p benchmarks/results
-	@for part in domains growth search compare histories overload startup; do \
+	@for part in domains growth search compare histories startup; do \
 		$(BENCH)/bin/python -m benchmarks.$$part --json benchmarks/results/$$part.json || exit 1; \
 	done
 	@$(BENCH)/bin/python -m benchmarks.report benchmarks/results docs/performance.md
