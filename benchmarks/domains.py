@@ -1,4 +1,4 @@
-"""Measure the domains: budgets under concurrency, bulk events, short ids, approvals.
+"""Measure the domains: budgets under concurrency, bulk events, followers, short ids, approvals.
 
 python -m benchmarks.domains               on a separate embedded server, with its usual settings
 python -m benchmarks.domains --quick       the same with fewer rows
@@ -16,7 +16,7 @@ from agent_storage.sync import Storage
 
 from .approvals import approvals
 from .budgets import budgets
-from .events import events
+from .events import events, following
 from .figures import Figure, save, show
 from .serving import a_database, machine
 from .short_ids import short_ids
@@ -26,6 +26,7 @@ def measure(conninfo: str, *, quick: bool) -> list[Figure]:
     """Every figure; sums of a tree of budgets that do not agree end the run."""
     found = asyncio.run(budgets(conninfo, 300 if quick else 2000))
     found += asyncio.run(events(conninfo, 10_000 if quick else 100_000))
+    found += following(conninfo, 50 if quick else 200, 100 if quick else 300)
     found += asyncio.run(approvals(conninfo, 20 if quick else 100))
     return found + short_ids(conninfo, 50_000 if quick else 1_000_000, 20 if quick else 100)
 

@@ -1,15 +1,17 @@
-"""Part of `benchmarks.domains`: publishing many events at once, beside other ways to insert them."""
+"""Part of `benchmarks.domains`: publishing many events at once, beside other ways to insert them; and following."""
 
 from __future__ import annotations
 
+import asyncio
 import statistics
+import threading
 import time
 from collections.abc import Awaitable, Callable
 
 import psycopg
 from psycopg.types.json import Jsonb
 
-from agent_storage import Storage
+from agent_storage import Storage, sync
 from agent_storage.types import NewStreamEvent
 
 from .figures import Figure, extent
@@ -70,3 +72,73 @@ async def executed(connection: psycopg.AsyncConnection, stream: str, count: int)
             "INSERT INTO stream_events (stream_id, node_id, sequence, data) VALUES (%s, %s, %s, %s)", given
         )
     return time.perf_counter() - started
+
+
+def following(conninfo: str, followers: int, count: int) -> list[Figure]:
+    """From the first of `count` events to the last; each is published when every follower has the one before."""
+    work = f"{count} events, each to all followers of the stream before the next"
+    ways: dict[str, Callable[[str], float]] = {
+        f"{followers} tasks": lambda stream: asyncio.run(followed(conninfo, stream, followers, count)),
+        f"{followers} threads": lambda stream: followed_sync(conninfo, stream, followers, count),
+        "1 task": lambda stream: asyncio.run(followed(conninfo, stream, 1, count)),
+    }
+    found: list[Figure] = []
+    for by, way in ways.items():
+        took = [way(f"{by}, round {round_}") for round_ in range(ROUNDS)]
+        found.append(Figure(work, by, statistics.median(took), "s", extent(took)))
+    return found
+
+
+async def followed(conninfo: str, stream: str, followers: int, count: int) -> float:
+    async with Storage(conninfo) as storage, Storage(conninfo) as publisher:
+        arrived = asyncio.Semaphore(0)
+
+        async def follow() -> None:
+            async with storage.stream_events.follow(stream) as found:
+                async for event in found:
+                    arrived.release()
+                    if event.sequence > count:
+                        return
+
+        async def publish() -> None:
+            await publisher.stream_events.publish(stream, "answer", data(0))
+            for _ in range(followers):
+                await arrived.acquire()
+
+        tasks = [asyncio.create_task(follow()) for _ in range(followers)]
+        await publish()
+        started = time.perf_counter()
+        for _ in range(count):
+            await publish()
+        took = time.perf_counter() - started
+        await asyncio.gather(*tasks)
+    return took
+
+
+def followed_sync(conninfo: str, stream: str, followers: int, count: int) -> float:
+    with sync.Storage(conninfo) as storage, sync.Storage(conninfo) as publisher:
+        arrived = threading.Semaphore(0)
+
+        def follow() -> None:
+            with storage.stream_events.follow(stream) as found:
+                for event in found:
+                    arrived.release()
+                    if event.sequence > count:
+                        return
+
+        def publish() -> None:
+            publisher.stream_events.publish(stream, "answer", data(0))
+            for _ in range(followers):
+                arrived.acquire()
+
+        running = [threading.Thread(target=follow) for _ in range(followers)]
+        for one in running:
+            one.start()
+        publish()
+        started = time.perf_counter()
+        for _ in range(count):
+            publish()
+        took = time.perf_counter() - started
+        for one in running:
+            one.join()
+    return took

@@ -54,6 +54,7 @@ REPLACEMENTS = {
     "contextlib.AbstractAsyncContextManager": "contextlib.AbstractContextManager",
     "agent_storage.database.forks.LoopHome": "agent_storage.database.forks.ProcessHome",
     "agent_storage.database.listener.AsyncSignal": "agent_storage.database.listener.Signal",
+    "agent_storage.database.tails.AsyncTail": "agent_storage.database.tails.Tail",
     "agent_storage.database.calls.uncut": "agent_storage.database.calls.returned",
     "agent_storage.database.calls.check_out": "agent_storage.database.calls.check_out_sync",
     "agent_storage.database.calls.run_at_once": "agent_storage.database.calls.call",

@@ -15,7 +15,7 @@ import select
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -66,6 +66,9 @@ class Listener:
         #: The tables by the names of their channels.
         self._channels: dict[str, str] = {}
         self.failure: StorageError | None = None
+        #: The tails of the streams that are followed (tails.py), and the lock under which followers come and go.
+        self.tails: dict[Hashable, object] = {}
+        self.joining = threading.Lock()
 
     def subscribe(self, channel: str, payload: str, wake: Callable[[], None]) -> None:
         """Call `wake`, from another thread, whenever `channel` says `payload`, and after every new connection."""
@@ -209,27 +212,27 @@ class Signal:
     """One waiter of the sync face. `with signal:` subscribes."""
 
     def __init__(self, listener: Listener, channel: str, payloads: Sequence[str]) -> None:
-        self._listener = listener
-        self._keys = [(channel, payload) for payload in payloads]
+        self.listener = listener
+        self.keys = [(channel, payload) for payload in payloads]
         self._event = threading.Event()
 
     def __enter__(self) -> Self:
-        for key in self._keys:
-            self._listener.subscribe(*key, self._event.set)
+        for key in self.keys:
+            self.listener.subscribe(*key, self._event.set)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for key in self._keys:
-            self._listener.unsubscribe(*key, self._event.set)
+        for key in self.keys:
+            self.listener.unsubscribe(*key, self._event.set)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until it is worth looking again, at most `timeout` seconds. Return whether it was woken."""
         woken = self._event.wait(timeout)
         self._event.clear()
-        if self._listener.failure is not None:
-            raise self._listener.failure
+        if self.listener.failure is not None:
+            raise self.listener.failure
         return woken
 
 
@@ -237,21 +240,21 @@ class AsyncSignal:
     """One waiter of the async face. `with signal:` subscribes."""
 
     def __init__(self, listener: Listener, channel: str, payloads: Sequence[str]) -> None:
-        self._listener = listener
-        self._keys = [(channel, payload) for payload in payloads]
+        self.listener = listener
+        self.keys = [(channel, payload) for payload in payloads]
         self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     def __enter__(self) -> Self:
-        for key in self._keys:
-            self._listener.subscribe(*key, self._wake)
+        for key in self.keys:
+            self.listener.subscribe(*key, self._wake)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for key in self._keys:
-            self._listener.unsubscribe(*key, self._wake)
+        for key in self.keys:
+            self.listener.unsubscribe(*key, self._wake)
 
     def _wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed
@@ -265,6 +268,6 @@ class AsyncSignal:
         except TimeoutError:
             woken = False
         self._event.clear()
-        if self._listener.failure is not None:
-            raise self._listener.failure
+        if self.listener.failure is not None:
+            raise self.listener.failure
         return woken

@@ -20,7 +20,7 @@ from agent_storage.database.fastpath.executor import Executor
 from agent_storage.database.fastpath.faults import checked
 from agent_storage.database.fastpath.prepared import Generation, StaleStatement
 from agent_storage.database.fastpath.replies import Replies
-from agent_storage.database.forks import LoopHome
+from agent_storage.database.forks import LoopHome, ProcessHome
 from agent_storage.database.listener import AsyncSignal, Listener
 from agent_storage.database.outage import PAUSE, Outage
 from agent_storage.database.settings import Settings
@@ -50,6 +50,8 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
 
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
+    #: The process that it belongs to, once it is connected.
+    home: ProcessHome | None = None
 
     @classmethod
     async def connect(cls, conninfo: str = "", *, outage: Any, **kwargs: Any) -> Self:
@@ -63,7 +65,19 @@ class PooledConnection(psycopg.AsyncConnection[Any]):
             await asyncio.to_thread(outage.restart)
             connection = await super().connect(conninfo, **kwargs)
         outage.connected(connection)
+        connection.home = ProcessHome()
         return connection
+
+    async def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the server. Raises `StorageError` in a forked process."""
+        if self.home is not None:
+            self.home.check()
+        return await super().wait(*args, **kwargs)
+
+    async def close(self) -> None:
+        """Close the connection. A forked process only forgets it: closing ends the session of its parent."""
+        if self.home is None or not self.home.forked:
+            await super().close()
 
 
 class Pool(psycopg_pool.AsyncConnectionPool[Any]):

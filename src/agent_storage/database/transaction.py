@@ -160,7 +160,7 @@ class Transaction:
             self.ended = True
             # Cut short, `keep` has failed, or has been done.
             undone = not sent or isinstance(error, Exception) or self._status() == TransactionStatus.INERROR
-            if undone and not self._home.forked:
+            if undone:
                 await self.executor.undo(undo, name=self.label)
             if not isinstance(error, psycopg.Rollback):
                 raise

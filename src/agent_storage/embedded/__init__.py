@@ -23,6 +23,7 @@ from agent_storage.embedded.postmaster import (
     START_TIMEOUT,
     STOP_TIMEOUT,
     Postmaster,
+    cluster_version,
     connection_string,
 )
 from agent_storage.errors import InvalidSettings, Unavailable, translate
@@ -41,7 +42,8 @@ class EmbeddedServer:
             connection = psycopg.connect(server.conninfo())
 
     `progress` is called with a line of text when an operation takes more than 2 s, and then every 5 s. `settings` are
-    PostgreSQL parameters for a server that this object starts; a running one keeps its own.
+    PostgreSQL parameters for a server that this object starts; a running one keeps its own. `programs` is the folder of
+    PostgreSQL's programs, instead of the installed ones.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class EmbeddedServer:
         *,
         progress: Callable[[str], None] | None = None,
         settings: Mapping[str, str] | None = None,
+        programs: Path | None = None,
     ) -> None:
         if sys.platform == "win32":
             raise InvalidSettings("the embedded PostgreSQL runs on Linux and macOS only; set STORAGE_DATABASE_URL")
         self.data_dir = _absolute(data_dir)
         self._progress = progress or _say_nothing
         self._settings = dict(settings or {})
+        self._programs = programs
         self._users: LockFile | None = None
 
     def start(self) -> EmbeddedServer:
@@ -135,7 +139,7 @@ class EmbeddedServer:
             self._postmaster(account).stop()
 
     def _postmaster(self, account: Account) -> Postmaster:
-        return Postmaster(self.data_dir, account, self._settings, self._progress)
+        return Postmaster(self.data_dir, account, self._settings, self._progress, self._programs)
 
     @contextmanager
     def _start_lock(self, account: Account, seconds: float) -> Generator[None]:
@@ -182,14 +186,11 @@ def server_status(data_dir: Path | None = None) -> ServerStatus:
     """Return the state of `data_dir` (default: `default_data_dir()`) without starting its server."""
     folder = _absolute(data_dir)
     process = server_process(folder / "cluster")
-    version = None
-    with suppress(OSError):
-        version = (folder / "cluster" / "PG_VERSION").read_text().strip()
     return ServerStatus(
         data_dir=folder,
         running=process is not None,
         pid=process.pid if process else None,
-        version=version,
+        version=cluster_version(folder),
         size=sum(_size(file) for parent, _, files in os.walk(folder) for file in map(Path(parent).joinpath, files)),
     )
 

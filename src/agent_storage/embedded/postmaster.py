@@ -64,8 +64,14 @@ class Postmaster:
     """Start, join and stop the server of `data_dir`. `settings` apply to a server that this object starts."""
 
     def __init__(
-        self, data_dir: Path, account: Account, settings: Mapping[str, str], progress: Callable[[str], None]
+        self,
+        data_dir: Path,
+        account: Account,
+        settings: Mapping[str, str],
+        progress: Callable[[str], None],
+        programs: Path | None = None,
     ) -> None:
+        self._programs = programs
         self._data_dir = data_dir
         self._account = account
         self._settings = settings
@@ -160,12 +166,24 @@ class Postmaster:
         self._forget_dead_server()
         if os.fstat(log.fd).st_size > _LARGEST_LOG:
             os.ftruncate(log.fd, 0)
-        programs = program_folder(self._account)
+        programs = self._programs or program_folder(self._account)
+        self._check_version(programs)
         if not self._cluster.exists():
             self._create_cluster(programs, log)
         self._write_access_rules()
         self._spawn([programs / "postgres", "-D", self._cluster, *self._options()], log)
         self._launched = True
+
+    def _check_version(self, programs: Path) -> None:
+        """Raise `InvalidSettings` for a cluster of another major version, which these programs cannot open."""
+        made_by = cluster_version(self._data_dir)
+        if made_by is not None and made_by != (installed := program_version(programs)):
+            raise InvalidSettings(
+                f"the data folder {self._data_dir} was made by PostgreSQL {made_by}, and PostgreSQL {installed} is "
+                "installed, which cannot open it; nothing was changed. Copy the data, with the programs of "
+                f"PostgreSQL {made_by}: python -m agent_storage.embedded.upgrade {self._data_dir} "
+                f"/usr/lib/postgresql/{made_by}/bin; or set STORAGE_DATA_DIR to a new folder"
+            )
 
     def _forget_dead_server(self) -> None:
         """Remove a stale `postmaster.pid`: PostgreSQL trusts its process id, even if another program has it now."""
@@ -195,7 +213,7 @@ class Postmaster:
             if process.returncode != 0:
                 raise Unavailable(f"initdb failed in {self._data_dir}; the end of {self._log}:\n{self._last_run()}")
             partial.rename(self._cluster)
-            _sync_folder(self._data_dir)
+            sync_folder(self._data_dir)
         finally:
             process.kill()
             process.wait()
@@ -225,9 +243,11 @@ class Postmaster:
 
     def _write_access_rules(self) -> None:
         """Write pg_hba.conf and pg_ident.conf: `peer` authentication of the server's account and root."""
+        users = dict.fromkeys([self._account.name, "root"])
         rules = {
             "pg_hba.conf": "local all         all peer map=owner\nlocal replication all peer map=owner\n",
-            "pg_ident.conf": "".join(f'owner "{name}" all\n' for name in dict.fromkeys([self._account.name, "root"])),
+            # Before PostgreSQL 16, `all` is not every role but one of that name.
+            "pg_ident.conf": "".join(f'owner "{name}" all\nowner "{name}" postgres\n' for name in users),
         }
         for name, text in rules.items():
             with os.fdopen(
@@ -281,8 +301,29 @@ class Postmaster:
         return text[max(0, text.rfind(_FIRST_LINE)) :]
 
 
-def _sync_folder(folder: Path) -> None:
-    # Otherwise a power failure could undo the rename, and the next start would delete the cluster as unfinished.
+def cluster_version(data_dir: Path) -> str | None:
+    """Return the major version of PostgreSQL that made the cluster of `data_dir`, or None if there is none."""
+    try:
+        return (data_dir / "cluster" / "PG_VERSION").read_text().strip()
+    except OSError:
+        return None
+
+
+def program_version(programs: Path) -> str:
+    """Return the major version of PostgreSQL's programs in a folder. Raises `InvalidSettings` if there are none."""
+    try:
+        command = [programs / "postgres", "--version"]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InvalidSettings(f"there is no program `postgres` that runs in {programs}: {error}") from error
+    return told.split()[2].split(".")[0]
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk.
+
+    Otherwise a power failure could undo a rename, and the next start would delete the cluster as unfinished.
+    """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

@@ -51,6 +51,8 @@ class PooledConnection(psycopg.Connection[Any]):
 
     #: Whether the server keeps prepared statements for it: not behind a pooler.
     keeps_statements = False
+    #: The process that it belongs to, once it is connected.
+    home: ProcessHome | None = None
 
     @classmethod
     def connect(cls, conninfo: str = "", *, outage: Any, **kwargs: Any) -> Self:
@@ -64,7 +66,19 @@ class PooledConnection(psycopg.Connection[Any]):
             outage.restart()
             connection = super().connect(conninfo, **kwargs)
         outage.connected(connection)
+        connection.home = ProcessHome()
         return connection
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the server. Raises `StorageError` in a forked process."""
+        if self.home is not None:
+            self.home.check()
+        return super().wait(*args, **kwargs)
+
+    def close(self) -> None:
+        """Close the connection. A forked process only forgets it: closing ends the session of its parent."""
+        if self.home is None or not self.home.forked:
+            super().close()
 
 
 class Pool(psycopg_pool.ConnectionPool[Any]):

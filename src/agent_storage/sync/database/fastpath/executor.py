@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -15,6 +16,7 @@ from psycopg.pq.abc import PGresult
 
 from agent_storage.database.fastpath.faults import Standby, checked, fault_in
 from agent_storage.database.fastpath.prepared import Generation, Prepared, PreparedStatements
+from agent_storage.database.forks import ProcessHome
 from agent_storage.errors import ConnectionLost, StorageError, translate
 from agent_storage.statements.codec import Codec
 from agent_storage.statements.statement import Statement
@@ -58,11 +60,17 @@ class Executor:
         self.codec = codec
         self._pgconn = connection.pgconn
         self._lock = connection.lock
+        self._home = ProcessHome()
         self._statements = PreparedStatements(connection, generation, keep=keep)
         self._replies = Replies(connection, spin, deadline)
         self._standby = Standby(connection)
         self._cursors = count(1)
         self._stream: object | None = None
+
+    def _turn(self) -> threading.Lock:
+        """Return the connection's lock. Raises `StorageError` in a forked process, where it may be held for ever."""
+        self._home.check()
+        return self._lock
 
     def _ready(self, check: Check) -> None:
         """Raise unless the connection can take a statement of this caller."""
@@ -76,7 +84,7 @@ class Executor:
 
     def run(self, statement: Statement[T], values: Sequence[Any], check: Check = _anybody) -> T:
         """Return the statement's result. One round trip, and one more when this connection has not prepared it yet."""
-        with self._lock:
+        with self._turn():
             self._ready(check)
             prepared = self._statements.get(statement) or (self._prepare([statement]))[0]
             parameters = prepared.encode(statement, values)
@@ -122,7 +130,7 @@ class Executor:
         the first error is raised. Otherwise a `StorageError` takes the place of a result that cannot be made. When the
         replies were lost, the error names the first statement that may have written.
         """
-        with self._lock:
+        with self._turn():
             self._ready(check)
             prepared = self._prepare([statement for statement, _ in asked])
             parameters = [one.encode(*given) for one, given in zip(prepared, asked, strict=True)]
@@ -170,7 +178,7 @@ class Executor:
         """
         made: list[T] = []
         mark = b"agent_storage_chunks"
-        with self._lock:
+        with self._turn():
             self._ready(check)
             (prepared,) = self._prepare([statement])
             begin = self._idle
@@ -220,23 +228,24 @@ class Executor:
         Leaving the block early cancels the statement. Any other statement on this connection is refused while the
         block is open.
         """
-        with self._lock:
+        with self._turn():
             self._ready(_anybody)
             (prepared,) = self._prepare([statement])
             parameters = prepared.encode(statement, values)
             self._stream = stream = object()
         try:
-            with self._lock:
+            with self._turn():
                 with self._using(statement, prepared):
                     prepared.send(self._pgconn, parameters)
                     self._pgconn.set_chunked_rows_mode(_CHUNK)
                     first = self._next_chunk()
             yield self._chunks(stream, statement, prepared, first)
         finally:
-            with self._lock:
-                self._stream = None
-                if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
-                    self._replies.abandon(0)
+            if not self._home.forked:
+                with self._turn():
+                    self._stream = None
+                    if self._pgconn.transaction_status == TransactionStatus.ACTIVE:
+                        self._replies.abandon(0)
 
     def _chunks(
         self, stream: object, statement: Statement[Any], prepared: Prepared, answer: PGresult | None
@@ -244,7 +253,7 @@ class Executor:
         while answer is not None:
             for row in prepared.made(statement, answer, self.codec):
                 yield row
-            with self._lock:
+            with self._turn():
                 if self._stream is not stream:
                     raise StorageError("the block of this stream has ended")
                 with self._using(statement, prepared):
@@ -267,7 +276,7 @@ class Executor:
         Other statements can run between two rows. Leaving the block early does not abort the transaction.
         """
         name = b"agent_storage_cursor_%d" % next(self._cursors)
-        with self._lock:
+        with self._turn():
             self._ready(check)
             (prepared,) = self._prepare([statement])
             with self._using(statement, prepared):
@@ -284,9 +293,9 @@ class Executor:
             yield self._fetched(statement, prepared, name, check_open)
         finally:
             ended = True
-            with self._lock:
-                # An error says that the transaction has ended; if it has not, its next statement says so.
-                with suppress(StorageError, psycopg.Error):
+            # An error says that the transaction has ended; if it has not, its next statement says so.
+            with suppress(StorageError, psycopg.Error):
+                with self._turn():
                     check()
                     if self._pgconn.transaction_status == TransactionStatus.INTRANS:
                         self._replies.command(b"CLOSE " + name)
@@ -296,7 +305,7 @@ class Executor:
     ) -> Generator[Any, None]:
         more = True
         while more:
-            with self._lock:
+            with self._turn():
                 self._ready(check)
                 with self._using(statement, prepared):
                     prepared.fetch(self._pgconn, cursor, _FETCH)
@@ -308,14 +317,18 @@ class Executor:
 
     def command(self, text: bytes, check: Check = _anybody, *, name: str) -> None:
         """Run one or more commands that take no parameters and give no rows, such as COMMIT; `name` is for errors."""
-        with self._lock:
+        with self._turn():
             self._ready(check)
             self._told(text, name)
 
     def undo(self, text: bytes, *, name: str) -> None:
-        """Roll back with `text` if a transaction is open. An error is only logged: the pool closes that connection."""
-        with self._lock:  # a statement that is under way ends first
-            self._undo(text, name)
+        """Roll back with `text` if a transaction is open. An error is only logged: the pool closes that connection.
+
+        A forked process leaves the transaction to its parent.
+        """
+        if not self._home.forked:
+            with self._turn():  # a statement that is under way ends first
+                self._undo(text, name)
 
     def _undo(self, text: bytes, name: str) -> None:
         if self._pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):

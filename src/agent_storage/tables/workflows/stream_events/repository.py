@@ -10,7 +10,7 @@ from uuid import UUID
 
 from typing_extensions import TypeVar
 
-from agent_storage.database.listener import AsyncSignal
+from agent_storage.database.tails import AsyncTail, Position
 from agent_storage.errors import InvalidValue, Unavailable
 from agent_storage.repository import Repository, sql
 from agent_storage.statements.lists import Found
@@ -245,10 +245,11 @@ class StreamEvents(Repository[R, N]):
         stream is deleted and published again, its new events follow, from the first one. To follow across restarts of
         a program, keep the event's sequence and `events.generation`, and give both: an `after` of another generation is
         not compared with the new sequences. Without `generation`, an `after` beyond the stream's end begins at its
-        first event.
+        first event. Followers at the same position share one read, and get the same objects: do not change an event's
+        `data`.
         """
-        with self.runner.listen("event_streams", stream_id) as signal:
-            yield Follower(self, signal, stream_id, after, generation)
+        with AsyncTail[R].joined(self.runner.listen("event_streams", stream_id), type(self)) as (tail, first):
+            yield Follower(self, tail, first, stream_id, Position(generation, after))
 
     if TYPE_CHECKING:
 
@@ -259,15 +260,19 @@ class Follower(AsyncIterator[R]):
     """The events of a stream, each once and in order, without end."""
 
     def __init__(
-        self, rows: StreamEvents[R, Any], signal: AsyncSignal, stream_id: str, after: int, generation: UUID | None
+        self, rows: StreamEvents[R, Any], tail: AsyncTail[R], first: int, stream_id: str, position: Position
     ) -> None:
-        #: The id of the stream's row, to which the event that was yielded last belongs. None while there is no stream.
-        self.generation = generation
         self._rows = rows
-        self._signal = signal
+        self._tail = tail
+        self._first = first
         self._stream_id = stream_id
-        self._after = after
+        self._position = position
         self._found = self._events()
+
+    @property
+    def generation(self) -> UUID | None:
+        """The id of the stream's row to which the last event belongs that was yielded. None without a stream."""
+        return self._position.generation
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -280,38 +285,43 @@ class Follower(AsyncIterator[R]):
     async def _events(self) -> AsyncGenerator[R]:
         located = False
         while True:
+            version = self._tail.version
             try:
                 if not located:
-                    self._locate(await self._rows.head(self._stream_id), first=True)
+                    self._position = self._start(await self._rows.head(self._stream_id))
                     located = True
-                events = await self._read()
+                part = await self._tail.read(self._position, self._first, self._read)
             except Unavailable:
-                await self._signal.wait(_PAUSE)
+                await self._tail.wait(version, _PAUSE)
                 continue
-            for event in events:
-                self._after = event.sequence
+            self._position = part.position
+            for event in part.events:
+                self._position = Position(part.position.generation, event.sequence)
                 yield event
-            if not events.more:
-                await self._signal.wait()
+            if not part.events.more:
+                await self._tail.wait(part.version)
 
-    async def _read(self) -> Found[R]:
-        """Return the next events. When there are none, the stream may be another one by now."""
-        while True:
-            if self.generation is not None:
-                events = await self._rows.read(self._stream_id, self._after, _CHUNK, generation=self.generation)
-                if events:
-                    return events
-            if not self._locate(await self._rows.head(self._stream_id)):
-                return Found()
-
-    def _locate(self, head: StreamHead | None, *, first: bool = False) -> bool:
-        """Go to the first event of the stream if it is another one. Return whether there is one to read from."""
+    def _start(self, head: StreamHead | None) -> Position:
+        """Return the position to begin at: the given one, or the first event if it is not of this stream."""
         if head is None:
-            self.generation, self._after = None, 0
-            return False
-        if head.id == self.generation:
-            return False
-        if not first or self.generation is not None or self._after > head.last_sequence:
-            self._after = 0
-        self.generation = head.id
-        return True
+            return Position(None, 0)
+        given = self._position
+        if given.generation == head.id:
+            return given
+        known = given.generation is None and given.after <= head.last_sequence
+        return Position(head.id, given.after if known else 0)
+
+    async def _read(self, position: Position) -> tuple[Position, Found[R]]:
+        """Return the events after a position. When there are none, the stream may be another one by now."""
+        while True:
+            if position.generation is not None:
+                generation = position.generation
+                events = await self._rows.read(self._stream_id, position.after, _CHUNK, generation=generation)
+                if events:
+                    return position, events
+            head = await self._rows.head(self._stream_id)
+            if head is None:
+                return Position(None, 0), Found()
+            if head.id == position.generation:
+                return position, Found()
+            position = Position(head.id, 0)
