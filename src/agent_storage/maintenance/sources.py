@@ -1,0 +1,56 @@
+"""`storage check` over several sources: one scratch database of all of them, and the columns that each added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import psycopg
+
+from agent_storage.maintenance.check import check
+from agent_storage.maintenance.findings import Finding
+from agent_storage.maintenance.registry import Registered, registered
+from agent_storage.migrations.files.file import MigrationFile
+from agent_storage.migrations.run.replay import replay
+from agent_storage.sources import Source
+
+#: The source that added each column of each table. The first column of a table is its creator's.
+Origins = Mapping[str, Mapping[str, str]]
+
+_COLUMNS = """
+    SELECT c.relname, a.attname
+      FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+     WHERE c.relkind IN ('r', 'p') AND pg_table_is_visible(c.oid) AND c.relnamespace <> 'pg_catalog'::regnamespace
+     ORDER BY c.oid, a.attnum
+"""
+
+
+def build(connection: psycopg.Connection[Any], files: Iterable[tuple[str, MigrationFile]]) -> Origins:
+    """Apply migrations, each given with its source, to an empty database. Return what each source added."""
+    origins: dict[str, dict[str, str]] = {}
+    for source, group in groupby(files, key=lambda item: item[0]):
+        replay(connection, [file for _, file in group])
+        for table, column in connection.execute(_COLUMNS):
+            origins.setdefault(table, {}).setdefault(column, source)
+    return origins
+
+
+def check_sources(connection: psycopg.Connection[Any], sources: Sequence[Source], origins: Origins) -> list[Finding]:
+    """Check the repositories of the sources on a database that `build` made. It is only read.
+
+    A repository has to know the columns of its own source, and those of the source that created its table.
+    """
+    found: dict[str, list[Registered]] = {}
+    for one in registered(sources):
+        found.setdefault(one.source, []).append(one)
+    beside = [one.repository for group in found.values() for one in group]
+    findings: list[Finding] = []
+    for source, group in found.items():
+        foreign = {
+            table: frozenset(name for name, of in columns.items() if of not in {source, next(iter(columns.values()))})
+            for table, columns in origins.items()
+        }
+        findings += check(connection, [one.repository for one in group], beside=beside, foreign=foreign)
+    return list(dict.fromkeys(findings))
