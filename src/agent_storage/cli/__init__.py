@@ -26,6 +26,8 @@ COMMANDS = {
     "workflow": ("workflow", "List workflows and their runs, show one; pause, resume, retry."),
     "approval": ("approval", "List approval requests, approve or reject one."),
     "budget": ("budget", "Show budgets as a tree: used, total, left."),
+    "new": ("new", "Write the files of a table of your own, and its migration."),
+    "generate": ("generate", "Write the sync face of your own repositories."),
     "migrate": ("migrate", "Change the schema: up, down, status, check, diff and more."),
     "check": ("check", "Compare every declared statement with a migrated database."),
     "sql": ("statements", "List the declared statements, show one, or explain its plan."),
