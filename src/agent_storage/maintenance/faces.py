@@ -102,7 +102,8 @@ class Faces:
         made = self.synced(_unasynced(text) if re.search(r"\basync |^class ", text, re.MULTILINE) else text, name)
         # asyncio.to_thread(f, x) is f(x) there
         made = re.sub(r"asyncio\.to_thread\(([\w.]+)(?:, |(?=\)))", r"\1(", made)
-        return formatted(self.note + made, self.folder / "sync" / name)
+        # Ruff tells first-party imports by the packages that exist, so it is told the path of the async module.
+        return formatted(self.note + made, self.folder / name)
 
 
 def formatted(text: str, path: Path) -> str:

@@ -102,7 +102,8 @@ class NewColumn:
         """The type and the rules."""
         null = "" if self.nullable else "NOT NULL"
         if self.refers:
-            return "uuid", f"{null} REFERENCES {quoted(self.kind)} (id)".strip()
+            rule = f"{null} REFERENCES {quoted(self.kind)} (id){' ON DELETE SET NULL' if self.nullable else ''}"
+            return "uuid", rule.strip()
         kind, rule, *_ = KINDS[self.kind]
         return kind, f"{null} {rule.format(name=quoted(self.name))}".strip()
 
