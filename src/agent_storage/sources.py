@@ -99,6 +99,18 @@ def at(folder: Path, name: str | None = None) -> Source:
     return Source(name, folder / "tables", folder / "migrations", package, root if package else None)
 
 
+def of_folder(folder: Path) -> Source:
+    """Return the source of a folder of migrations alone, named as `at` names its parent folder."""
+    folder = folder.resolve()
+    if folder == shipped().migrations:
+        return shipped()
+    # The folder was named by its path, so a name that `at` would refuse has to become a valid one.
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", folder.parent.name or folder.name)
+    name = plain if _NAME.fullmatch(plain) else f"_{plain}"
+    parent = at(folder.parent, None if (folder.parent / "__init__.py").is_file() else name)
+    return Source(parent.name, parent.tables, folder, parent.package, parent.root)
+
+
 def configured(folder: Path | None = None, *, environment: Mapping[str, str] | None = None) -> Configuration:
     """Return the configuration for `folder`, by default the current one. Raises `InvalidSettings`."""
     env = os.environ if environment is None else environment

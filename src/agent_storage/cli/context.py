@@ -157,8 +157,9 @@ def to_json(value: Any) -> str:
 def require_schema(storage: Storage) -> None:
     """Raise MigrationError, with a hint, when a migration is pending."""
     from agent_storage.migrations.migrator import Migrator
+    from agent_storage.sources import configured
 
-    Migrator(storage.database.conninfo).require_current()
+    Migrator(storage.database.conninfo, sources=configured().sources).require_current()
 
 
 def plain(text: str) -> str:

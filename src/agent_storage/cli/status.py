@@ -15,13 +15,14 @@ app = typer.Typer(add_completion=False)
 def status(as_json: AsJson = False, db: Db = None) -> None:
     """Show where the database is, its version and size, and whether its schema is current."""
     from agent_storage.migrations.migrator import Migrator
+    from agent_storage.sources import configured
 
     with opened(db) as storage:
         with storage.connection() as connection:
             row = connection.execute(
                 "SELECT current_database(), current_setting('server_version'), pg_database_size(current_database())"
             ).fetchone()
-        migrations = Migrator(storage.database.conninfo).status()
+        migrations = Migrator(storage.database.conninfo, sources=configured().sources).status()
         settings = storage.database.settings
         where = "embedded PostgreSQL" if settings.embedded else "PostgreSQL"
         facts: dict[str, Any] = {

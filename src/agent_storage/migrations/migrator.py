@@ -8,21 +8,22 @@ from pathlib import Path
 from agent_storage.migrations.results import CheckName
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.verify.check import CheckReport, check
-from agent_storage.migrations.verify.declared import TABLES
 from agent_storage.migrations.verify.drift import Comparison, drift
 from agent_storage.migrations.verify.shadow import shadow_server
 
 
 class Migrator(Migrations):
-    """Apply, roll back, inspect and check the migrations of one folder in one database.
+    """Apply, roll back, inspect and check the migrations of `sources` in one database.
 
         migrator = Migrator("postgresql://owner@localhost/app")
         migrator.up()
 
-    `folder` defaults to the migrations of the package. `on_event` is called with each `Event`, also from another
-    thread. Times are in seconds: `wait` limits the wait for the migration lock, `lock_timeout` the wait for a lock
-    that a statement needs. When `lock_timeout` expires, the migration is rolled back and tried again, up to `retries`
-    times.
+    By default there is the shipped source alone, or with `folder` the source of that folder of migrations. `up` applies
+    the sources in their order. `down` and `redo` work in the source that `own` names, by default the last.
+
+    `on_event` is called with each `Event`, also from another thread. Times are in seconds: `wait` limits the wait for
+    the migration lock, `lock_timeout` the wait for a lock that a statement needs. When `lock_timeout` expires, the
+    migration is rolled back and tried again, up to `retries` times.
     """
 
     def drift(self, *, shadow_url: str | None = None) -> Comparison:
@@ -31,7 +32,11 @@ class Migrator(Migrations):
             return drift(self, server)
 
     def check(
-        self, names: Collection[CheckName] = tuple(CheckName), *, tables: Path = TABLES, shadow_url: str | None = None
+        self,
+        names: Collection[CheckName] = tuple(CheckName),
+        *,
+        tables: Path | None = None,
+        shadow_url: str | None = None,
     ) -> CheckReport:
         """Run these checks: lint, history, test (up, down, up), schema (the declared one), drift."""
         return check(

@@ -7,11 +7,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from agent_storage.sources import SHIPPED
+
 Direction = Literal["up", "down"]
-State = Literal["applied", "pending", "running", "failed", "missing"]
+#: A migration of a source that is not configured here is "not configured", in whatever state it is.
+State = Literal["applied", "pending", "running", "failed", "missing", "not configured"]
 ProblemKind = Literal["edited", "missing", "renamed", "out-of-order", "running", "failed"]
 
-Source = Literal["schema", "migrations", "applied", "db"]
+#: One side of a comparison of `diff`.
+Side = Literal["schema", "migrations", "applied", "db"]
 
 
 class CheckName(StrEnum):
@@ -47,11 +51,15 @@ class Done:
     statements: int
     duration_ms: int
     attempts: int = 1
+    source: str = SHIPPED
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The migrations that `up`, `down`, `redo` or `sync` ran, in order, and the ids that are still `pending`."""
+    """The migrations that `up`, `down`, `redo` or `sync` ran, in order, and those that are still `pending`.
+
+    A pending migration is given as `ID` if it is of the own source, else as `SOURCE:ID`.
+    """
 
     done: list[Done]
     pending: list[str]
@@ -64,12 +72,13 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A contradiction between the database's history and the folder."""
+    """A contradiction between the database's history and the folder of a source."""
 
     id: str
     kind: ProblemKind
     message: str
     hint: str
+    source: str = SHIPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +92,24 @@ class MigrationStatus:
     duration_ms: int | None = None
     reversible: bool = True
     problem: str | None = None
+    source: str = SHIPPED
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of the database compared with the folder."""
+    """The state of the database compared with the folders of the sources, of which `own` is the last.
+
+    `applied` and `pending` give a migration as `ID` if it is of the own source, else as `SOURCE:ID`.
+    """
 
     database: str
-    folder: str
+    sources: dict[str, str]
+    own: str
     migrations: list[MigrationStatus]
+    applied: list[str]
+    #: In the order in which they would run.
+    pending: list[str]
     problems: list[Problem] = field(default_factory=list[Problem])
-
-    @property
-    def applied(self) -> list[str]:
-        """Ids that are applied."""
-        return [migration.id for migration in self.migrations if migration.state in {"applied", "missing"}]
-
-    @property
-    def pending(self) -> list[str]:
-        """Pending ids, in the order in which they would run."""
-        return [migration.id for migration in self.migrations if migration.state == "pending"]
 
     @property
     def at_head(self) -> bool:
@@ -112,11 +119,11 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One entry of yoyo's log."""
+    """One entry of yoyo's log. `source` is None for an entry of stock yoyo or of an older release."""
 
     at: datetime
     operation: str
     id: str
     user: str | None
     host: str | None
-    comment: str | None
+    source: str | None

@@ -13,7 +13,7 @@ import typer
 from agent_storage.cli.context import AsJson, Db, taught
 from agent_storage.cli.migrate import app
 from agent_storage.cli.migrate.terminal import Folder, Quiet, ShadowUrl, Tables, end, shadowing, table, terminal
-from agent_storage.migrations.results import CheckName, Source
+from agent_storage.migrations.results import CheckName, Side
 
 if TYPE_CHECKING:
     from agent_storage.migrations.commands.doctor import Locks
@@ -69,16 +69,18 @@ def check(
     with terminal(as_json=as_json, quiet=quiet) as shown:
         from agent_storage.migrations.files import lockfile
         from agent_storage.migrations.verify.check import check as run
-        from agent_storage.migrations.verify.declared import TABLES
 
         migrator = shown.migrator(db, folder, connects=chosen != [CheckName.LINT])
         if fix_lock:
-            lockfile.write(migrator.folder, migrator.files())
+            files = migrator.files()
+            for source in migrator.sources:
+                if source == migrator.own or not source.shipped:
+                    lockfile.write(source.migrations, [file for file in files if file.source == source.name])
         report = run(
             migrator,
             lambda: shadowing(migrator, shadow_url),
             chosen,
-            tables=tables or TABLES,
+            tables=tables,
             strict=strict,
             every=every,
         )
@@ -102,8 +104,8 @@ def _report_lines(report: CheckReport) -> Iterator[str]:
     ),
 )
 def diff(
-    source: Annotated[Source, typer.Argument(metavar="[FROM]", help="schema, migrations, applied or db.")] = "db",
-    target: Annotated[Source, typer.Argument(metavar="[TO]", help="schema, migrations, applied or db.")] = "applied",
+    source: Annotated[Side, typer.Argument(metavar="[FROM]", help="schema, migrations, applied or db.")] = "db",
+    target: Annotated[Side, typer.Argument(metavar="[TO]", help="schema, migrations, applied or db.")] = "applied",
     fix_sql: Annotated[bool, typer.Option("--fix-sql", help="Print only the SQL that turns FROM into TO.")] = False,
     db: Db = None,
     folder: Folder = None,
@@ -112,18 +114,17 @@ def diff(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two of: declared schema, migrations of the folder, applied migrations, database.
+    """Compare two of: declared schema, migrations of the sources, applied migrations, database.
 
     Without arguments, show how the database differs from what its applied migrations make (drift). The database is
     only read.
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
-        from agent_storage.migrations.verify.declared import TABLES
         from agent_storage.migrations.verify.drift import diff as compare
 
         migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
-            found = compare(migrator, server, source, target, tables or TABLES)
+            found = compare(migrator, server, source, target, tables)
         shown.result(found, found.sql if fix_sql else _comparison_lines(found))
         end(4 if found.drift else 0)
 

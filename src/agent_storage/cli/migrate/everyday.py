@@ -17,12 +17,12 @@ from agent_storage.cli.migrate import app
 from agent_storage.cli.migrate.planned import plan_lines, plan_up
 from agent_storage.cli.migrate.terminal import (
     Folder,
+    FromSource,
     LockTimeout,
     Quiet,
     Retries,
     ShadowUrl,
     Tables,
-    Terminal,
     Verbose,
     Wait,
     Yes,
@@ -34,6 +34,7 @@ from agent_storage.cli.migrate.terminal import (
 
 if TYPE_CHECKING:
     from agent_storage.migrations.commands.draft import MigrationDraft
+    from agent_storage.migrations.migrator import Migrator
     from agent_storage.migrations.results import RunResult, Status
 
 PANEL = "Everyday"
@@ -53,24 +54,25 @@ def new(
     no_transaction: Annotated[bool, typer.Option("--no-transaction", help="For CREATE INDEX CONCURRENTLY.")] = False,
     db: Db = None,
     folder: Folder = None,
+    source: FromSource = None,
     tables: Tables = None,
     shadow_url: ShadowUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the two files of a migration: a forward file and a rollback file.
+    """Make the two files of a migration in the own source: a forward file and a rollback file.
 
     With --draft, edit the schema.sql of the table first. Exit code 7 then means that the files contain a TODO.
     """
     with terminal(as_json=as_json) as shown:
         from agent_storage.migrations.files import author
-        from agent_storage.migrations.files.file import VERSIONS
 
-        place = (folder or VERSIONS).resolve()
+        migrator = shown.migrator(db, folder, source=source, connects=draft)
+        place = migrator.own.migrations
         if not draft:
             made = author.new(place, name, transactional=not no_transaction)
             shown.result(made, [str(made.up), str(made.down)])
             return
-        found = _drafted(shown, db, folder, tables, shadow_url)
+        found = _drafted(migrator, tables, shadow_url)
         made = author.new(place, name, up=found.up.text(guard=True), down=found.down.text(guard=False))
         shown.result({**asdict(made), "complete": found.complete}, [str(made.up), str(made.down)])
         if not found.complete:
@@ -78,15 +80,11 @@ def new(
         end(0 if found.complete else 7)
 
 
-def _drafted(
-    shown: Terminal, db: str | None, folder: Path | None, tables: Path | None, shadow_url: str | None
-) -> MigrationDraft:
+def _drafted(migrator: Migrator, tables: Path | None, shadow_url: str | None) -> MigrationDraft:
     from agent_storage.migrations.commands.draft import draft
-    from agent_storage.migrations.verify.declared import TABLES
 
-    migrator = shown.migrator(db, folder)
     with shadowing(migrator, shadow_url) as server:
-        return draft(migrator, server, tables or TABLES)
+        return draft(migrator, server, tables)
 
 
 @app.command(
@@ -120,7 +118,7 @@ def up(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Apply pending migrations, each in one transaction with its tracking entry."""
+    """Apply pending migrations of all sources, each in one transaction with its tracking entry."""
     if locks and not dry_run:
         raise typer.BadParameter("needs --dry-run", param_hint="--locks")
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
@@ -142,9 +140,10 @@ def up(
 def down(
     count: Annotated[int, typer.Argument(metavar="[N]", help="The number of migrations.")] = 1,
     to: Annotated[str | None, typer.Option(metavar="ID", help="Roll back those after this one.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Roll back all.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Roll back all of the source.")] = False,
     db: Db = None,
     folder: Folder = None,
+    source: FromSource = None,
     wait: Wait = "60s",
     lock_timeout: LockTimeout = "5s",
     retries: Retries = 10,
@@ -154,7 +153,7 @@ def down(
 ) -> None:
     """Roll back the last applied migrations. The database's own copy is used when a file is gone."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
-        migrator = shown.migrator(db, folder, wait=wait, lock_timeout=lock_timeout, retries=retries)
+        migrator = shown.migrator(db, folder, source=source, wait=wait, lock_timeout=lock_timeout, retries=retries)
         result = migrator.down(count, to, all_)
         shown.result(result, _run_lines(result))
 
@@ -164,18 +163,26 @@ def redo(
     count: Annotated[int, typer.Argument(metavar="[N]", help="The number of migrations.")] = 1,
     db: Db = None,
     folder: Folder = None,
+    source: FromSource = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Roll back the last migrations and apply their files again."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
-        result = shown.migrator(db, folder).redo(count)
+        result = shown.migrator(db, folder, source=source).redo(count)
         shown.result(result, _run_lines(result))
 
 
 @app.command(rich_help_panel=PANEL, epilog=taught("storage migrate sync", codes=(0, 1, 2, 5, 6, 7, 8, 130)))
-def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: AsJson = False, quiet: Quiet = False) -> None:
+def sync(
+    db: Db = None,
+    folder: Folder = None,
+    source: FromSource = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
     """Bring a developer's database to the branch that is checked out.
 
     Migrations that the folder lacks are rolled back from the database's own copy of their SQL. Then pending ones are
@@ -184,11 +191,11 @@ def sync(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: AsJson
     with terminal(as_json=as_json, quiet=quiet) as shown:
         from agent_storage.migrations.commands import sync as command
 
-        migrator = shown.migrator(db, folder)
+        migrator = shown.migrator(db, folder, source=source)
         back = command.not_in_folder(migrator)
         if back:
-            shown.confirm(f"roll back {', '.join(back)}?", yes=yes)
-        result = command.sync(migrator)
+            shown.confirm(f"roll back {', '.join(key.id for key in back)}?", yes=yes)
+        result = command.sync(migrator, back)
         shown.result(result, _run_lines(result))
 
 
@@ -202,6 +209,7 @@ def seed(
     ] = None,
     db: Db = None,
     folder: Folder = None,
+    source: FromSource = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -209,8 +217,8 @@ def seed(
     with terminal(as_json=as_json, quiet=quiet) as shown:
         from agent_storage.migrations.commands import seed as command
 
-        migrator = shown.migrator(db, folder)
-        result = command.seed(migrator, command.seed_files(path or migrator.folder.parent / "seeds"))
+        migrator = shown.migrator(db, folder, source=source)
+        result = command.seed(migrator, command.seed_files(path or migrator.own.migrations.parent / "seeds"))
         shown.result(result, [f"ran {done.id} ({done.statements} statements)" for done in result.done])
 
 
@@ -244,9 +252,15 @@ def history(
 ) -> None:
     """List all that was applied and rolled back in this database, newest first."""
     with terminal(as_json=as_json) as shown:
-        entries = shown.migrator(db, folder).history(limit)
+        migrator = shown.migrator(db, folder)
+        entries = migrator.history(limit)
         rows = [
-            [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.operation, entry.id or "", f"{entry.user}@{entry.host}"]
+            [
+                f"{entry.at:%Y-%m-%d %H:%M:%S}",
+                entry.operation,
+                _named(entry.source or migrator.own.name, entry.id or "", migrator.own.name),
+                f"{entry.user}@{entry.host}",
+            ]
             for entry in entries
         ]
         shown.result({"history": entries}, table(rows) if rows else ["nothing has been applied here"])
@@ -271,7 +285,7 @@ def show(
 
         found = find(shown.migrator(db, folder), id)
         text = (found.down_sql or "") if down else found.up_sql
-        shown.result(found, [f"-- {found.id}: {found.state}, {found.source}", text.rstrip("\n")])
+        shown.result(found, [f"-- {found.name}: {found.state}, {found.origin}", text.rstrip("\n")])
 
 
 def _run_lines(result: RunResult) -> Iterator[str]:
@@ -283,12 +297,18 @@ def _run_lines(result: RunResult) -> Iterator[str]:
     yield f"{', '.join(counts) or 'nothing to do'}; {len(result.pending) or 'nothing'} pending"
 
 
+def _named(source: str, id_: str, own: str) -> str:
+    return id_ if source == own else f"{source}:{id_}"
+
+
 def _status_lines(found: Status) -> Iterator[str]:
     yield f"database {found.database}, {len(found.applied)} applied, {len(found.pending)} pending"
+    if len(found.sources) > 1:
+        yield from (f"source {name}: {folder}" for name, folder in found.sources.items())
     rows = [
         [
-            migration.state,
-            migration.id,
+            migration.state if migration.state != "not configured" else "not configured here",
+            _named(migration.source, migration.id, found.own),
             f"{migration.applied_at:%Y-%m-%d %H:%M:%S}" if migration.applied_at else "",
             migration.problem or ("" if migration.reversible else "no rollback"),
         ]

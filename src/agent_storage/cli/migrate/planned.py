@@ -26,15 +26,14 @@ def plan_up(
     With `locks`, the statements run in a shadow database, which shows the locks and rewrites of each.
     """
     from agent_storage.migrations.history.selection import to_apply
-    from agent_storage.migrations.history.tracking import TrackingTables
     from agent_storage.migrations.verify import plan
+    from agent_storage.migrations.verify.catalogs import as_applied
     from agent_storage.migrations.verify.shadow import open_shadow
-    from agent_storage.migrations.verify.sources import as_applied
 
     with migrator.session() as session:
-        tracking = TrackingTables(session.connection)
-        timeline = migrator.runnable(session, tracking, allow_out_of_order=allow_out_of_order)
-        chosen = to_apply(timeline, count, to)
+        tracking = migrator.tracking(session)
+        timelines = migrator.runnable(session, tracking, allow_out_of_order=allow_out_of_order)
+        chosen = to_apply(timelines, count, to)
         if not locks:
             return plan.without_locks(chosen)
         with (
@@ -42,13 +41,13 @@ def plan_up(
             server.database() as conninfo,
             open_shadow(conninfo) as shadow,
         ):
-            return plan.with_locks(shadow, session.connection, as_applied(tracking, timeline), chosen)
+            return plan.with_locks(shadow, session.connection, as_applied(tracking, timelines), chosen)
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """Yield each statement with the locks it takes, if they were traced."""
     for migration in plan.migrations:
-        yield f"{migration.id}" + ("" if migration.transactional else " (without a transaction)")
+        yield f"{migration.name}" + ("" if migration.transactional else " (without a transaction)")
         for statement in migration.statements:
             text = " ".join(statement.text.split())
             yield f"  {statement.line:>4}  {text if len(text) <= 100 else f'{text[:97]}...'}"

@@ -11,7 +11,7 @@ import typer
 
 from agent_storage.cli.context import AsJson, Db, taught
 from agent_storage.cli.migrate import app
-from agent_storage.cli.migrate.terminal import Folder, Quiet, ShadowUrl, Yes, shadowing, terminal
+from agent_storage.cli.migrate.terminal import Folder, FromSource, Quiet, ShadowUrl, Yes, shadowing, terminal
 
 PANEL = "Repair"
 To = Annotated[str, typer.Option("--to", metavar="ID", help="The last one that is included.")]
@@ -61,12 +61,12 @@ def repair(db: Db = None, folder: Folder = None, yes: Yes = False, as_json: AsJs
 
 
 @app.command(rich_help_panel=PANEL, epilog=taught("storage migrate rebase", codes=(0, 2, 5, 8, 130)))
-def rebase(db: Db = None, folder: Folder = None, as_json: AsJson = False) -> None:
+def rebase(db: Db = None, folder: Folder = None, source: FromSource = None, as_json: AsJson = False) -> None:
     """Give a new date to pending migrations that are older than applied ones. Use it after a merge."""
     with terminal(as_json=as_json) as shown:
         from agent_storage.migrations.commands.rearrange import rebase as rename
 
-        migrator = shown.migrator(db, folder)
+        migrator = shown.migrator(db, folder, source=source)
         done = rename(migrator)
         shown.result({"renamed": done}, [f"{one.old} -> {one.new}" for one in done] or ["nothing comes too late"])
 
@@ -79,6 +79,7 @@ def baseline(
     to: To,
     db: Db = None,
     folder: Folder = None,
+    source: FromSource = None,
     shadow_url: ShadowUrl = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -87,7 +88,7 @@ def baseline(
     with terminal(as_json=as_json, quiet=quiet) as shown:
         from agent_storage.migrations.commands.amend import baseline as enter
 
-        migrator = shown.migrator(db, folder)
+        migrator = shown.migrator(db, folder, source=source)
         with shadowing(migrator, shadow_url) as server:
             done = enter(migrator, server, to)
         shown.result(done, done.changes or ["nothing to enter"])
@@ -101,6 +102,7 @@ def squash(
     to: To,
     db: Db = None,
     folder: Folder = None,
+    source: FromSource = None,
     shadow_url: ShadowUrl = None,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -113,7 +115,7 @@ def squash(
     with terminal(as_json=as_json, quiet=quiet) as shown:
         from agent_storage.migrations.commands.rearrange import squash as join
 
-        migrator = shown.migrator(db, folder)
+        migrator = shown.migrator(db, folder, source=source)
         shown.confirm(f"replace the files up to {to} by one?", yes=yes)
         with shadowing(migrator, shadow_url) as server:
             made = join(migrator, server, to)

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from agent_storage.migrations.verify.shadow import ShadowServer
 
 Folder = Annotated[
-    Path | None, common("--folder", metavar="DIR", help="The migrations. Default: those of the package.")
+    Path | None, common("--folder", metavar="DIR", help="The migrations. Default: those of the configured sources.")
+]
+FromSource = Annotated[
+    str | None,
+    typer.Option("--source", metavar="NAME", help="The source to work in. Default: the last configured one."),
 ]
 Quiet = Annotated[bool, common("--quiet", "-q", help="Show no progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show every statement, and the server's notices.")]
@@ -40,7 +44,7 @@ ShadowUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="The server for shadow databases. Default: the database's.")
 ]
 Tables = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="The folders of the tables. Default: those of the package.")
+    Path | None, typer.Option(metavar="DIR", help="The folders of the tables. Default: those of the sources.")
 ]
 
 _EVERY = 2.0
@@ -74,18 +78,25 @@ class Terminal:
         db: str | None,
         folder: Path | None,
         *,
+        source: str | None = None,
         wait: str = "60s",
         lock_timeout: str = "5s",
         retries: int = 10,
         connects: bool = True,
     ) -> Migrator:
-        """Return a `Migrator` that reports its progress here. Without `connects` it reads its folder alone."""
+        """Return a `Migrator` of the configured sources, or of `folder` alone, that reports its progress here.
+
+        Without `connects` it reads the folders alone.
+        """
         from agent_storage.migrations.files.file import duration_ms
         from agent_storage.migrations.migrator import Migrator
+        from agent_storage.sources import configured
 
         return Migrator(
             migration_conninfo(db) if connects else "",
             folder,
+            sources=None if folder else configured().sources,
+            own=source,
             on_event=self.progress,
             wait=duration_ms(wait) / 1000,
             retries=retries,

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent_storage.migrations.errors import DriftFound, HistoryProblem, InvalidRequest
-from agent_storage.migrations.files import lockfile
-from agent_storage.migrations.files.file import MigrationFile, find_id
-from agent_storage.migrations.history.timeline import Timeline
+from agent_storage.migrations.files.file import MigrationFile, MigrationKey, find_key
+from agent_storage.migrations.history.timelines import Timelines
 from agent_storage.migrations.history.tracking import TrackedMigration, TrackingTables
 from agent_storage.migrations.results import Done, RunResult
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.run.runner import invalid_indexes
 from agent_storage.migrations.run.session import MigrationSession
+from agent_storage.migrations.verify.catalogs import of_database, of_migrations
 from agent_storage.migrations.verify.drift import differences
 from agent_storage.migrations.verify.shadow import ShadowServer
-from agent_storage.migrations.verify.sources import of_database, of_migrations
 
 How = Literal["resume", "applied", "not-applied"]
 
@@ -30,43 +29,45 @@ class Amended:
 
 def baseline(migrator: Migrations, server: ShadowServer, to: str) -> Amended:
     """Record the migrations up to `to` as applied, after checking that the database has the schema they create."""
-    with migrator.session() as session, migrator.holding_lock(session) as (tracking, timeline):
-        ids = [file.id for file in timeline.files]
-        chosen = timeline.files[: ids.index(find_id(to, ids)) + 1]
+    with migrator.session() as session, migrator.holding_lock(session) as (tracking, timelines):
+        keys = [file.key for file in timelines.files]
+        chosen = timelines.files[: keys.index(find_key(to, keys, timelines.own)) + 1]
         found = differences(of_migrations(server, chosen), of_database(session))
         if found:
             raise DriftFound(
-                f"the schema of the database differs from that of the migrations up to {chosen[-1].id}",
+                f"the schema of the database differs from that of the migrations up to {chosen[-1].name}",
                 lines=found,
                 hint="change the migrations or the database until they agree, or choose another id",
             )
-        missing = [file for file in chosen if file.id not in timeline.applied]
+        missing = [file for file in chosen if file.key not in timelines.applied]
         with session.connection.transaction():
             for file in missing:
                 tracking.record_applied(file, origin="baseline", operation="mark")
-    return Amended([f"recorded {file.id} as applied" for file in missing])
+    return Amended([f"recorded {file.name} as applied" for file in missing])
 
 
 def resolve(migrator: Migrations, name: str, how: How) -> RunResult:
     """Resume a migration without a transaction that stopped halfway, or record it as applied or not applied."""
     with migrator.session() as session:
-        with migrator.holding_lock(session) as (tracking, timeline):
-            stopped = {entry.id: entry for entry in timeline.entries if entry.unfinished}
+        with migrator.holding_lock(session) as (tracking, timelines):
+            stopped = {entry.key: entry for entry in timelines.entries if entry.unfinished}
             if not stopped:
                 raise InvalidRequest("no migration has stopped halfway", hint="`storage migrate status` lists them")
-            entry = stopped[find_id(name, list(stopped))]
-            file = _file(tracking, timeline, entry)
+            entry = stopped[find_key(name, stopped, timelines.own)]
+            file = _file(tracking, timelines, entry)
             done = _resume(migrator, session, tracking, file, entry) if how == "resume" else None
             if done is None:
                 _declare(session, tracking, file, applied=how == "applied")
-        left = [pending.id for pending in migrator.timeline(session, tracking).pending]
+        left = [pending.name for pending in migrator.timelines(session, tracking).pending]
     return RunResult([done] if done else [], left)
 
 
-def _file(tracking: TrackingTables, timeline: Timeline, entry: TrackedMigration) -> MigrationFile:
-    file = next((file for file in timeline.files if file.id == entry.id), None) or tracking.stored(entry.id)
+def _file(tracking: TrackingTables, timelines: Timelines, entry: TrackedMigration) -> MigrationFile:
+    file = next((file for file in timelines.files if file.key == entry.key), None) or tracking.stored(entry.key)
     if file is None:
-        raise HistoryProblem(f"the SQL of {entry.id} is not known", hint="restore its file in the folder")
+        raise HistoryProblem(
+            f"the SQL of {entry.key.name(timelines.own)} is not known", hint="restore its file in the folder"
+        )
     return file
 
 
@@ -86,13 +87,13 @@ def _resume(
     if left:
         lines = [f"DROP INDEX CONCURRENTLY {name};" for name in left]
         hint = "drop them, then resume"
-        raise HistoryProblem(f"{file.id} has left INVALID indexes, which would make it fail", lines=lines, hint=hint)
+        raise HistoryProblem(f"{file.name} has left INVALID indexes, which would make it fail", lines=lines, hint=hint)
     with migrator.runner(session, tracking) as runner:
         return runner.resume(file, direction, count)
 
 
 def _refuse_rewritten(tracking: TrackingTables, file: MigrationFile, direction: str, count: int) -> None:
-    stored = tracking.stored(file.id)
+    stored = tracking.stored(file.key)
     if stored is None:
         return
     now = file.up if direction == "up" else file.down
@@ -100,44 +101,44 @@ def _refuse_rewritten(tracking: TrackingTables, file: MigrationFile, direction: 
     texts = [[statement.text for statement in text.statements[:count]] if text else [] for text in (now, then)]
     if texts[0] != texts[1]:
         raise HistoryProblem(
-            f"the first {count} statements of {file.id}, which have run, were changed",
+            f"the first {count} statements of {file.name}, which have run, were changed",
             hint="change only statements that have not run, or resolve it with --applied or --not-applied",
         )
 
 
 def _declare(session: MigrationSession, tracking: TrackingTables, file: MigrationFile, *, applied: bool) -> None:
     with session.connection.transaction():
-        listed = tracking.is_applied(file.id)
+        listed = tracking.is_applied(file.key)
         if applied and not listed:
             tracking.record_applied(file, origin="resolved", operation="mark")
         elif applied:
             tracking.adopt(file)
         elif listed:
-            tracking.record_rolled_back(file.id, "unmark")
+            tracking.record_rolled_back(file.key, "unmark")
         else:
-            tracking.forget(file.id)
+            tracking.forget(file.key)
 
 
 def to_repair(migrator: Migrations) -> list[str]:
     """Return the changes that `repair` would make."""
     with migrator.session() as session:
-        tracking = TrackingTables(session.connection)
+        tracking = migrator.tracking(session)
         held = tracking.stock_lock()
         unlock = [f"remove stock yoyo's lock of process {held[0]}, which must have ended"] if held else []
-        return [*unlock, *(text for text, _ in _repairs(tracking, migrator.timeline(session, tracking)))]
+        return [*unlock, *(text for text, _ in _repairs(migrator.timelines(session, tracking)))]
 
 
 def repair(migrator: Migrations) -> Amended:
     """Accept the files as they are, with new checksums and names, and remove a lock that stock yoyo left."""
     with migrator.session() as session:
-        tracking = TrackingTables(session.connection)
+        tracking = migrator.tracking(session)
         changes = _unlock(tracking)
-        with migrator.holding_lock(session) as (tracking, timeline):
-            found = _repairs(tracking, timeline)
+        with migrator.holding_lock(session) as (tracking, timelines):
+            found = _repairs(timelines)
             with session.connection.transaction():
                 for _, (old, file) in found:
                     _accept(tracking, old, file)
-    lockfile.refresh(migrator.folder, timeline.files)
+    migrator.refresh_lockfiles(timelines.files)
     return Amended([*changes, *(text for text, _ in found)])
 
 
@@ -149,22 +150,26 @@ def _unlock(tracking: TrackingTables) -> list[str]:
     return [f"remove stock yoyo's lock of process {held[0]}"]
 
 
-def _repairs(tracking: TrackingTables, timeline: Timeline) -> list[tuple[str, tuple[str, MigrationFile]]]:
-    """Return the repairs, each as a sentence, the tracked id, and the file to record for it."""
-    files = {file.id: file for file in timeline.files}
-    found: list[tuple[str, tuple[str, MigrationFile]]] = []
-    for problem in timeline.problems():
+def _repairs(timelines: Timelines) -> list[tuple[str, tuple[MigrationKey, MigrationFile]]]:
+    """Return the repairs, each as a sentence, the tracked migration, and the file to record for it."""
+    files = {file.key: file for file in timelines.files}
+    found: list[tuple[str, tuple[MigrationKey, MigrationFile]]] = []
+    for problem in timelines.problems():
+        key = MigrationKey(problem.source, problem.id)
+        name = key.name(timelines.own)
         if problem.kind == "edited":
-            found.append((f"accept {problem.id} as its file is now", (problem.id, files[problem.id])))
-        elif problem.kind == "renamed":
-            twin = timeline.twin(problem.id)
+            found.append((f"accept {name} as its file is now", (key, files[key])))
+        elif problem.kind == "renamed" and key in timelines.applied:
+            twin = timelines.by_source[key.source].twin(key.id)
             if twin is not None:
-                found.append((f"rename {problem.id} to {twin.id}", (problem.id, twin)))
+                found.append((f"rename {name} to {twin.name}", (key, twin)))
+        elif problem.kind == "renamed" and (former := timelines.former(files[key])) is not None:
+            found.append((f"record {former.key} as a migration of {key.source}", (former.key, files[key])))
     return found
 
 
-def _accept(tracking: TrackingTables, old: str, file: MigrationFile) -> None:
-    if old == file.id:
+def _accept(tracking: TrackingTables, old: MigrationKey, file: MigrationFile) -> None:
+    if old == file.key:
         tracking.adopt(file)
     else:
         tracking.rename(old, file)

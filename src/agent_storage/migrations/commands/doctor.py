@@ -79,7 +79,7 @@ def _holders(connection: psycopg.Connection, query: str) -> list[Holder]:
 def examine(migrator: Migrations) -> list[Diagnosis]:
     """Return the result of every check."""
     with migrator.session() as session, explained():
-        tracking = TrackingTables(session.connection)
+        tracking = migrator.tracking(session)
         return [
             *_server(session),
             *_role(session, tracking),
@@ -123,9 +123,13 @@ def _tracking(migrator: Migrations, session: MigrationSession, tracking: Trackin
     found = holders(session.connection)
     message = f"held by {'; '.join(map(str, found))}" if found else "free"
     yield Diagnosis("migration lock", not found, message, "wait until it is free, or see `storage migrate locks`")
-    problems = migrator.timeline(session, tracking).problems()
+    timelines = migrator.timelines(session, tracking)
+    problems = timelines.problems()
     message = "; ".join(problem.message for problem in problems) or "folder and database agree"
     yield Diagnosis("history", not problems, message, problems[0].hint if problems else "")
+    foreign = sorted({entry.key.source for entry in timelines.foreign})
+    message = f"not configured here, and left alone: {', '.join(foreign)}" if foreign else "all recorded are configured"
+    yield Diagnosis("sources", True, message)
 
 
 def _leftovers(session: MigrationSession) -> Iterator[Diagnosis]:
@@ -143,9 +147,12 @@ def _leftovers(session: MigrationSession) -> Iterator[Diagnosis]:
 
 
 def _folder(migrator: Migrations) -> Iterator[Diagnosis]:
-    found = lockfile.differences(migrator.folder, migrator.files())
-    message = "; ".join(found) or ("agrees" if lockfile.read(migrator.folder) else "not kept")
-    yield Diagnosis("migrations.lock", not found, message, "`storage migrate check --only lint --fix-lock`")
+    files = migrator.files()
+    for source in migrator.sources:
+        found = lockfile.differences(source.migrations, [file for file in files if file.source == source.name])
+        message = "; ".join(found) or ("agrees" if lockfile.read(source.migrations) else "not kept")
+        name = f"migrations.lock of {source.name}"
+        yield Diagnosis(name, not found, message, "`storage migrate check --only lint --fix-lock`")
 
 
 def _tools() -> Iterator[Diagnosis]:

@@ -8,19 +8,18 @@ draft before applying it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psycopg
 
 from agent_storage.catalog import LOSS, Catalog, Difference, compare, snapshot
 from agent_storage.migrations.errors import InvalidRequest
-from agent_storage.migrations.files.author import existing_ids
 from agent_storage.migrations.files.lint import loses_data
 from agent_storage.migrations.files.splitter import split
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.run.replay import replay
-from agent_storage.migrations.verify.declared import load_schema
+from agent_storage.migrations.verify.catalogs import declare
 from agent_storage.migrations.verify.drift import line
 from agent_storage.migrations.verify.shadow import ShadowServer, open_shadow
 
@@ -82,13 +81,16 @@ class MigrationDraft:
         return not self.up.missing and not self.down.missing and not self.up.undecided
 
 
-def draft(migrator: Migrations, server: ShadowServer, tables: Path) -> MigrationDraft:
+def draft(migrator: Migrations, server: ShadowServer, tables: Path | None = None) -> MigrationDraft:
     """Draft the change from the migrations to the declared schema, and its rollback."""
     with server.database() as migrated, server.database() as declared:
         with open_shadow(migrated) as old, open_shadow(declared) as new:
-            # The first migration of a folder is drafted against an empty database.
-            replay(old, migrator.files() if existing_ids(migrator.folder) else [])
-            load_schema(new, tables)
+            # The first migration of a folder is drafted against the other sources, or an empty database.
+            files = migrator.files(own_may_be_empty=True)
+            replay(old, files)
+            own = replace(migrator.own, tables=tables) if tables else migrator.own
+            sources = [own if source == migrator.own else source for source in migrator.sources]
+            declare(new, sources, files)
         return between(migrated, declared)
 
 

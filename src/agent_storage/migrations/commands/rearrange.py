@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent_storage.migrations.errors import DriftFound, InvalidRequest
-from agent_storage.migrations.files import lockfile
 from agent_storage.migrations.files.author import next_time
-from agent_storage.migrations.files.file import ROLLBACK_SUFFIX, MigrationFile, SqlText, find_id, read_folder
+from agent_storage.migrations.files.file import ROLLBACK_SUFFIX, MigrationFile, MigrationKey, SqlText, find_key
 from agent_storage.migrations.files.splitter import SqlStatement, tokens
+from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.run.migrations import Migrations
+from agent_storage.migrations.verify.catalogs import of_migrations
 from agent_storage.migrations.verify.drift import differences
 from agent_storage.migrations.verify.shadow import ShadowServer
-from agent_storage.migrations.verify.sources import of_migrations
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Squashed:
 def rebase(migrator: Migrations) -> list[Renamed]:
     """Rename pending migrations that are older than the newest applied one, so that they sort last."""
     with migrator.session() as session:
-        timeline = migrator.timeline(session)
+        timeline = migrator.timelines(session).of_own
     newest = max(timeline.applied, default="")
     late = [file for file in timeline.pending if file.id < newest and not file.out_of_order]
     ids = [file.id for file in timeline.files]
@@ -47,52 +47,64 @@ def rebase(migrator: Migrations) -> list[Renamed]:
         new = f"{next_time(ids)}_{re.sub(r'^[0-9]+_', '', file.id)}"
         ids.append(new)
         renamed.append(Renamed(file.id, new))
-    _rename(migrator.folder, timeline.files, renamed)
-    lockfile.refresh(migrator.folder, read_folder(migrator.folder))
+    _rename(migrator, renamed)
+    migrator.refresh_lockfiles(migrator.files())
     return renamed
 
 
-def _rename(folder: Path, files: Sequence[MigrationFile], renamed: Sequence[Renamed]) -> None:
+def _rename(migrator: Migrations, renamed: Sequence[Renamed]) -> None:
+    """Rename the files, and write their new ids where files of any source but the shipped one depend on them."""
+    files, own = migrator.files(), migrator.own
     for one in renamed:
         for suffix in (".sql", ROLLBACK_SUFFIX):
-            path = folder / f"{one.old}{suffix}"
+            path = own.migrations / f"{one.old}{suffix}"
             if path.is_file():
-                path.rename(folder / f"{one.new}{suffix}")
-    new = {one.old: one.new for one in renamed}
+                path.rename(own.migrations / f"{one.new}{suffix}")
+    new = {MigrationKey(own.name, one.old): one.new for one in renamed}
     for file in files:
         if set(file.depends) & new.keys():
-            path = folder / f"{new.get(file.id, file.id)}.sql"
-            path.write_text(_depends_on(file.up.text, new), "utf-8", newline="\n")
+            path = file.path.with_name(f"{new.get(file.key, file.id)}.sql")
+            path.write_text(_depends_on(file, new), "utf-8", newline="\n")
 
 
-def _depends_on(text: str, new: dict[str, str]) -> str:
+def _depends_on(file: MigrationFile, new: dict[MigrationKey, str]) -> str:
     """Return the text with new ids in its `-- depends:` lines."""
 
-    def replace(line: re.Match[str]) -> str:
-        return re.sub(r"[\w.-]+", lambda word: new.get(word[0], word[0]), line[0])
+    def renamed(word: re.Match[str]) -> str:
+        source, colon, id_ = word[0].rpartition(":")
+        return f"{source}{colon}{new.get(MigrationKey(source or file.source, id_), id_)}"
 
-    return re.sub(r"^--\s*depends\s*:.*$", replace, text, flags=re.MULTILINE)
+    def replace(line: re.Match[str]) -> str:
+        directive, colon, ids = line[0].partition(":")
+        return directive + colon + re.sub(r"[\w.:-]+", renamed, ids)
+
+    return re.sub(r"^--\s*depends\s*:.*$", replace, file.up.text, flags=re.MULTILINE)
 
 
 def squash(migrator: Migrations, server: ShadowServer, to: str) -> Squashed:
-    """Merge all migrations up to `to` into one, after checking that both directions give the same schema.
+    """Merge all migrations of the own source up to `to` into one.
 
+    Raises `DriftFound` unless both directions, run in a shadow database, give the same schema.
     Databases that have applied all of them record the new one as applied. Empty databases run it.
     """
     files = migrator.files()
-    last = find_id(to, [file.id for file in files])
-    parts = files[: [file.id for file in files].index(last) + 1]
+    own = [file for file in files if file.source == migrator.own.name]
+    last = find_key(to, [file.key for file in own], migrator.own.name).id
+    parts = own[: [file.id for file in own].index(last) + 1]
     if len(parts) < 2:
         raise InvalidRequest(f"there is only one migration up to {last}", hint="give a later id")
-    made = _squashed(migrator.folder, parts)
-    _prove(server, parts, made)
+    made = _squashed(migrator.own.migrations, parts)
+    rest = [file for file in files if file not in parts]
+    # The order of all sources has to be possible with the new file, too.
+    in_order([*rest, made])
+    _prove(server, [file for file in rest if files.index(file) < files.index(parts[-1])], parts, made)
     for part in parts:
         part.path.unlink()
         part.rollback_path.unlink(missing_ok=True)
     made.path.write_text(made.up.text, "utf-8", newline="\n")
     if made.down is not None:
         made.rollback_path.write_text(made.down.text, "utf-8", newline="\n")
-    lockfile.refresh(migrator.folder, read_folder(migrator.folder))
+    migrator.refresh_lockfiles(migrator.files())
     return Squashed(made.id, made.replaces, len(made.up.statements))
 
 
@@ -101,12 +113,14 @@ def _squashed(folder: Path, parts: Sequence[MigrationFile]) -> MigrationFile:
     replaces = [old for part in parts for old in [*part.replaces, part.id]]
     reasons = [part.irreversible for part in parts if part.irreversible is not None]
     header = [f"-- replaces: {name}" for name in replaces]
+    others = [str(key) for part in parts for key in part.depends if key.source != part.source]
+    header += [f"-- depends: {name}" for name in dict.fromkeys(others)]
     header += ["-- data-loss: ok"] if any(part.data_loss for part in parts) else []
     header += [f"-- irreversible: {'; '.join(reasons)}"] if reasons else []
     up = "\n".join([*header, "", *(_section(part.id, part.up) for part in parts)])
     down = "\n".join(_section(part.id, part.down) for part in reversed(parts) if part.down is not None)
     path = folder / f"{id_}.sql"
-    return MigrationFile(id_, path, SqlText(up), None if reasons else SqlText(down))
+    return MigrationFile(id_, path, SqlText(up), None if reasons else SqlText(down), parts[0].source, parts[0].prefix)
 
 
 def _section(id_: str, text: SqlText) -> str:
@@ -124,12 +138,15 @@ def _plain(statement: SqlStatement) -> str:
     return text
 
 
-def _prove(server: ShadowServer, parts: Sequence[MigrationFile], made: MigrationFile) -> None:
-    found = differences(of_migrations(server, parts), of_migrations(server, [made]))
+def _prove(
+    server: ShadowServer, before: Sequence[MigrationFile], parts: Sequence[MigrationFile], made: MigrationFile
+) -> None:
+    """Compare both after the migrations of other sources, `before`. Raises `DriftFound` if they differ."""
+    found = differences(of_migrations(server, [*before, *parts]), of_migrations(server, [*before, made]))
     if found:
         raise DriftFound("the squashed migration does not create the same schema", lines=found)
     if made.down is not None:
         down = MigrationFile("down", made.rollback_path, made.down)
-        left = differences(of_migrations(server, []), of_migrations(server, [made, down]))
+        left = differences(of_migrations(server, before), of_migrations(server, [*before, made, down]))
         if left:
             raise DriftFound("the squashed rollback does not remove everything", lines=left)

@@ -30,10 +30,10 @@ def seed(migrator: Migrations, paths: Sequence[Path]) -> RunResult:
     files = [MigrationFile(path.stem, path, SqlText.read(path)) for path in paths]
     _refuse_unsafe(files)
     done: list[Done] = []
-    with migrator.session() as session, migrator.holding_lock(session) as (_, timeline):
-        refuse(timeline.problems())
-        if timeline.pending:
-            raise pending([file.id for file in timeline.pending])
+    with migrator.session() as session, migrator.holding_lock(session) as (_, timelines):
+        refuse(timelines.problems())
+        if timelines.pending:
+            raise pending([file.name for file in timelines.pending])
         for file in files:
             started = time.monotonic()
             run(session.connection, file, "up")

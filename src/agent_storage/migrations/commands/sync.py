@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from agent_storage.migrations.files.file import MigrationKey
 from agent_storage.migrations.results import RunResult
 from agent_storage.migrations.run.migrations import Migrations
 
 
-def not_in_folder(migrator: Migrations) -> list[str]:
-    """Return the applied migrations that the folder does not contain, the last applied first."""
+def not_in_folder(migrator: Migrations) -> list[MigrationKey]:
+    """Return the applied migrations of the own source that its folder does not contain, the last applied first."""
     with migrator.session() as session:
-        timeline = migrator.timeline(session)
+        timeline = migrator.timelines(session).of_own
     known = {file.id for file in timeline.files} | {part for file in timeline.files for part in file.replaces}
-    gone = [id_ for id_ in timeline.applied if id_ not in known]
-    return gone[::-1]
+    return [entry.key for id_, entry in timeline.applied.items() if id_ not in known][::-1]
 
 
-def sync(migrator: Migrations) -> RunResult:
-    """Roll back migrations that the folder does not contain, from the copies in the database, then apply the rest."""
-    back = migrator.roll_back(not_in_folder(migrator))
+def sync(migrator: Migrations, back: list[MigrationKey]) -> RunResult:
+    """Roll back the migrations `back`, from the copies in the database, then apply the pending ones.
+
+    `back` is what `not_in_folder` returned and the user has confirmed.
+    """
+    done = migrator.roll_back(back)
     again = migrator.up(allow_out_of_order=True)
-    return RunResult([*back.done, *again.done], again.pending)
+    return RunResult([*done.done, *again.done], again.pending)

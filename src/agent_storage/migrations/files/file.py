@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from agent_storage.migrations.errors import BadMigrationFile, InvalidRequest
 from agent_storage.migrations.files.splitter import Scan, SqlStatement, scan
+from agent_storage.sources import SHIPPED, Source
 
 VERSIONS = Path(__file__).parent.parent / "versions"
 
@@ -32,6 +34,20 @@ _SQUAWK = re.compile(r"^--\s*squawk-ignore\s+(.+?)\s*$", re.IGNORECASE)
 _HEADER = re.compile(r"\s*(--[^\n]*|/\*.*?\*/)?(\n|\Z)", re.DOTALL)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)?")
 _UNITS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, None: 1}
+
+
+class MigrationKey(NamedTuple):
+    """A migration of a source. Two sources may have migrations of the same id."""
+
+    source: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.id}"
+
+    def name(self, own: str) -> str:
+        """Return the name that commands print and take: `ID` in the source `own`, else `SOURCE:ID`."""
+        return self.id if self.source == own else str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +157,19 @@ class MigrationFile:
     path: Path
     up: SqlText
     down: SqlText | None = None
+    source: str = SHIPPED
+    #: Precedes the id in its name: nothing in the own source, else `SOURCE:`.
+    prefix: str = ""
+
+    @property
+    def key(self) -> MigrationKey:
+        """The source and the id."""
+        return MigrationKey(self.source, self.id)
+
+    @property
+    def name(self) -> str:
+        """The name that commands print and take."""
+        return self.prefix + self.id
 
     @property
     def rollback_path(self) -> Path:
@@ -173,9 +202,10 @@ class MigrationFile:
         return self.up.last("data-loss").lower() == "ok"
 
     @property
-    def depends(self) -> list[str]:
-        """Ids that must be applied first."""
-        return self.up.items("depends")
+    def depends(self) -> list[MigrationKey]:
+        """Migrations that must be applied first: `ID` of the same source, `SOURCE:ID` of another one."""
+        parted = [text.rpartition(":") for text in self.up.items("depends")]
+        return [MigrationKey(source or self.source, id_) for source, _, id_ in parted]
 
     @property
     def replaces(self) -> list[str]:
@@ -189,6 +219,12 @@ def duration_ms(text: str) -> int:
     if found is None:
         raise InvalidRequest(f"{text!r} is not a duration", hint="write it like 250ms, 5s, 10min or 1h")
     return round(float(found[1]) * _UNITS[found[2]])
+
+
+def read_source(source: Source, *, own: bool = True) -> list[MigrationFile]:
+    """Return the migrations of a source, by name. Raises as `read_folder` does."""
+    prefix = "" if own else f"{source.name}:"
+    return [replace(file, source=source.name, prefix=prefix) for file in read_folder(source.migrations)]
 
 
 def read_folder(folder: Path) -> list[MigrationFile]:
@@ -230,13 +266,20 @@ def _refuse_unknown_files(paths: Sequence[Path], forward: Sequence[Path]) -> Non
             raise BadMigrationFile(f"{path.name!r} is not a valid migration name", hint=hint)
 
 
-def find_id(text: str, ids: Sequence[str]) -> str:
-    """Return the id that `text` identifies: in full, by prefix, or by the part after the time."""
-    if text in ids:
-        return text
-    found = [known for known in ids if known.startswith(text) or known.partition("_")[2] == text]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise InvalidRequest(f"there is no migration {text!r}", hint="`storage migrate status` lists them")
-    raise InvalidRequest(f"{text!r} matches {len(found)} migrations: {', '.join(found[:5])}", hint="give a longer id")
+def find_key(text: str, keys: Iterable[MigrationKey], own: str) -> MigrationKey:
+    """Return the migration that `text` identifies: its id in full, a prefix of it, or the part after the time.
+
+    `SOURCE:TEXT` searches that source. Otherwise the source `own` is searched first, then the others.
+    """
+    keys = list(keys)
+    source, colon, id_ = text.rpartition(":")
+    near = [key for key in keys if key.source == (source if colon else own)]
+    for among in (near, [] if colon else keys):
+        matching = [key for key in among if key.id.startswith(id_) or key.id.partition("_")[2] == id_]
+        found = [key for key in matching if key.id == id_] or matching
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(key.name(own) for key in found[:5])
+            raise InvalidRequest(f"{text!r} matches {len(found)} migrations: {names}", hint="give a longer id")
+    raise InvalidRequest(f"there is no migration {text!r}", hint="`storage migrate status` lists them")

@@ -1,4 +1,4 @@
-"""Compare the folder with the tracking tables: applied and pending migrations, and contradictions."""
+"""Compare the folder of one source with the tracking tables: applied and pending migrations, and contradictions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from datetime import UTC
 from agent_storage.migrations.errors import HistoryProblem
 from agent_storage.migrations.files.file import MigrationFile
 from agent_storage.migrations.history.tracking import TrackedMigration
-from agent_storage.migrations.results import MigrationStatus, Problem
+from agent_storage.migrations.results import MigrationStatus, Problem, ProblemKind
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """A snapshot of folder and database: `files` in the order of the folder, `entries` in the order of application."""
+    """One source: `files` in the order in which they run, `entries` in the order in which they were applied."""
 
+    source: str
     files: list[MigrationFile]
     entries: list[TrackedMigration]
+    #: Precedes an id in a message: nothing in the own source, else `SOURCE:`.
+    prefix: str = ""
 
     @property
     def applied(self) -> dict[str, TrackedMigration]:
@@ -39,6 +42,11 @@ class Timeline:
             if file.replaces and file.id not in applied and all(part in applied for part in file.replaces)
         ]
 
+    @property
+    def _option(self) -> str:
+        """The option by which a command works in this source."""
+        return f" --source {self.source}" if self.prefix else ""
+
     def _done(self) -> set[str]:
         return self.applied.keys() | {file.id for file in self.squashed()}
 
@@ -52,19 +60,19 @@ class Timeline:
         found = [*self._unfinished(), *self._edited(), *self._gone(allow_ahead=allow_ahead), *self._half_squashed()]
         return found if allow_out_of_order else [*found, *self._out_of_order()]
 
-    def at_head(self) -> bool:
-        """Return whether everything is applied, there is no problem, and the tracking tables are complete."""
-        return not self.pending and not self.problems() and not self.to_adopt() and not self.squashed()
+    def _problem(self, id_: str, kind: ProblemKind, message: str, hint: str) -> Problem:
+        return Problem(id_, kind, message, hint, self.source)
 
     def _unfinished(self) -> list[Problem]:
         return [
-            Problem(
+            self._problem(
                 entry.id,
                 "running" if entry.state == "running" else "failed",
-                f"{entry.id} stopped {'during its rollback ' if entry.direction == 'down' else ''}after statement"
+                f"{self.prefix}{entry.id} stopped"
+                f" {'during its rollback ' if entry.direction == 'down' else ''}after statement"
                 f" {entry.done_statements} of {entry.total_statements}"
                 + (f": {entry.error}" if entry.error else ": its migrator ended"),
-                f"correct what it left, then `storage migrate resolve {entry.id} --resume`",
+                f"correct what it left, then `storage migrate resolve {self.prefix}{entry.id} --resume`",
             )
             for entry in self.entries
             if entry.unfinished
@@ -73,10 +81,10 @@ class Timeline:
     def _edited(self) -> list[Problem]:
         applied = self.applied
         return [
-            Problem(
+            self._problem(
                 file.id,
                 "edited",
-                f"{file.path.name} was changed after it was applied",
+                f"{self.prefix}{file.path.name} was changed after it was applied",
                 "undo the edit and write a new migration; to accept the edit: `storage migrate repair`",
             )
             for file in self.files
@@ -90,12 +98,13 @@ class Timeline:
         return [self._missing(id_) for id_ in missing]
 
     def _missing(self, id_: str) -> Problem:
-        twin = self.twin(id_)
+        name, twin = self.prefix + id_, self.twin(id_)
         if twin is not None:
             hint = f"rename it to {id_}.sql, or accept the new name with `storage migrate repair`"
-            return Problem(id_, "renamed", f"{id_} is applied, but its file is now called {twin.path.name}", hint)
-        hint = "if it is on another branch, `storage migrate sync` rolls it back; `storage migrate show` prints its SQL"
-        return Problem(id_, "missing", f"{id_} is applied, but its file is missing from the folder", hint)
+            message = f"{name} is applied, but its file is now called {twin.path.name}"
+            return self._problem(id_, "renamed", message, hint)
+        hint = f"restore the file, which may be on another branch; `storage migrate show {name}` prints the SQL"
+        return self._problem(id_, "missing", f"{name} is applied, but its file is missing from the folder", hint)
 
     def twin(self, id_: str) -> MigrationFile | None:
         """Return the pending file with the checksum of the applied `id_`, which was renamed."""
@@ -107,19 +116,22 @@ class Timeline:
         for file in self.files:
             parts = [part for part in file.replaces if part in applied]
             if parts and file.id not in applied and len(parts) < len(file.replaces):
-                message = f"{file.id} replaces {len(file.replaces)} migrations, of which only {len(parts)} are applied"
+                message = (
+                    f"{file.name} replaces {len(file.replaces)} migrations, of which only {len(parts)} are applied"
+                )
                 hint = "apply the rest with the files from before the squash first"
-                found.append(Problem(file.id, "missing", message, hint))
+                found.append(self._problem(file.id, "missing", message, hint))
         return found
 
     def _out_of_order(self) -> list[Problem]:
         newest = max(self.applied, default="")
         return [
-            Problem(
+            self._problem(
                 file.id,
                 "out-of-order",
-                f"{file.id} is older than {newest}, which is already applied",
-                "`storage migrate rebase` gives it a new date; `-- out-of-order: ok` in the file permits it",
+                f"{file.name} is older than {newest}, which is already applied",
+                f"`storage migrate rebase{self._option}` gives it a new date;"
+                " `-- out-of-order: ok` in the file permits it",
             )
             for file in self.pending
             if file.id < newest and not file.out_of_order
@@ -127,21 +139,16 @@ class Timeline:
 
     def statuses(self, problems: Sequence[Problem]) -> list[MigrationStatus]:
         """Return the state of every migration of the folder or the database, in order, with its problem."""
-        messages = {problem.id: problem.message for problem in problems}
+        messages = {problem.id: problem.message for problem in problems if problem.source == self.source}
         files = {file.id: file for file in self.files}
         entries = {entry.id: entry for entry in self.entries}
         done = self._done()
         parts = {part for file in self.files for part in file.replaces}
         gone = [id_ for id_ in entries if id_ not in files and id_ not in parts]
         return [
-            _status(id_, entries.get(id_), files.get(id_), id_ in done, messages.get(id_))
+            _status(self.source, id_, entries.get(id_), files.get(id_), id_ in done, messages.get(id_))
             for id_ in [*gone, *(file.id for file in self.files)]
         ]
-
-
-def read_timeline(files: Sequence[MigrationFile], entries: Sequence[TrackedMigration]) -> Timeline:
-    """Return the timeline of files, which are in the order in which they run."""
-    return Timeline(list(files), list(entries))
 
 
 def _differs(file: MigrationFile, entry: TrackedMigration) -> bool:
@@ -157,13 +164,13 @@ def refuse(problems: Sequence[Problem]) -> None:
 
 
 def _status(
-    id_: str, entry: TrackedMigration | None, file: MigrationFile | None, done: bool, problem: str | None
+    source: str, id_: str, entry: TrackedMigration | None, file: MigrationFile | None, done: bool, problem: str | None
 ) -> MigrationStatus:
     reversible = file is None or (file.irreversible is None and file.down is not None)
     if entry is None:
-        return MigrationStatus(id_, "applied" if done else "pending", reversible=reversible, problem=problem)
+        return MigrationStatus(id_, "applied" if done else "pending", None, None, None, reversible, problem, source)
     state = "missing" if file is None else "applied"
     if entry.unfinished:
         state = "running" if entry.state == "running" else "failed"
     at = entry.applied_at.replace(tzinfo=UTC) if entry.applied_at else None
-    return MigrationStatus(id_, state, at, entry.applied_by, entry.duration_ms, reversible, problem)
+    return MigrationStatus(id_, state, at, entry.applied_by, entry.duration_ms, reversible, problem, source)

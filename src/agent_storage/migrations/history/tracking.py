@@ -1,12 +1,17 @@
 """The tracking tables: those of yoyo, and `_storage_migration`.
 
 yoyo's table records whether a migration is applied. It is authoritative, because stock yoyo may have changed it.
-`_storage_migration` records the SQL that was applied, its checksum, and the progress of a run without a transaction.
-A row of it is valid only if its `applied_at` equals yoyo's, so changes by stock yoyo make it stale and not wrong.
+`_storage_migration` records the source of a migration, the SQL that was applied, its checksum, and the progress of a
+run without a transaction. A row of it belongs to the row of yoyo's table with the same id and the same `applied_at`. So
+changes by stock yoyo make it stale and not wrong, and two sources may have migrations of the same id: the later of them
+has the hash of `SOURCE:ID` in yoyo's table, whose key is the hash.
 """
 
 from __future__ import annotations
 
+import platform
+import uuid
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,77 +20,28 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from psycopg.rows import class_row, scalar_row
+from psycopg.types.json import Jsonb
 
 from agent_storage import __version__
 from agent_storage.migrations.errors import InvalidRequest
-from agent_storage.migrations.files.file import MigrationFile, SqlText
+from agent_storage.migrations.files.file import MigrationFile, MigrationKey, SqlText
+from agent_storage.migrations.history import tracking_sql as statements
 from agent_storage.migrations.history.provenance import git_commit, user_name
-from agent_storage.migrations.history.yoyo import TABLES, Backend
+from agent_storage.migrations.history.tracking_sql import ALL_TABLES, TABLE
+from agent_storage.migrations.history.yoyo import TABLES, Backend, hash_of
 from agent_storage.migrations.results import Direction, HistoryEntry
-
-TABLE = "_storage_migration"
-ALL_TABLES = (*TABLES, TABLE)
-
-_CREATE = """
-CREATE TABLE IF NOT EXISTS {table} (
-    migration_id     text PRIMARY KEY,
-    position         bigint GENERATED ALWAYS AS IDENTITY,
-    state            text NOT NULL CHECK (state IN ('applied', 'running', 'failed')),
-    direction        text NOT NULL CHECK (direction IN ('up', 'down')),
-    origin           text NOT NULL CHECK (origin IN ('run', 'adopted', 'baseline', 'resolved', 'squash')),
-    checksum         text NOT NULL,
-    up_sql           text NOT NULL,
-    down_sql         text,
-    done_statements  integer NOT NULL,
-    total_statements integer NOT NULL,
-    duration_ms      bigint,
-    error            text,
-    applied_at       timestamp,
-    changed_at       timestamptz NOT NULL DEFAULT now(),
-    applied_by       text,
-    tool_version     text,
-    git_commit       text
-)
-"""
-_COMMENT = "COMMENT ON TABLE {table} IS 'Written by storage migrate: what was applied, and how to roll it back'"
-
-_STATE = """
-SELECT coalesce(y.migration_id, l.migration_id) AS id, y.applied_at_utc IS NOT NULL AS applied,
-       y.applied_at_utc AS applied_at, l.checksum, l.state, l.direction, l.done_statements, l.total_statements,
-       l.duration_ms, l.error, l.applied_by, l.origin, md5(l.up_sql) AS text_md5
-  FROM {yoyo} y
-  FULL JOIN {table} l ON l.migration_id = y.migration_id AND l.applied_at = y.applied_at_utc
- WHERE y.migration_id IS NOT NULL OR l.state <> 'applied'
- ORDER BY l.position NULLS FIRST, y.applied_at_utc, id
-"""
-_STATE_OF_STOCK_YOYO = """
-SELECT migration_id AS id, TRUE AS applied, applied_at_utc AS applied_at, NULL AS checksum, NULL AS state,
-       NULL AS direction, 0 AS done_statements, 0 AS total_statements, NULL AS duration_ms, NULL AS error,
-       NULL AS applied_by, NULL AS origin, NULL AS text_md5
-  FROM {yoyo}
- ORDER BY applied_at_utc, migration_id
-"""
-
-_RECORD = """
-INSERT INTO {table} (migration_id, state, direction, origin, checksum, up_sql, down_sql, done_statements,
-                     total_statements, duration_ms, error, applied_at, applied_by, tool_version, git_commit)
-VALUES (%(id)s, %(state)s, %(direction)s, %(origin)s, %(checksum)s, %(up_sql)s, %(down_sql)s, %(done)s,
-        %(total)s, %(duration_ms)s, NULL, (SELECT applied_at_utc FROM {yoyo} WHERE migration_id = %(id)s),
-        %(user)s, %(version)s, %(commit)s)
-    ON CONFLICT (migration_id) DO UPDATE
-   SET state = excluded.state, direction = excluded.direction, origin = excluded.origin, error = NULL,
-       checksum = excluded.checksum, up_sql = excluded.up_sql, down_sql = excluded.down_sql,
-       done_statements = excluded.done_statements, total_statements = excluded.total_statements,
-       duration_ms = excluded.duration_ms, applied_at = excluded.applied_at, changed_at = now(),
-       applied_by = excluded.applied_by, tool_version = excluded.tool_version, git_commit = excluded.git_commit
-"""
+from agent_storage.sources import SHIPPED
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedMigration:
-    """A migration in the tracking tables. `checksum` is None if stock yoyo applied it."""
+    """A migration in the tracking tables.
+
+    `checksum` is None if stock yoyo applied it. `source` is None then, and if an older release applied it.
+    """
 
     id: str
+    source: str | None
     applied: bool
     applied_at: datetime | None
     checksum: str | None
@@ -101,6 +57,11 @@ class TrackedMigration:
     text_md5: str | None = None
 
     @property
+    def key(self) -> MigrationKey:
+        """The source and the id. Use it only after `assigned` has found the source."""
+        return MigrationKey(self.source or "", self.id)
+
+    @property
     def unfinished(self) -> bool:
         """Return whether a run without a transaction stopped halfway."""
         return self.state in {"running", "failed"}
@@ -112,8 +73,9 @@ class TrackingTables:
     They are searched in every schema, so that a changed `search_path` does not hide the history.
     """
 
-    def __init__(self, connection: psycopg.Connection) -> None:
+    def __init__(self, connection: psycopg.Connection, own: str = SHIPPED) -> None:
         self._connection = connection
+        self._own = own
         self.schema, self._present = _locate(connection)
         self._backend = Backend(connection, self.schema)
 
@@ -123,98 +85,128 @@ class TrackingTables:
         return self._present >= set(ALL_TABLES)
 
     def _sql(self, text: str) -> sql.Composed:
-        names = {"yoyo": TABLES[0], "log": "_yoyo_log", "lock": "yoyo_lock", "table": TABLE}
-        # The texts are constants of this module.
-        template = sql.SQL(text)  # pyright: ignore[reportArgumentType]
-        return template.format(**{key: sql.Identifier(self.schema, name) for key, name in names.items()})
+        return statements.composed(self.schema, text)
 
-    def create(self) -> None:
-        """Create the missing tables. Call it with the migration lock held."""
-        if self.exists:
+    def create(self, assign: Callable[[Sequence[TrackedMigration]], Sequence[TrackedMigration]]) -> None:
+        """Create the missing tables, and take over those of an older release. Call it with the migration lock held.
+
+        `assign` finds the sources of the migrations that the older release has recorded.
+        """
+        if self.exists and self._knows_sources():
             return
         with self._connection.transaction():
+            if self.exists:
+                self._take_over(assign(self.entries()))
+                return
             self._backend.create_tables()
-            self._connection.execute(self._sql(_CREATE))
-            self._connection.execute(self._sql(_COMMENT))
+            self._connection.execute(self._sql(statements.CREATE))
+            self._connection.execute(self._sql(statements.COMMENT))
         self._present = set(ALL_TABLES)
+
+    def _knows_sources(self) -> bool:
+        name = sql.Identifier(self.schema, TABLE).as_string(None)
+        with self._connection.cursor(row_factory=scalar_row) as cursor:
+            return bool(cursor.execute(statements.HAS_SOURCE, (name,)).fetchone())
+
+    def _take_over(self, entries: Sequence[TrackedMigration]) -> None:
+        owners = [{"migration_id": entry.id, "source": entry.source} for entry in entries]
+        rest = next((entry.source for entry in entries if entry.source == SHIPPED), self._own)
+        names = {
+            "table": sql.Identifier(self.schema, TABLE),
+            "key": sql.Identifier(f"{TABLE}_pkey"),
+            "owners": sql.Literal(Jsonb(owners)),
+            "rest": sql.Literal(rest),
+        }
+        self._connection.execute(sql.SQL(statements.TAKE_OVER).format(**names))
 
     def entries(self) -> list[TrackedMigration]:
         """Return the applied and unfinished migrations, in the order of application."""
         if TABLES[0] not in self._present:
             return []
-        query = _STATE if TABLE in self._present else _STATE_OF_STOCK_YOYO
+        query = statements.STATE if TABLE in self._present else statements.STATE_OF_STOCK_YOYO
         with self._connection.cursor(row_factory=class_row(TrackedMigration)) as cursor:
             return cursor.execute(self._sql(query)).fetchall()
 
-    def is_applied(self, migration_id: str) -> bool:
-        """Return whether the id is recorded as applied."""
-        query = self._sql("SELECT EXISTS (SELECT FROM {yoyo} WHERE migration_id = %s)")
+    def is_applied(self, key: MigrationKey) -> bool:
+        """Return whether the migration is recorded as applied."""
+        query = self._sql("SELECT EXISTS ({mine})")
         with self._connection.cursor(row_factory=scalar_row) as cursor:
-            return bool(cursor.execute(query, (migration_id,)).fetchone())
+            return bool(cursor.execute(query, key._asdict()).fetchone())
 
-    def stored(self, migration_id: str) -> MigrationFile | None:
+    def stored(self, key: MigrationKey) -> MigrationFile | None:
         """Return the migration as it was applied, from the SQL in the database, or None."""
         if TABLE not in self._present:
             return None
-        query = self._sql("SELECT up_sql, down_sql FROM {table} WHERE migration_id = %s")
-        row = self._connection.execute(query, (migration_id,)).fetchone()
+        row = self._connection.execute(self._sql(statements.STORED), key._asdict()).fetchone()
         if row is None:
             return None
         down = SqlText(row[1]) if row[1] is not None else None
-        return MigrationFile(migration_id, Path(f"{migration_id}.sql"), SqlText(row[0]), down)
+        prefix = key.name(self._own).removesuffix(key.id)
+        return MigrationFile(key.id, Path(f"{key.id}.sql"), SqlText(row[0]), down, key.source, prefix)
 
     def record_applied(
         self, file: MigrationFile, *, duration_ms: int | None = None, origin: str = "run", operation: str = "apply"
     ) -> None:
         """Record the migration as applied, in the transaction of the caller."""
-        self._backend.mark(file.id, operation)
-        self._record(file, "applied", "up", origin, len(file.up.statements), duration_ms)
+        row = self._connection.execute(self._sql(statements.MARK), _hashed(file.key)).fetchone()
+        self._log(file.key, operation)
+        self._record(file, "applied", "up", origin, len(file.up.statements), duration_ms, row[0] if row else None)
 
-    def record_rolled_back(self, migration_id: str, operation: str = "rollback") -> None:
+    def record_rolled_back(self, key: MigrationKey, operation: str = "rollback") -> None:
         """Record the migration as not applied, in the transaction of the caller."""
-        self._backend.unmark(migration_id, operation)
-        self.forget(migration_id)
+        self._connection.execute(self._sql(statements.UNMARK), key._asdict())
+        self._log(key, operation)
+        self.forget(key)
 
     def adopt(self, file: MigrationFile) -> None:
         """Store checksum and SQL of a migration that stock yoyo applied, or replace them."""
         self._record(file, "applied", "up", "adopted", len(file.up.statements), None)
 
-    def rename(self, old: str, file: MigrationFile) -> None:
-        """Rename an applied migration to the name of its file. Its time and position do not change."""
-        query = self._sql("UPDATE {yoyo} SET migration_id = %s, migration_hash = %s WHERE migration_id = %s")
-        self._backend.log(old, "unmark")
-        self._connection.execute(query, (file.id, self._backend.hash(file.id), old))
-        self._backend.log(file.id, "mark")
+    def rename(self, old: MigrationKey, file: MigrationFile) -> None:
+        """Give an applied migration the id and the source of its file. Its time and position do not change."""
+        values = {**_hashed(file.key), "old_id": old.id, "old_source": old.source}
+        self._log(old, "unmark")
+        self._connection.execute(self._sql(statements.RENAME), values)
+        self._log(file.key, "mark")
         # The row keeps its position, which is the order of `down`.
-        query = self._sql("UPDATE {table} SET migration_id = %s WHERE migration_id = %s")
-        self._connection.execute(query, (file.id, old))
+        self._connection.execute(self._sql(statements.RENAME_STORED), values)
         self.adopt(file)
 
     def begin(self, file: MigrationFile, direction: Direction, done: int) -> None:
         """Record that a run without a transaction is in progress."""
         self._record(file, "running", direction, "run", done, None)
 
-    def advance(self, migration_id: str, done: int) -> None:
+    def advance(self, key: MigrationKey, done: int) -> None:
         """Record the number of completed statements of a run without a transaction."""
-        query = self._sql("UPDATE {table} SET done_statements = %s, changed_at = now() WHERE migration_id = %s")
-        self._connection.execute(query, (done, migration_id))
+        self._change("UPDATE {table} SET done_statements = %(done)s, changed_at = now()", key, done=done)
 
-    def fail(self, migration_id: str, error: str) -> None:
+    def fail(self, key: MigrationKey, error: str) -> None:
         """Record that a run without a transaction failed, and its error."""
-        query = self._sql("UPDATE {table} SET state = 'failed', error = %s, changed_at = now() WHERE migration_id = %s")
-        self._connection.execute(query, (error, migration_id))
+        self._change("UPDATE {table} SET state = 'failed', error = %(error)s, changed_at = now()", key, error=error)
 
-    def forget(self, migration_id: str) -> None:
+    def forget(self, key: MigrationKey) -> None:
         """Delete the row of `_storage_migration`. That of yoyo is not changed."""
-        self._connection.execute(self._sql("DELETE FROM {table} WHERE migration_id = %s"), (migration_id,))
+        self._change("DELETE FROM {table}", key)
 
-    def forget_stale(self) -> int:
-        """Delete rows of `_storage_migration` that contradict yoyo's table. Return their number."""
-        query = self._sql(
-            "DELETE FROM {table} l WHERE l.state = 'applied' AND NOT EXISTS"
-            " (SELECT FROM {yoyo} y WHERE y.migration_id = l.migration_id AND y.applied_at_utc = l.applied_at)"
-        )
-        return self._connection.execute(query).rowcount
+    def _change(self, statement: str, key: MigrationKey, **values: object) -> None:
+        query = self._sql(statement + " WHERE source = %(source)s AND migration_id = %(id)s")
+        self._connection.execute(query, {**key._asdict(), **values})
+
+    def _log(self, key: MigrationKey, operation: str) -> None:
+        # yoyo's own code queries DNS for the host name and fails if the user has no name.
+        values = {
+            **_hashed(key),
+            "log_id": str(uuid.uuid4()),
+            "operation": operation,
+            "user": user_name(),
+            "host": platform.node()[:255],
+            "comment": f"{statements.COMMENT_OF_LOG}{key.source}"[:255],
+        }
+        self._connection.execute(self._sql(statements.LOG), values)
+
+    def forget_stale(self, sources: Collection[str]) -> int:
+        """Delete rows of these sources in `_storage_migration` that contradict yoyo's table. Return their number."""
+        return self._connection.execute(self._sql(statements.STALE), (list(sources),)).rowcount
 
     def stock_lock(self) -> tuple[int, datetime] | None:
         """Return the process that holds stock yoyo's lock, and since when. It may have ended."""
@@ -231,18 +223,23 @@ class TrackingTables:
         """Return the entries of yoyo's log, the newest first."""
         if "_yoyo_log" not in self._present:
             return []
-        query = self._sql(
-            "SELECT created_at_utc AT TIME ZONE 'UTC', operation, migration_id, username, hostname, comment"
-            " FROM {log} ORDER BY created_at_utc DESC, id LIMIT %s"
-        )
-        return [HistoryEntry(*row) for row in self._connection.execute(query, (limit,))]
+        values = (f"^{statements.COMMENT_OF_LOG}(.+)$", limit)
+        return [HistoryEntry(*row) for row in self._connection.execute(self._sql(statements.HISTORY), values)]
 
     def _record(
-        self, file: MigrationFile, state: str, direction: Direction, origin: str, done: int, duration_ms: int | None
+        self,
+        file: MigrationFile,
+        state: str,
+        direction: Direction,
+        origin: str,
+        done: int,
+        duration_ms: int | None,
+        applied_at: datetime | None = None,
     ) -> None:
         text = file.up if direction == "up" else file.down
         values: dict[str, Any] = {
             "id": file.id,
+            "source": file.source,
             "state": state,
             "direction": direction,
             "origin": origin,
@@ -252,11 +249,17 @@ class TrackingTables:
             "done": done,
             "total": len(text.statements) if text else 0,
             "duration_ms": duration_ms,
+            "at": applied_at,
             "user": user_name(),
             "version": __version__,
             "commit": git_commit(file.path.parent) if file.path.is_absolute() else None,
         }
-        self._connection.execute(self._sql(_RECORD), values)
+        self._connection.execute(self._sql(statements.RECORD), values)
+
+
+def _hashed(key: MigrationKey) -> dict[str, str]:
+    """Return the values of a migration: source, id, its hash, and the hash to use if another source has that."""
+    return {**key._asdict(), "hash": hash_of(key.id), "other_hash": hash_of(str(key))}
 
 
 _LOCATE = """

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import platform
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from types import ModuleType
@@ -28,7 +28,7 @@ from yoyo.migrations import Migration, MigrationList, default_migration_table, g
 from yoyo.topologicalsort import CycleError
 
 from agent_storage.migrations.errors import BadMigrationFile
-from agent_storage.migrations.files.file import MigrationFile
+from agent_storage.migrations.files.file import MigrationFile, MigrationKey
 from agent_storage.migrations.history.provenance import user_name
 
 TABLES = (default_migration_table, "_yoyo_log", "_yoyo_version", "yoyo_lock")
@@ -39,8 +39,8 @@ class SqlMigration(Migration):
     """A file as a migration of yoyo, whose own constructor would keep it for the lifetime of the process."""
 
     def __init__(self, file: MigrationFile) -> None:
-        self.id = file.id
-        self.hash = get_migration_hash(file.id)
+        self.id = str(file.key)
+        self.hash = hash_of(self.id)
         self.path = str(file.path)
         self.source_dir = str(file.path.parent)
         self.source = file.up.text
@@ -107,31 +107,12 @@ class Backend(PostgresqlPsycopgBackend):
             if internalmigrations.needs_upgrading(self):
                 internalmigrations.upgrade(self)
 
-    def mark(self, migration_id: str, operation: str = "apply") -> None:
-        """Record an id as applied, and the operation (`apply` or `mark`) in the log."""
-        migration = _Named(migration_id)
-        self.mark_one(migration, log=False)
-        self.log(migration_id, operation)
-
-    def unmark(self, migration_id: str, operation: str = "rollback") -> None:
-        """Record an id as not applied, and the operation (`rollback` or `unmark`) in the log."""
-        self.unmark_one(_Named(migration_id), log=False)
-        self.log(migration_id, operation)
-
-    def hash(self, migration_id: str) -> str:
-        """Return the key of an id in yoyo's table."""
-        return cast(str, get_migration_hash(migration_id))
-
-    def log(self, migration_id: str, operation: str) -> None:
-        """Write an entry to the log."""
-        self.log_migration(_Named(migration_id), operation)
-
     def get_log_data(self, migration: Any = None, operation: str = "apply") -> dict[str, object]:
         """Return an entry for the log. yoyo's own queries DNS for the host name and fails if the user has no name."""
         return {
             "id": str(uuid.uuid4()),
-            "migration_id": migration.id if migration else None,
-            "migration_hash": migration.hash if migration else None,
+            "migration_id": None,
+            "migration_hash": None,
             "username": user_name(),
             "hostname": platform.node()[:255],
             "created_at_utc": datetime.now(UTC).replace(tzinfo=None),
@@ -139,28 +120,37 @@ class Backend(PostgresqlPsycopgBackend):
         }
 
 
-class _Named:
-    """The attributes of a migration that marking one needs."""
-
-    def __init__(self, migration_id: str) -> None:
-        self.id = migration_id
-        self.hash = get_migration_hash(migration_id)
+def hash_of(text: str) -> str:
+    """Return the key of a migration in yoyo's table."""
+    return cast(str, get_migration_hash(text))
 
 
 def in_order(files: Sequence[MigrationFile]) -> list[MigrationFile]:
-    """Return the files in the order in which they run: by name, each after its dependencies."""
-    replaced = {old: file.id for file in files for old in file.replaces}
-    migrations = {file.id: SqlMigration(file) for file in files}
+    """Return the files in the order in which they run: as they are given, each after its dependencies."""
+    by_key = {file.key: file for file in files}
+    replaced = {MigrationKey(file.source, old): file.key for file in files for old in file.replaces}
+    migrations = {key: SqlMigration(file) for key, file in by_key.items()}
     for file in files:
-        names = [replaced.get(name, name) for name in file.depends]
-        unknown = [name for name in names if name not in migrations]
-        if unknown:
-            raise BadMigrationFile(f"{file.path.name} depends on {unknown[0]}, which is not in the folder")
-        migrations[file.id].depend_on([migrations[name] for name in names if name != file.id])
-    by_id = {file.id: file for file in files}
+        wanted = [replaced.get(key, key) for key in file.depends]
+        for key in wanted:
+            if key not in migrations:
+                raise _unknown(file, key, {known.source for known in by_key})
+        migrations[file.key].depend_on([migrations[key] for key in wanted if key != file.key])
+    by_name = {str(key): file for key, file in by_key.items()}
     try:
-        ordered = list(topological_sort(MigrationList(migrations[file.id] for file in files)))
+        ordered = list(topological_sort(MigrationList(migrations.values())))
     except CycleError as error:
-        circle = ", ".join(migration.id for migration in error.args[1])
+        circle = ", ".join(by_name[migration.id].name for migration in error.args[1])
         raise BadMigrationFile(f"migrations have circular dependencies: {circle}") from error
-    return [by_id[cast(str, migration.id)] for migration in ordered]
+    return [by_name[cast(str, migration.id)] for migration in ordered]
+
+
+def _unknown(file: MigrationFile, key: MigrationKey, sources: Collection[str]) -> BadMigrationFile:
+    """Return the error for a dependency that is not there."""
+    if key.source == file.source:
+        return BadMigrationFile(f"{file.path.name} depends on {key.id}, which is not in the folder")
+    start = f"{file.path.name} of {file.source} depends on {key}"
+    if key.source in sources:
+        return BadMigrationFile(f"{start}, which is not in the folder of {key.source}")
+    hint = f"add {key.source} to the sources; configured are: {', '.join(sorted(sources))}"
+    return BadMigrationFile(f"{start}, whose source is not configured here", hint=hint)

@@ -1,4 +1,4 @@
-"""`Migrations`: apply, roll back and inspect the migrations of one folder in one database."""
+"""`Migrations`: apply, roll back and inspect the migrations of the sources in one database."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Literal
 
 import psycopg
 
-from agent_storage.migrations.errors import MigrationFailure, Pending
+from agent_storage.migrations.errors import InvalidRequest, MigrationFailure, Pending
 from agent_storage.migrations.files import lint, lockfile
-from agent_storage.migrations.files.file import VERSIONS, MigrationFile, read_folder
+from agent_storage.migrations.files.author import existing_ids
+from agent_storage.migrations.files.file import MigrationFile, MigrationKey, read_source
+from agent_storage.migrations.history.dependents import refuse_needed
 from agent_storage.migrations.history.selection import last_applied, to_apply, to_roll_back
-from agent_storage.migrations.history.timeline import Timeline, read_timeline, refuse
+from agent_storage.migrations.history.timeline import refuse
+from agent_storage.migrations.history.timelines import Timelines, read_timelines
 from agent_storage.migrations.history.tracking import TrackingTables
 from agent_storage.migrations.history.yoyo import in_order
 from agent_storage.migrations.results import Direction, Done, Event, HistoryEntry, Problem, RunResult, Status
@@ -24,6 +27,7 @@ from agent_storage.migrations.run.opening import open_tracking
 from agent_storage.migrations.run.runner import MigrationRunner
 from agent_storage.migrations.run.session import MigrationSession, explained, open_session
 from agent_storage.migrations.run.watch import Watch
+from agent_storage.sources import Source, of_folder, shipped
 
 
 def _ignore(_: Event) -> None:
@@ -31,12 +35,14 @@ def _ignore(_: Event) -> None:
 
 
 class Migrations:
-    """Apply, roll back and inspect the migrations of one folder in one database.
+    """Apply, roll back and inspect the migrations of `sources` in one database.
 
-    `folder` defaults to the migrations of the package. `on_event` is called with each `Event`, also from another
-    thread. Times are in seconds: `wait` limits the wait for the migration lock, `lock_timeout` the wait for a lock
-    that a statement needs. When `lock_timeout` expires, the migration is rolled back and tried again, up to `retries`
-    times.
+    By default there is the shipped source alone, or with `folder` the source of that folder of migrations. `up` applies
+    the sources in their order. `down` and `redo` work in the source that `own` names, by default the last.
+
+    `on_event` is called with each `Event`, also from another thread. Times are in seconds: `wait` limits the wait for
+    the migration lock, `lock_timeout` the wait for a lock that a statement needs. When `lock_timeout` expires, the
+    migration is rolled back and tried again, up to `retries` times.
     """
 
     def __init__(
@@ -44,13 +50,16 @@ class Migrations:
         conninfo: str,
         folder: Path | None = None,
         *,
+        sources: Sequence[Source] | None = None,
+        own: str | None = None,
         on_event: Callable[[Event], None] | None = None,
         wait: float = 60,
         retries: int = 10,
         lock_timeout: float = 5,
     ) -> None:
         self.conninfo = conninfo
-        self.folder = (folder or VERSIONS).resolve()
+        self.sources = _distinct(sources if sources is not None else [of_folder(folder) if folder else shipped()])
+        self.own = _named(self.sources, own) if own is not None else self.sources[-1]
         self.notify = on_event or _ignore
         self.wait = wait
         self.retries = retries
@@ -58,41 +67,61 @@ class Migrations:
 
     # Reading
 
-    def files(self) -> list[MigrationFile]:
-        """Return the migrations of the folder, in the order in which they run."""
-        return in_order(read_folder(self.folder))
+    def files(self, *, own_may_be_empty: bool = False) -> list[MigrationFile]:
+        """Return the migrations of all sources, in the order in which they run."""
+        read = [
+            source
+            for source in self.sources
+            if not (own_may_be_empty and source == self.own and not existing_ids(source.migrations))
+        ]
+        return in_order([file for source in read for file in read_source(source, own=source == self.own)])
 
-    def timeline(
+    def tracking(self, session: MigrationSession) -> TrackingTables:
+        """Return the tracking tables of the database."""
+        return TrackingTables(session.connection, self.own.name)
+
+    def timelines(
         self,
         session: MigrationSession,
         tracking: TrackingTables | None = None,
         files: Sequence[MigrationFile] | None = None,
-    ) -> Timeline:
-        """Compare the database with the folder, or with `files` that were read from it before."""
+    ) -> Timelines:
+        """Compare the database with the folders, or with `files` that were read from them before."""
         with explained():
-            tracking = tracking or TrackingTables(session.connection)
-            return read_timeline(self.files() if files is None else files, tracking.entries())
+            tracking = tracking or self.tracking(session)
+            files = self.files() if files is None else files
+            return read_timelines(self.sources, self.own.name, files, tracking.entries())
 
     def runnable(
         self, session: MigrationSession, tracking: TrackingTables | None = None, *, allow_out_of_order: bool = False
-    ) -> Timeline:
-        """Return the timeline, or raise the error that prevents `up` from starting."""
-        timeline = self.timeline(session, tracking)
-        lint.refuse(timeline.pending)
-        refuse(self._real(session, timeline.problems(allow_out_of_order=allow_out_of_order)))
-        return timeline
+    ) -> Timelines:
+        """Return the timelines, or raise the error that prevents `up` from starting."""
+        timelines = self.timelines(session, tracking)
+        lint.refuse(timelines.pending)
+        refuse(self._real(session, timelines.problems(allow_out_of_order=allow_out_of_order)))
+        return timelines
 
     def status(self) -> Status:
         """Return the state of the database. Writes nothing, and needs only the privilege to read."""
         with self.session() as session:
-            timeline = self.timeline(session)
-            problems = self._real(session, timeline.problems())
-            return Status(session.database, str(self.folder), timeline.statuses(problems), problems)
+            timelines = self.timelines(session)
+            problems = self._real(session, timelines.problems())
+            statuses = timelines.statuses(problems)
+            applied = [one for one in statuses if one.state in {"applied", "missing"}]
+            return Status(
+                session.database,
+                {source.name: str(source.migrations) for source in self.sources},
+                self.own.name,
+                statuses,
+                [MigrationKey(one.source, one.id).name(self.own.name) for one in applied],
+                [file.name for file in timelines.pending],
+                problems,
+            )
 
     def history(self, limit: int | None = None) -> list[HistoryEntry]:
         """Return every migration that was applied or rolled back, the newest first."""
         with self.session() as session, explained():
-            return TrackingTables(session.connection).history(limit)
+            return self.tracking(session).history(limit)
 
     def require_current(self) -> Status:
         """Return `status()`. Raises `HistoryProblem` if there is a problem, `Pending` if a migration is pending."""
@@ -105,59 +134,89 @@ class Migrations:
     # Applying and rolling back
 
     def up(self, count: int | None = None, to: str | None = None, *, allow_out_of_order: bool = False) -> RunResult:
-        """Apply the pending migrations: all, the next `count`, or up to the migration `to`.
+        """Apply the pending migrations of all sources: all, the next `count`, or up to the migration `to`.
 
-        At head this is one short read without a lock, however many replicas start at once.
+        At head this is one short read without a lock, however many replicas start at once. A problem of any source
+        prevents it.
         """
+        return self._apply(lambda timelines: to_apply(timelines, count, to), allow_out_of_order=allow_out_of_order)
+
+    def _apply(
+        self, choose: Callable[[Timelines], list[MigrationFile]], *, allow_out_of_order: bool = False
+    ) -> RunResult:
         files = self.files()
         with self.session() as session:
-            timeline = self.timeline(session, files=files)
-            if timeline.at_head() and to is None:
+            timelines = self.timelines(session, files=files)
+            choose(timelines)
+            if timelines.at_head():
                 return RunResult([], [])
             # The files are read once, so the checked files are those that run, however long the lock takes.
-            lint.refuse(timeline.pending)
+            lint.refuse(timelines.pending)
             with self._locked(session, files) as locked:
                 if locked is None:
                     return RunResult([], [])
-                tracking, timeline = locked
-                refuse(timeline.problems(allow_out_of_order=allow_out_of_order))
-                chosen = to_apply(timeline, count, to)
+                tracking, timelines = locked
+                refuse(timelines.problems(allow_out_of_order=allow_out_of_order))
+                chosen = choose(timelines)
                 done = self._run(session, tracking, chosen, "up")
-        lockfile.refresh(self.folder, files)
-        return RunResult(done, [file.id for file in timeline.pending if file not in chosen])
+        self.refresh_lockfiles(files)
+        return RunResult(done, [file.name for file in timelines.pending if file not in chosen])
+
+    def refresh_lockfiles(self, files: Sequence[MigrationFile]) -> None:
+        """Update the lock files of the own source and of those that are not shipped."""
+        for source in self.sources:
+            if source == self.own or not source.shipped:
+                lockfile.refresh(source.migrations, [file for file in files if file.source == source.name])
 
     def down(self, count: int = 1, to: str | None = None, all: bool = False) -> RunResult:
-        """Roll back the last `count` applied migrations, those after `to`, or all, the last applied first."""
-        with self.session() as session:
-            with self.holding_lock(session) as (tracking, timeline):
-                refuse([problem for problem in timeline.problems() if problem.kind in {"running", "failed"}])
-                chosen = to_roll_back(tracking, timeline, last_applied(timeline, count, to, everything=all))
-                done = self._run(session, tracking, chosen, "down")
-            return RunResult(done, [file.id for file in self.timeline(session, tracking).pending])
+        """Roll back migrations of the own source: the last `count`, those after `to`, or all, the last applied first.
 
-    def roll_back(self, ids: Sequence[str]) -> RunResult:
+        Does not ask, whatever is lost. Raises `InvalidRequest` if a migration of another source depends on one of them.
+        """
+        with self.session() as session:
+            with self.holding_lock(session) as (tracking, timelines):
+                refuse([problem for problem in timelines.problems() if problem.kind in {"running", "failed"}])
+                keys = last_applied(timelines, count, to, everything=all)
+                done = self._back(session, tracking, timelines, to_roll_back(tracking, timelines, keys))
+            return RunResult(done, self._left(session, tracking))
+
+    def roll_back(self, keys: Sequence[MigrationKey]) -> RunResult:
         """Roll back these migrations, in this order, from the copies in the database where their files are missing."""
-        if not ids:
+        if not keys:
             return RunResult([], [])
         with self.session() as session:
-            with self.holding_lock(session) as (tracking, timeline):
-                done = self._run(session, tracking, to_roll_back(tracking, timeline, ids), "down")
-            return RunResult(done, [file.id for file in self.timeline(session, tracking).pending])
+            with self.holding_lock(session) as (tracking, timelines):
+                done = self._back(session, tracking, timelines, to_roll_back(tracking, timelines, keys))
+            return RunResult(done, self._left(session, tracking))
+
+    def _back(
+        self,
+        session: MigrationSession,
+        tracking: TrackingTables,
+        timelines: Timelines,
+        files: Sequence[MigrationFile],
+    ) -> list[Done]:
+        refuse_needed(files, timelines, tracking)
+        return self._run(session, tracking, files, "down")
+
+    def _left(self, session: MigrationSession, tracking: TrackingTables) -> list[str]:
+        return [file.name for file in self.timelines(session, tracking).pending]
 
     def redo(self, n: int = 1) -> RunResult:
-        """Roll back the last `n` migrations and apply them again, from their current files."""
+        """Roll back the last `n` migrations of the own source and apply them again, from their current files."""
         back = self.down(n)
         if not back.done:
             return back
+        own, count = self.own.name, len(back.done)
         try:
-            again = self.up(len(back.done))
+            again = self._apply(lambda now: [file for file in now.pending if file.source == own][:count])
         except MigrationFailure as error:
             error.lines.append(f"rolled back and not applied again: {', '.join(done.id for done in back.done)}")
             raise
         return RunResult([*back.done, *again.done], again.pending)
 
     def ensure_current(self, apply: Literal[True, "wait", "fail"] = True) -> None:
-        """Return only if the database has every migration of the folder. Call it when an application starts.
+        """Return only if the database has every migration of the sources. Call it when an application starts.
 
         `True` applies the missing ones, "wait" waits up to `wait` seconds until another process has applied them,
         "fail" raises `Pending`. A database that a newer version of the application has migrated is current.
@@ -174,9 +233,9 @@ class Migrations:
 
     def _is_current(self) -> bool:
         with self.session() as session:
-            timeline = self.timeline(session)
-            refuse(self._real(session, timeline.problems(allow_ahead=True, allow_out_of_order=True)))
-            return not timeline.pending
+            timelines = self.timelines(session)
+            refuse(self._real(session, timelines.problems(allow_ahead=True, allow_out_of_order=True)))
+            return not timelines.pending
 
     def _real(self, session: MigrationSession, problems: list[Problem]) -> list[Problem]:
         """Return the problems without that of a migration that is running now."""
@@ -198,22 +257,22 @@ class Migrations:
         self.notify(Event("notice", f"{notice.severity}: {notice.message_primary}"))
 
     @contextmanager
-    def holding_lock(self, session: MigrationSession) -> Generator[tuple[TrackingTables, Timeline]]:
-        """Hold the migration lock, with the tracking tables created and the timeline read under the lock."""
+    def holding_lock(self, session: MigrationSession) -> Generator[tuple[TrackingTables, Timelines]]:
+        """Hold the migration lock, with the tracking tables created and the timelines read under the lock."""
         files = self.files()
         with self._lock(session, lambda: False):
-            tracking = open_tracking(session, files, self.wait)
-            yield tracking, self.timeline(session, tracking, files)
+            tracking = open_tracking(session, self.sources, self.own.name, files, self.wait)
+            yield tracking, self.timelines(session, tracking, files)
 
     @contextmanager
     def _locked(
         self, session: MigrationSession, files: Sequence[MigrationFile]
-    ) -> Generator[tuple[TrackingTables, Timeline] | None]:
+    ) -> Generator[tuple[TrackingTables, Timelines] | None]:
         """Hold the lock for `up`. Yield None if another migrator reached head while this one waited."""
-        with self._lock(session, lambda: self.timeline(session, files=files).at_head()) as held:
+        with self._lock(session, lambda: self.timelines(session, files=files).at_head()) as held:
             if held:
-                tracking = open_tracking(session, files, self.wait)
-                yield tracking, self.timeline(session, tracking, files)
+                tracking = open_tracking(session, self.sources, self.own.name, files, self.wait)
+                yield tracking, self.timelines(session, tracking, files)
             else:
                 yield None
 
@@ -244,10 +303,10 @@ class Migrations:
                     if result is not None:
                         done.append(result)
             except MigrationFailure as error:
-                error.lines += describe(self.conninfo, done, current, files, direction)
+                error.lines += describe(self.conninfo, self.own.name, done, current, files, direction)
                 raise
             except KeyboardInterrupt as interrupt:
-                for line in describe(self.conninfo, done, current, files, direction):
+                for line in describe(self.conninfo, self.own.name, done, current, files, direction):
                     interrupt.add_note(line)
                 raise
         return done
@@ -268,6 +327,26 @@ class Migrations:
             )
         finally:
             watch.close()
+
+
+def _distinct(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """Return the sources. Raises `InvalidRequest` if there is none, or two have one name or one folder."""
+    if not sources:
+        raise InvalidRequest("there is no source of migrations", hint="name one in sources=[…]")
+    for at, source in enumerate(sources):
+        for other in sources[:at]:
+            if source.name == other.name or source.migrations == other.migrations:
+                what = f"are called {source.name}" if source.name == other.name else f"have {source.migrations}"
+                raise InvalidRequest(f"two sources {what}", hint="name each folder once: NAME=FOLDER")
+    return tuple(sources)
+
+
+def _named(sources: Sequence[Source], name: str) -> Source:
+    found = next((source for source in sources if source.name == name), None)
+    if found is None:
+        known = ", ".join(source.name for source in sources)
+        raise InvalidRequest(f"there is no source {name!r}", hint=f"configured are: {known}")
+    return found
 
 
 def pending(ids: Sequence[str]) -> Pending:

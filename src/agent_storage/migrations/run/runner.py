@@ -60,6 +60,11 @@ class MigrationRun:
         """The number of statements."""
         return len(self.sql.statements)
 
+    def done(self, started: float, attempts: int = 1) -> Done:
+        """Return the result."""
+        spent = _milliseconds(started)
+        return Done(self.file.id, self.direction, self.total, spent, attempts, self.file.source)
+
 
 class MigrationRunner:
     """Run migrations on one session, which holds the migration lock unless it is pooled."""
@@ -92,7 +97,7 @@ class MigrationRunner:
                 what = "uses SET without LOCAL"
             if what:
                 hint = "set STORAGE_MIGRATE_URL to the server itself"
-                raise InvalidRequest(f"{file.id} {what}, which is not safe behind a transaction pooler", hint=hint)
+                raise InvalidRequest(f"{file.name} {what}, which is not safe behind a transaction pooler", hint=hint)
 
     def up(self, file: MigrationFile) -> Done | None:
         """Apply a migration. Return None if another migrator has applied it."""
@@ -110,13 +115,13 @@ class MigrationRunner:
     def _run(self, work: MigrationRun) -> Done | None:
         verb = "applying" if work.direction == "up" else "rolling back"
         self._watch.blocked_by = []
-        self._tell(work, "start", f"{verb} {work.file.id} ({work.total} statement{'s' * (work.total != 1)})")
+        self._tell(work, "start", f"{verb} {work.file.name} ({work.total} statement{'s' * (work.total != 1)})")
         done = self._run_in_transaction(work) if work.file.transactional else self._run_bare(work, 0)
         if done is None:
-            self._tell(work, "skipped", f"{work.file.id}: another migrator was faster")
+            self._tell(work, "skipped", f"{work.file.name}: another migrator was faster")
         else:
             verb = "applied" if work.direction == "up" else "rolled back"
-            self._tell(work, "done", f"{verb} {work.file.id} in {done.duration_ms} ms")
+            self._tell(work, "done", f"{verb} {work.file.name} in {done.duration_ms} ms")
         return done
 
     def _run_in_transaction(self, work: MigrationRun) -> Done | None:
@@ -126,7 +131,7 @@ class MigrationRunner:
                 self._session.reset()
                 if not self._attempt(work, started):
                     return None
-                return Done(work.file.id, work.direction, work.total, _milliseconds(started), attempt)
+                return work.done(started, attempt)
             except psycopg.Error as error:
                 if error.sqlstate not in RETRYABLE or attempt > self._retries:
                     raise self._failure(error, work, attempt) from error
@@ -139,7 +144,7 @@ class MigrationRunner:
         for pause in lock.tries(self._wait):
             with self._connection.transaction():
                 if lock.try_lock(self._connection, transaction=True):
-                    if self._tracking.is_applied(work.file.id) == (work.direction == "up"):
+                    if self._tracking.is_applied(work.file.key) == (work.direction == "up"):
                         return False
                     self._execute_all(work)
                     self._record(work, started)
@@ -154,14 +159,14 @@ class MigrationRunner:
         for batch in batches(work.sql.statements):
             self._execute(work, batch)
             if self._connection.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
-                raise InvalidRequest(f"{work.file.id}: statement {batch[0].number} ended the manager's transaction")
+                raise InvalidRequest(f"{work.file.name}: statement {batch[0].number} ended the manager's transaction")
         work.at, work.ending = None, True
 
     def _execute(self, work: MigrationRun, batch: Sequence[SqlStatement]) -> None:
         work.move(batch[0], batch[0].offset)
         first, last = batch[0].number, batch[-1].number
         which = f"statement {first}" if first == last else f"statements {first} to {last}"
-        event = Event("statement", f"{work.file.id}: {which} of {work.total}", work.file.id, first, work.total)
+        event = Event("statement", f"{work.file.name}: {which} of {work.total}", work.file.id, first, work.total)
         self._notify(event)
         with self._watch.over(work.pid, event):
             if len(batch) == 1:
@@ -175,7 +180,7 @@ class MigrationRunner:
         if work.direction == "up":
             self._tracking.record_applied(work.file, duration_ms=_milliseconds(started))
         else:
-            self._tracking.record_rolled_back(work.file.id)
+            self._tracking.record_rolled_back(work.file.key)
 
     def _run_bare(self, work: MigrationRun, done: int) -> Done:
         """Run without a transaction: each statement commits by itself."""
@@ -189,7 +194,7 @@ class MigrationRunner:
                 default = 0 if "CONCURRENTLY" in statement.words else self._lock_timeout_ms
                 self._begin(work, work.sql.timeout("lock-timeout", default), local=False)
                 self._execute(work, [statement])
-                self._tracking.advance(work.file.id, statement.number)
+                self._tracking.advance(work.file.key, statement.number)
             self._session.reset()
             self._refuse_invalid(work, invalid)
             work.at, work.ending = None, True
@@ -200,21 +205,23 @@ class MigrationRunner:
         except KeyboardInterrupt:
             self._note_failure(work, "interrupted")
             raise
-        return Done(work.file.id, work.direction, work.total, _milliseconds(started))
+        return work.done(started)
 
     def _refuse_invalid(self, work: MigrationRun, before: set[str]) -> None:
         left = sorted(invalid_indexes(self._connection) - before)
         if left:
             self._note_failure(work, f"left INVALID indexes: {', '.join(left)}")
             lines = [f"DROP INDEX CONCURRENTLY {name};" for name in left]
-            message = f"{work.file.id} has left INVALID indexes"
+            message = f"{work.file.name} has left INVALID indexes"
             raise HistoryProblem(message, lines=lines, hint=_resume_hint(work))
 
     def _stopped(self, failure: MigrationFailure, work: MigrationRun, before: set[str]) -> MigrationFailure:
         """Record the failure of a run without a transaction, and add the INVALID indexes that it left."""
         self._note_failure(work, failure.message)
         done = work.at.number - 1 if work.at else work.total
-        failure.lines.append(f"statements 1 to {done} of {work.file.id} are committed" if done else "nothing was done")
+        failure.lines.append(
+            f"statements 1 to {done} of {work.file.name} are committed" if done else "nothing was done"
+        )
         if not self._connection.broken and not self._connection.closed:
             for name in sorted(invalid_indexes(self._connection) - before):
                 failure.lines.append(f"left an INVALID index, to be dropped by hand: DROP INDEX CONCURRENTLY {name};")
@@ -224,7 +231,7 @@ class MigrationRunner:
     def _note_failure(self, work: MigrationRun, error: str) -> None:
         try:
             self._session.reset()
-            self._tracking.fail(work.file.id, error)
+            self._tracking.fail(work.file.key, error)
         except psycopg.Error:
             return  # the connection is lost; state `running` without a lock means the same
 
@@ -248,7 +255,7 @@ class MigrationRunner:
     def _back_off(self, error: psycopg.Error, work: MigrationRun, attempt: int) -> None:
         pause = min(10.0, 0.25 * 2 ** min(attempt, 6)) * random.uniform(0.5, 1.0)  # noqa: S311
         reason = error.diag.message_primary or "conflict"
-        message = f"{work.file.id}: {reason}; rolled back, attempt {attempt + 1} in {pause:.1f} s"
+        message = f"{work.file.name}: {reason}; rolled back, attempt {attempt + 1} in {pause:.1f} s"
         self._tell(work, "retry", message)
         time.sleep(pause)
 
@@ -263,7 +270,7 @@ class MigrationRunner:
 
 
 def _resume_hint(work: MigrationRun) -> str:
-    return f"correct the cause, then `storage migrate resolve {work.file.id} --resume`"
+    return f"correct the cause, then `storage migrate resolve {work.file.name} --resume`"
 
 
 def _milliseconds(started: float) -> int:

@@ -13,7 +13,7 @@ from agent_storage.migrations.files import lint
 from agent_storage.migrations.results import CheckName
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.verify import squawk
-from agent_storage.migrations.verify.declared import TABLES
+from agent_storage.migrations.verify.declared import declares
 from agent_storage.migrations.verify.drift import diff, drift, line
 from agent_storage.migrations.verify.shadow import ShadowServer
 from agent_storage.migrations.verify.trial import up_down_up
@@ -49,7 +49,7 @@ def check(
     shadows: Callable[[], AbstractContextManager[ShadowServer]],
     names: Collection[CheckName] = tuple(CheckName),
     *,
-    tables: Path = TABLES,
+    tables: Path | None = None,
     strict: bool = False,
     every: bool = False,
 ) -> CheckReport:
@@ -77,11 +77,14 @@ def _run(name: CheckName, step: Callable[[], CheckPart]) -> CheckPart:
 
 
 def _lint(migrator: Migrations, *, strict: bool, every: bool) -> CheckPart:
-    files = migrator.files()
-    found = lint.lint_folder(migrator.folder, files)
     program = squawk.find()
-    if program is not None:
-        found += squawk.lint(program, files if every else files[-1:])
+    found: list[lint.LintFinding] = []
+    files = migrator.files()
+    for source in migrator.sources:
+        of_source = [file for file in files if file.source == source.name]
+        found += lint.lint_folder(source.migrations, of_source)
+        if program is not None and (every or source == migrator.own):
+            found += squawk.lint(program, of_source if every else of_source[-1:])
     failed = any(strict or finding.severity == "error" for finding in found)
     lines = [line for finding in found for line in (str(finding), f"    {finding.hint}") if line.strip()]
     return CheckPart(CheckName.LINT, 7 if failed else 0, lines)
@@ -96,12 +99,14 @@ def _history(migrator: Migrations) -> CheckPart:
 
 def _trial(migrator: Migrations, server: ShadowServer) -> CheckPart:
     tried = up_down_up(migrator, server)
-    lines = [f"{one.id}: {fault}" for one in tried for fault in one.faults]
-    lines += [f"{one.id}: irreversible, up only" for one in tried if not one.reversible]
+    lines = [f"{one.name}: {fault}" for one in tried for fault in one.faults]
+    lines += [f"{one.name}: irreversible, up only" for one in tried if not one.reversible]
     return CheckPart(CheckName.TEST, 7 if any(one.faults for one in tried) else 0, lines)
 
 
-def _schema(migrator: Migrations, server: ShadowServer, tables: Path) -> CheckPart:
+def _schema(migrator: Migrations, server: ShadowServer, tables: Path | None) -> CheckPart:
+    if tables is None and not any(map(declares, migrator.sources)):
+        return CheckPart(CheckName.SCHEMA, 0, ["no source has a schema.sql"])
     found = diff(migrator, server, "migrations", "schema", tables).drift
     return CheckPart(CheckName.SCHEMA, 4 if found else 0, [line(finding) for finding in found])
 

@@ -16,6 +16,7 @@ from agent_storage.migrations.errors import InvalidRequest
 from agent_storage.migrations.files.file import SqlText
 from agent_storage.migrations.files.report import statement_failed
 from agent_storage.migrations.files.splitter import SqlStatement
+from agent_storage.sources import Source
 
 TABLES = Path(__file__).parents[2] / "tables"
 SHARED = "_shared.sql"
@@ -40,14 +41,19 @@ def schema_files(folder: Path = TABLES) -> list[Path]:
     return found
 
 
-def load_schema(connection: psycopg.Connection, folder: Path = TABLES) -> None:
-    """Load the common file and every `schema.sql` of `folder`, in the order that their references require.
+def declares(source: Source) -> bool:
+    """Return whether the source has a declared schema."""
+    return next(source.tables.rglob("schema.sql"), None) is not None
+
+
+def load_schema(connection: psycopg.Connection, *folders: Path) -> None:
+    """Load the common file and every `schema.sql` of the folders, in the order that their references require.
 
     Runs in one transaction. Raises `StatementFailed` with the position of the error.
     """
     with connection.transaction():
         waiting = [
-            _DeclaredStatement(path, text, statement) for path, text in _texts(folder) for statement in text.statements
+            _DeclaredStatement(path, text, statement) for path, text in _texts(folders) for statement in text.statements
         ]
         while waiting:
             left = _pass(connection, waiting)
@@ -57,8 +63,8 @@ def load_schema(connection: psycopg.Connection, folder: Path = TABLES) -> None:
             waiting = left
 
 
-def _texts(folder: Path) -> list[tuple[Path, SqlText]]:
-    return [(path, SqlText.read(path)) for path in schema_files(folder)]
+def _texts(folders: Sequence[Path]) -> list[tuple[Path, SqlText]]:
+    return [(path, SqlText.read(path)) for folder in folders for path in schema_files(folder)]
 
 
 def _pass(connection: psycopg.Connection, parts: Sequence[_DeclaredStatement]) -> list[_DeclaredStatement]:

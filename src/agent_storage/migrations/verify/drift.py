@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent_storage.catalog import Catalog, Difference, compare
-from agent_storage.migrations.history.tracking import TrackingTables
-from agent_storage.migrations.results import Source
+from agent_storage.migrations.results import Side
 from agent_storage.migrations.run.migrations import Migrations
+from agent_storage.migrations.verify.catalogs import as_applied, of_database, of_migrations, of_schema
 from agent_storage.migrations.verify.declared import TABLES
 from agent_storage.migrations.verify.shadow import ShadowServer
-from agent_storage.migrations.verify.sources import as_applied, of_database, of_migrations, of_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +37,23 @@ def drift(migrator: Migrations, server: ShadowServer) -> Comparison:
     return diff(migrator, server, "db", "applied")
 
 
-def diff(migrator: Migrations, server: ShadowServer, from_: Source, to: Source, tables: Path = TABLES) -> Comparison:
-    """Return what has to change in `from_` to make it like `to`."""
+def diff(migrator: Migrations, server: ShadowServer, from_: Side, to: Side, tables: Path | None = None) -> Comparison:
+    """Return what has to change in `from_` to make it like `to`. `tables` replaces the folder of the own source."""
     return Comparison(to, from_, compare(_read(migrator, server, to, tables), _read(migrator, server, from_, tables)))
 
 
-def _read(migrator: Migrations, server: ShadowServer, source: Source, tables: Path) -> Catalog:
-    if source == "schema":
-        return of_schema(server, tables)
-    if source == "migrations":
+def _read(migrator: Migrations, server: ShadowServer, side: Side, tables: Path | None) -> Catalog:
+    if side == "schema":
+        own = replace(migrator.own, tables=tables) if tables else migrator.own
+        sources = [own if source == migrator.own else source for source in migrator.sources]
+        return of_schema(server, sources, migrator.files())
+    if side == "migrations":
         return of_migrations(server, migrator.files())
     with migrator.session() as session:
-        if source == "db":
+        if side == "db":
             return of_database(session)
-        tracking = TrackingTables(session.connection)
-        applied = as_applied(tracking, migrator.timeline(session, tracking))
+        tracking = migrator.tracking(session)
+        applied = as_applied(tracking, migrator.timelines(session, tracking))
     return of_migrations(server, applied)
 
 

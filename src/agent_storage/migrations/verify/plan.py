@@ -75,6 +75,8 @@ class PlannedMigration:
     """A pending migration."""
 
     id: str
+    source: str
+    name: str
     transactional: bool
     statements: list[PlannedStatement]
 
@@ -108,7 +110,7 @@ def _planned(file: MigrationFile, locks: Sequence[list[LockTaken]]) -> PlannedMi
         PlannedStatement(file.up.place(statement.offset)[0], statement.text, taken)
         for statement, taken in zip(file.up.statements, locks, strict=True)
     ]
-    return PlannedMigration(file.id, file.transactional, statements)
+    return PlannedMigration(file.id, file.source, file.name, file.transactional, statements)
 
 
 def _traced(

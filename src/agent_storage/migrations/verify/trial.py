@@ -21,13 +21,14 @@ class Trial:
     """The trial of one migration. `faults` is empty if it passed. `stuck`: later migrations could not be tried."""
 
     id: str
+    name: str
     reversible: bool
     faults: list[str] = field(default_factory=list[str])
     stuck: bool = False
 
 
 def up_down_up(migrator: Migrations, server: ShadowServer) -> list[Trial]:
-    """Try every migration of the folder, in order.
+    """Try every migration of the sources, in order.
 
     Raises `StatementFailed` if a migration cannot be applied. One that cannot be rolled back ends the trial.
     """
@@ -35,7 +36,7 @@ def up_down_up(migrator: Migrations, server: ShadowServer) -> list[Trial]:
     with server.database() as conninfo, open_shadow(conninfo) as connection:
         before = snapshot(connection)
         for file in migrator.files():
-            migrator.notify(Event("start", f"trying {file.id}", file.id))
+            migrator.notify(Event("start", f"trying {file.name}", file.id))
             run(connection, file, "up")
             after = snapshot(connection)
             tried.append(_try_back(connection, file, before, after))
@@ -49,7 +50,7 @@ def _try_back(connection: psycopg.Connection, file: MigrationFile, before: Catal
     """Roll back a migration that was just applied, and apply it again."""
     if file.down is None:
         faults = [] if file.irreversible is not None else ["there is no rollback file"]
-        return Trial(file.id, reversible=False, faults=faults)
+        return Trial(file.id, file.name, reversible=False, faults=faults)
     faults: list[str] = []
     try:
         run(connection, file, "down")
@@ -57,5 +58,5 @@ def _try_back(connection: psycopg.Connection, file: MigrationFile, before: Catal
         run(connection, file, "up")
         faults += [f"after the second up: {line}" for line in differences(after, snapshot(connection))]
     except StatementFailed as error:
-        return Trial(file.id, reversible=True, faults=[*faults, error.message], stuck=True)
-    return Trial(file.id, reversible=True, faults=faults)
+        return Trial(file.id, file.name, reversible=True, faults=[*faults, error.message], stuck=True)
+    return Trial(file.id, file.name, reversible=True, faults=faults)

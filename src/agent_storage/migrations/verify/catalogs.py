@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+
+import psycopg
 
 from agent_storage.catalog import Catalog, snapshot
 from agent_storage.migrations.errors import HistoryProblem
 from agent_storage.migrations.files.file import MigrationFile
-from agent_storage.migrations.history.timeline import Timeline
+from agent_storage.migrations.history.timelines import Timelines
 from agent_storage.migrations.history.tracking import TrackingTables
 from agent_storage.migrations.run.replay import replay
 from agent_storage.migrations.run.session import MigrationSession, explained
-from agent_storage.migrations.verify.declared import load_schema
+from agent_storage.migrations.verify.declared import declares, load_schema
 from agent_storage.migrations.verify.shadow import ShadowServer, open_shadow
+from agent_storage.sources import Source
 
 
-def of_schema(server: ShadowServer, tables: Path) -> Catalog:
-    """Return the catalog of the declared schema, loaded into a shadow database."""
+def of_schema(server: ShadowServer, sources: Sequence[Source], files: Sequence[MigrationFile]) -> Catalog:
+    """Return the catalog of the declared schema of these sources, loaded into a shadow database."""
     with server.database() as conninfo, open_shadow(conninfo) as connection:
-        load_schema(connection, tables)
+        declare(connection, sources, files)
         return snapshot(connection)
+
+
+def declare(connection: psycopg.Connection, sources: Sequence[Source], files: Sequence[MigrationFile]) -> None:
+    """Load the declared schema of these sources. A source without a `schema.sql` declares what its migrations make."""
+    silent = {source.name for source in sources if not declares(source)}
+    load_schema(connection, *(source.tables for source in sources if source.name not in silent))
+    replay(connection, [file for file in files if file.source in silent])
 
 
 def of_migrations(server: ShadowServer, files: Sequence[MigrationFile]) -> Catalog:
@@ -36,16 +45,16 @@ def of_database(session: MigrationSession) -> Catalog:
         return snapshot(session.connection)
 
 
-def as_applied(tracking: TrackingTables, timeline: Timeline) -> list[MigrationFile]:
+def as_applied(tracking: TrackingTables, timelines: Timelines) -> list[MigrationFile]:
     """Return the applied migrations of the database, in its order, with the SQL that was applied."""
-    files = {file.id: file for file in timeline.files}
+    files = {file.key: file for file in timelines.files}
     found: list[MigrationFile] = []
-    for id_, entry in timeline.applied.items():
-        file = files.get(id_)
+    for key, entry in timelines.applied.items():
+        file = files.get(key)
         if file is None or entry.checksum not in {None, file.checksum}:
-            file = tracking.stored(id_)
+            file = tracking.stored(key)
         if file is None:
             hint = "stock yoyo applied it and stores no SQL; restore its file in the folder"
-            raise HistoryProblem(f"{id_} is applied, but its file is missing", hint=hint)
+            raise HistoryProblem(f"{key.name(timelines.own)} is applied, but its file is missing", hint=hint)
         found.append(file)
     return found
