@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class ShopConversations(Conversations[ShopConversation, NewShopConversation]):
     """The shipped conversations, with their customers."""
 
+    references = {**Conversations.references, "customer_id": "customers"}
+
     @sql(
         """
         SELECT {columns}
