@@ -14,8 +14,8 @@ def check(as_json: AsJson = False, db: Db = None) -> None:
     """Prepare every declared statement on a scratch database migrated to head, and compare.
 
     Parameters, result columns, types, nullability and defaults are compared with signatures and records, and every
-    schema.sql with what the migrations make: those of this package, and those of your own sources. A shipped record
-    need not have the columns that you add to its table. Your database is neither read nor changed.
+    schema.sql with what the migrations make: those of this package, and those of your sources. A shipped record need
+    not have the columns that you add to its table. Your database is neither read nor changed.
     """
     from agent_storage.cli.migrate.terminal import migration_conninfo
     from agent_storage.maintenance.sources import check_sources

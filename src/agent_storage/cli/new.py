@@ -11,7 +11,7 @@ import typer
 
 from agent_storage.cli.context import AsJson, errors, group, own_source, shown_path, taught, to_json
 
-app = group("new", "Write the files of a table of your own.")
+app = group("new", "Write the files of a new table in your source.")
 
 
 @app.command(
@@ -39,7 +39,7 @@ def table(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write schema.sql, record.py and repository.py of a table, and its migration, in your own source.
+    """Write schema.sql, record.py and repository.py of a table, and its migration, in your source.
 
     The source is that of [tool.agent-storage] in pyproject.toml. Nothing is applied: the database is not needed.
     """

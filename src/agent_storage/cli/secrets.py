@@ -21,7 +21,7 @@ def new_key(as_json: AsJson = False) -> None:
 
 @app.command(epilog=taught("storage secrets rotate", codes=(0, 1, 2, 8, 130)))
 def rotate(as_json: AsJson = False, db: Db = None) -> None:
-    """Wrap every stored secret with the newest key, those of your own tables too.
+    """Wrap every stored secret with the newest key, your own tables included.
 
     Set STORAGE_SECRET_KEY to `NEW,OLD`, run this, then set it to `NEW`. The application may run meanwhile. A second
     run completes an interrupted one. A secret of an unknown key is left as it is and reported; the exit code is 1 then.

@@ -56,7 +56,7 @@ def sql(
 ) -> None:
     """List the declared statements, show one as it is sent, or explain its plan.
 
-    Those of your own sources are among them. A repository that extends a shipped one replaces it.
+    Your own repositories are included. A repository that extends a shipped one replaces it.
     """
     with errors():
         found = _find(name)

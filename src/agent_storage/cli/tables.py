@@ -33,7 +33,7 @@ _SIZES = """
 def tables(as_json: AsJson = False, db: Db = None) -> None:
     """List the tables: rows (from 100,000 on an estimate, marked ~), size with indexes, purpose.
 
-    Those of your own sources are listed under their domain, after the shipped ones.
+    Your own tables are listed under their domain, after the shipped ones.
     """
     with opened(db) as storage:
         require_schema(storage)

@@ -36,7 +36,7 @@ MIRRORED = (
     "storage.py",
 )
 
-#: What `agent_storage` itself exports on both faces.
+#: The names that `agent_storage` itself exports on both faces.
 PUBLIC = frozenset({"Repository", "Storage", "Stream", "sql"})
 
 #: Replacements beyond unasyncd's: classes of psycopg, contextlib and this package that differ between the faces.

@@ -26,11 +26,12 @@ _TEXT = re.compile(r"'((?:[^']|'')*)'")
 _RAISED = re.compile(r"\bCONSTRAINT\s*=\s*'([^']*)'", re.IGNORECASE)
 _LIMITS = ("minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _FOREIGN_KEYS = """
-    SELECT own.attname, c.confrelid::regclass::text
+    SELECT own.attname, target.relname
       FROM pg_catalog.pg_constraint c
+      JOIN pg_catalog.pg_class target ON target.oid = c.confrelid
       JOIN pg_catalog.pg_attribute own ON own.attrelid = c.conrelid AND own.attnum = c.conkey[1]
       JOIN pg_catalog.pg_attribute id ON id.attrelid = c.confrelid AND id.attnum = c.confkey[1] AND id.attname = 'id'
-     WHERE c.contype = 'f' AND c.conrelid = to_regclass(%s) AND cardinality(c.conkey) = 1
+     WHERE c.contype = 'f' AND c.conrelid = to_regclass(quote_ident(%s)) AND cardinality(c.conkey) = 1
 """
 #: Longer texts are not tried.
 _LONGEST = 100_000

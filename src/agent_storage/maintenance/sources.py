@@ -58,7 +58,7 @@ def check_declarations(
 ) -> list[Finding]:
     """Check the repositories of the sources on a database that `build` made. It is only read.
 
-    A repository has to know the columns of its own source, and those of the source that created its table.
+    A repository has to know the columns that its source added, and those of the source that created its table.
     """
     found: dict[str, list[Registered]] = {}
     for one in registered(sources):
