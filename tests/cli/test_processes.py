@@ -56,8 +56,8 @@ ON_ROWS = {
 ON_FILES = {
     "new": ("add_note", 0, "add_note.rollback.sql"),
     "up": ("", 0, "1 applied; nothing pending"),
-    "down": ("", 0, "1 rolled back; 2 pending"),
-    "redo": ("", 0, "1 rolled back, 1 applied; 1 pending"),
+    "down": ("--yes", 0, "1 rolled back; 2 pending"),
+    "redo": ("--yes", 0, "1 rolled back, 1 applied; 1 pending"),
     "sync": ("--yes", 0, "1 applied; nothing pending"),
     "seed": ("seeds", 2, "contains no seed files"),
     "status": ("--check", 3, "1 migration is pending"),

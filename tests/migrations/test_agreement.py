@@ -103,7 +103,7 @@ def test_status_and_drift_need_only_a_role_that_may_read(
     assert migrate("status", "--check").returncode == 0
     drift = migrate("diff", "--shadow-url", server_conninfo)
     assert drift.returncode == 0, drift.stderr
-    assert migrate("down").returncode == 8
+    assert migrate("down", "--yes").returncode == 8
 
 
 def test_diff_of_any_two(migrate: Command, agreeing: Folder, declared: Path) -> None:
@@ -179,7 +179,7 @@ def test_baseline_is_proved(migrate: Command, agreeing: Folder, connection: psyc
     done = migrate("baseline", "--to", "b")
     assert done.returncode == 0, done.stderr
     assert Migrator(migrate.conninfo, agreeing.path).status().at_head
-    assert migrate("down", "--all").returncode == 0
+    assert migrate("down", "--all", "--yes").returncode == 0
     assert tables(connection) == set()
 
 

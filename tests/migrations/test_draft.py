@@ -106,7 +106,7 @@ def test_the_first_migration_can_be_drafted_from_nothing(
     made = migrate("new", "first", "--draft", "--tables", str(declared.parent.parent))
     assert made.returncode == 0, made.stderr
     assert migrate("up").returncode == 0
-    assert migrate("down").returncode == 0
+    assert migrate("down", "--yes").returncode == 0
 
 
 def test_there_must_be_something_to_draft(database: str, server_conninfo: str, folder: Folder, declared: Path) -> None:

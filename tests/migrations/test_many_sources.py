@@ -240,3 +240,143 @@ def test_an_earlier_release_without_our_tables_is_taken_over_by_the_source_that_
     ]
     assert done(sources.migrator(database, "third").down(2)) == [("third", B), ("third", A)]
     assert tables(connection) == set()
+
+
+# Drift: managed, not managed, ignored
+
+
+def lines(migrator: Migrator, *, strict: bool = False) -> tuple[list[str], list[str]]:
+    found = migrator.drift(strict=strict)
+    return [f"{one.object} {one.property}" for one in found.drift], sorted(one.object for one in found.unmanaged)
+
+
+def test_objects_that_no_source_made_are_listed_and_drift_only_if_strict(
+    database: str, sources: Sources, connection: psycopg.Connection
+) -> None:
+    sources.migrator(database).up()
+    connection.execute("CREATE TABLE legacy (id int PRIMARY KEY); CREATE SCHEMA other; CREATE VIEW other.v AS SELECT 1")
+    connection.execute("CREATE FUNCTION by_hand() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    drift, unmanaged = lines(sources.migrator(database))
+    assert drift == []
+    assert set(unmanaged) >= {"public.legacy", "other", "public.by_hand()"}
+    strict = sources.migrator(database).drift(strict=True)
+    assert {one.object for one in strict.drift} == set(unmanaged)
+    assert strict.sql == []  # never a statement that drops them
+
+
+def test_a_change_by_hand_of_a_table_of_any_source_is_drift(
+    database: str, sources: Sources, connection: psycopg.Connection
+) -> None:
+    sources.migrator(database).up()
+    connection.execute("ALTER TABLE first_c ADD COLUMN by_hand int; CREATE INDEX by_hand ON third_a (id)")
+    assert lines(sources.migrator(database)) == (["public.by_hand unexpected", "public.first_c.by_hand unexpected"], [])
+
+
+def test_parts_of_our_tables_that_another_source_made_are_no_drift(
+    database: str, sources: Sources, connection: psycopg.Connection
+) -> None:
+    sources.folder("third").write(
+        B, "ALTER TABLE first_c ADD COLUMN third int; CREATE INDEX third ON first_c (third);", "DROP INDEX third;"
+    )
+    sources.migrator(database).up()
+    assert lines(sources.migrator(database)) == ([], [])
+    assert lines(sources.migrator(database, "first")) == ([], ["public.second_b", "public.third_a"])
+    connection.execute("ALTER TABLE first_c ADD COLUMN by_hand int; ALTER TABLE third_a ADD COLUMN by_hand int")
+    assert lines(sources.migrator(database, "first"))[0] == ["public.first_c.by_hand unexpected"]
+
+
+def test_ignored_objects_are_left_out_altogether(
+    database: str, sources: Sources, connection: psycopg.Connection
+) -> None:
+    chosen = [sources.source("first")]
+    Migrator(database, sources=chosen).up()
+    connection.execute('CREATE TABLE legacy_a (id int); CREATE TABLE "legacy_B" (id serial PRIMARY KEY)')
+    connection.execute("CREATE SCHEMA old; CREATE TABLE old.t (id int); ALTER TABLE first_c ADD COLUMN by_hand int")
+    ignoring = Migrator(database, sources=chosen, ignore=["public.legacy_*", "old.*"])
+    assert lines(ignoring, strict=True) == (["public.first_c.by_hand unexpected"], [])
+    others = lines(Migrator(database, sources=chosen, ignore=["public.first_c"]))
+    assert (others[0], "public.legacy_a" in others[1]) == ([], True)
+
+
+# Rolling back what another source needs
+
+
+@pytest.mark.parametrize(
+    ("up", "rollback", "sentence"),
+    [
+        (
+            "ALTER TABLE first_c ADD COLUMN third int;",
+            "DROP TABLE first_c;",
+            "would remove column public.first_c.third",
+        ),
+        (
+            "CREATE TABLE other (id int REFERENCES first_c);",
+            "DROP TABLE first_c CASCADE;",
+            "would remove constraint public.other",
+        ),
+        ("CREATE TABLE other (id int REFERENCES first_c);", "DROP TABLE first_c;", "other_id_fkey"),
+        ("CREATE VIEW other AS SELECT * FROM first_c;", "DO $$ BEGIN DROP TABLE first_c CASCADE; END $$;", "view"),
+    ],
+)
+def test_a_migration_of_whose_objects_another_source_makes_use_cannot_be_rolled_back(
+    database: str, sources: Sources, connection: psycopg.Connection, up: str, rollback: str, sentence: str
+) -> None:
+    sources.folder("first").write(C, "CREATE TABLE first_c (id int PRIMARY KEY);", rollback)
+    sources.folder("third").write(B, up, "SELECT 1;")
+    sources.migrator(database).up()
+    connection.execute("INSERT INTO first_c (id) VALUES (1)")
+    for migrator in (sources.migrator(database, own="first"), sources.migrator(database, "first")):
+        other = f"(third:)?{B}"
+        with pytest.raises(InvalidRequest, match=f"{C} cannot be rolled back: {other} depends on it") as caught:
+            migrator.down(all=True)
+        assert sentence in " ".join(caught.value.lines)
+    assert connection.execute("SELECT count(*) FROM first_c").fetchone() == (1,)
+    assert sources.migrator(database).status().at_head
+
+
+# Names that two sources want
+
+
+def test_a_column_that_another_source_has_added_is_refused_with_both_files(
+    database: str, sources: Sources, connection: psycopg.Connection
+) -> None:
+    sources.folder("third").write(
+        B, "ALTER TABLE first_c\n  ADD COLUMN note text,\n  ADD owner text;", "ALTER TABLE first_c DROP note;"
+    )
+    sources.migrator(database).up()
+    upgrade = "20260105000000_upgrade"
+    sources.folder("first").write(upgrade, 'CREATE TABLE fine ();\nALTER TABLE public."first_c" ADD owner int;')
+    with pytest.raises(
+        InvalidRequest, match=f"first:{upgrade} adds the column first_c.owner, which {B} of third"
+    ) as caught:
+        sources.migrator(database).up()
+    assert [text.rpartition("/")[2] for text in caught.value.lines] == [
+        f"{upgrade}.sql:2 adds it",
+        f"{B}.sql has added it",
+    ]
+    assert "fine" not in tables(connection)
+    with pytest.raises(InvalidRequest, match="adds the column"):  # the product need not be configured
+        sources.migrator(database, "first").up()
+
+
+def test_a_table_that_another_source_has_made_is_refused(database: str, sources: Sources) -> None:
+    sources.migrator(database).up()
+    sources.folder("first").table("20260105000000_upgrade", "third_a")
+    with pytest.raises(InvalidRequest, match=f"adds the table third_a, which {A} of third has added"):
+        sources.migrator(database).up()
+
+
+def test_two_sources_that_both_wait_are_refused_before_the_first_runs(
+    database: str, sources: Sources, connection: psycopg.Connection
+) -> None:
+    sources.folder("second").table(A, "third_a")
+    with pytest.raises(InvalidRequest, match=f"{A} adds the table third_a, which second:{A} of second has added"):
+        sources.migrator(database).up()
+    assert tables(connection) == set()
+
+
+def test_a_name_that_is_free_again_may_be_taken(database: str, sources: Sources) -> None:
+    sources.folder("third").write(B, "ALTER TABLE third_a RENAME TO third_z;", "ALTER TABLE third_z RENAME TO third_a;")
+    sources.migrator(database).up()
+    sources.folder("first").table("20260105000000_upgrade", "third_a")
+    assert done(sources.migrator(database).up()) == [("first", "20260105000000_upgrade")]

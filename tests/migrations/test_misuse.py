@@ -174,6 +174,6 @@ def test_rolling_back_without_a_rollback_is_refused_and_nothing_is_unmarked(migr
     Migrator(migrate.conninfo, folder.path)  # stock yoyo applied it, and kept nothing
     folder.write(A, "-- irreversible: no\nSELECT 1;", down=None)
     migrate("up")
-    ended = migrate("down")
+    ended = migrate("down", "--yes")
     assert ended.returncode == 2
     assert Migrator(migrate.conninfo, folder.path).status().applied == [A]

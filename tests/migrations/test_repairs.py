@@ -11,7 +11,7 @@ from agent_storage.migrations.commands.amend import repair
 from agent_storage.migrations.commands.rearrange import rebase
 from agent_storage.migrations.commands.seed import seed, seed_files
 from agent_storage.migrations.commands.show import show
-from agent_storage.migrations.commands.sync import sync
+from agent_storage.migrations.commands.sync import not_in_folder, sync
 from agent_storage.migrations.errors import InvalidRequest, LintFailed, Pending
 from agent_storage.migrations.files import lockfile
 from agent_storage.migrations.files.file import read_folder
@@ -72,7 +72,7 @@ def test_sync_brings_the_database_to_the_branch(
 ) -> None:
     folder.remove(B)
     folder.table("20260101120000_other", "other")
-    result = sync(migrator)
+    result = sync(migrator, not_in_folder(migrator))
     assert [(done.id, done.direction) for done in result.done] == [(B, "down"), ("20260101120000_other", "up")]
     assert tables(connection) == {"a", "other"}
     assert migrator.status().at_head
@@ -88,10 +88,10 @@ def test_sync_asks_before_it_takes_anything_back(migrate: Command, migrator: Mig
 def test_show_knows_what_the_folder_has_forgotten(migrate: Command, migrator: Migrator, folder: Folder) -> None:
     folder.remove(B)
     found = show(migrator, "b")
-    assert (found.state, found.source) == ("missing", "from the database's copy")
+    assert (found.state, found.origin) == ("missing", "from the database's copy")
     assert "CREATE TABLE b" in migrate("show", B).stdout
     assert "DROP TABLE b" in migrate("show", "b", "--down").stdout
-    assert json.loads(migrate("show", "a", "--json").stdout)["source"] == "from its file"
+    assert json.loads(migrate("show", "a", "--json").stdout)["origin"] == "from its file"
 
 
 def test_seeds_run_every_time_in_a_transaction_each(

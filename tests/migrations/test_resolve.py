@@ -97,7 +97,7 @@ def test_an_invalid_index_is_found_and_never_dropped_by_guessing(
     resumed = migrate("resolve", A, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert migrate("status", "--check").returncode == 0
-    assert migrate("down").returncode == 0
+    assert migrate("down", "--yes").returncode == 0
 
 
 def test_an_index_that_is_invalid_at_the_end_is_no_success(

@@ -310,7 +310,7 @@ def test_the_command_line_speaks_json(migrate: Command, three: Folder) -> None:
     failed = migrate("status", "--check", "--json")
     assert failed.returncode == 3
     assert json.loads(failed.stdout)["error"]["kind"] == "Pending"
-    assert json.loads(migrate("down", "--all", "--json").stdout)["done"][0]["direction"] == "down"
+    assert json.loads(migrate("down", "--all", "--yes", "--json").stdout)["done"][0]["direction"] == "down"
     assert len(json.loads(migrate("history", "--json").stdout)["history"]) == 2
 
 

@@ -39,7 +39,9 @@ def check(
     ] = None,
     no_db: Annotated[bool, typer.Option("--no-db", help="Leave out history and drift.")] = False,
     no_schema: Annotated[bool, typer.Option("--no-schema", help="Leave out schema: there is no declared one.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Treat warnings of lint as errors.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Treat warnings of lint and unmanaged objects as errors.")
+    ] = False,
     every: Annotated[bool, typer.Option("--all", help="Let squawk read all files, not the newest alone.")] = False,
     fix_lock: Annotated[bool, typer.Option("--fix-lock", help="Write migrations.lock first.")] = False,
     db: Db = None,
@@ -107,6 +109,9 @@ def diff(
     source: Annotated[Side, typer.Argument(metavar="[FROM]", help="schema, migrations, applied or db.")] = "db",
     target: Annotated[Side, typer.Argument(metavar="[TO]", help="schema, migrations, applied or db.")] = "applied",
     fix_sql: Annotated[bool, typer.Option("--fix-sql", help="Print only the SQL that turns FROM into TO.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Objects of the database that no source has made are differences, too.")
+    ] = False,
     db: Db = None,
     folder: Folder = None,
     tables: Tables = None,
@@ -117,14 +122,14 @@ def diff(
     """Compare two of: declared schema, migrations of the sources, applied migrations, database.
 
     Without arguments, show how the database differs from what its applied migrations make (drift). The database is
-    only read.
+    only read. Tables and other objects that no configured source has made are listed as not managed.
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
         from agent_storage.migrations.verify.drift import diff as compare
 
         migrator = shown.migrator(db, folder)
         with shadowing(migrator, shadow_url) as server:
-            found = compare(migrator, server, source, target, tables)
+            found = compare(migrator, server, source, target, tables, strict=strict)
         shown.result(found, found.sql if fix_sql else _comparison_lines(found))
         end(4 if found.drift else 0)
 
@@ -138,6 +143,7 @@ def _comparison_lines(found: Comparison) -> Iterator[str]:
         yield line(finding) if finding.severity == "drift" else f"(for information) {line(finding)}"
         if finding.sql and finding.severity == "drift":
             yield from (f"    {text}" for text in finding.sql.splitlines())
+    yield from (f"not managed: {one.kind} {one.object}" for one in found.unmanaged)
 
 
 @app.command(rich_help_panel=PANEL, epilog=taught("storage migrate doctor", codes=(0, 2, 7, 8, 130)))

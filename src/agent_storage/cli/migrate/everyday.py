@@ -14,6 +14,7 @@ import typer
 
 from agent_storage.cli.context import AsJson, Db, taught
 from agent_storage.cli.migrate import app
+from agent_storage.cli.migrate.asking import ask, confirm_losses
 from agent_storage.cli.migrate.planned import plan_lines, plan_up
 from agent_storage.cli.migrate.terminal import (
     Folder,
@@ -134,7 +135,7 @@ def up(
 @app.command(
     rich_help_panel=PANEL,
     epilog=taught(
-        "storage migrate down", "storage migrate down --to 20261120090000_chat", codes=(0, 1, 2, 5, 6, 7, 8, 130)
+        "storage migrate down --yes", "storage migrate down --to 20261120090000_chat", codes=(0, 1, 2, 5, 6, 7, 8, 130)
     ),
 )
 def down(
@@ -144,6 +145,7 @@ def down(
     db: Db = None,
     folder: Folder = None,
     source: FromSource = None,
+    yes: Yes = False,
     wait: Wait = "60s",
     lock_timeout: LockTimeout = "5s",
     retries: Retries = 10,
@@ -151,30 +153,37 @@ def down(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Roll back the last applied migrations. The database's own copy is used when a file is gone."""
+    """Roll back the last applied migrations of the own source, after saying what is lost and asking.
+
+    The database's own copy is used when a file is gone.
+    """
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
         migrator = shown.migrator(db, folder, source=source, wait=wait, lock_timeout=lock_timeout, retries=retries)
-        result = migrator.down(count, to, all_)
+        confirmed = confirm_losses(shown, migrator, count, to, everything=all_, yes=yes)
+        result = migrator.down(count, to, all_, confirmed=confirmed)
         shown.result(result, _run_lines(result))
 
 
-@app.command(rich_help_panel=PANEL, epilog=taught("storage migrate redo", codes=(0, 1, 2, 5, 6, 7, 8, 130)))
+@app.command(rich_help_panel=PANEL, epilog=taught("storage migrate redo --yes", codes=(0, 1, 2, 5, 6, 7, 8, 130)))
 def redo(
     count: Annotated[int, typer.Argument(metavar="[N]", help="The number of migrations.")] = 1,
     db: Db = None,
     folder: Folder = None,
     source: FromSource = None,
+    yes: Yes = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Roll back the last migrations and apply their files again."""
+    """Roll back the last migrations and apply their files again, after saying what is lost and asking."""
     with terminal(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
-        result = shown.migrator(db, folder, source=source).redo(count)
+        migrator = shown.migrator(db, folder, source=source)
+        confirmed = confirm_losses(shown, migrator, count, yes=yes)
+        result = migrator.redo(count, confirmed=confirmed)
         shown.result(result, _run_lines(result))
 
 
-@app.command(rich_help_panel=PANEL, epilog=taught("storage migrate sync", codes=(0, 1, 2, 5, 6, 7, 8, 130)))
+@app.command(rich_help_panel=PANEL, epilog=taught("storage migrate sync --yes", codes=(0, 1, 2, 5, 6, 7, 8, 130)))
 def sync(
     db: Db = None,
     folder: Folder = None,
@@ -190,11 +199,12 @@ def sync(
     """
     with terminal(as_json=as_json, quiet=quiet) as shown:
         from agent_storage.migrations.commands import sync as command
+        from agent_storage.migrations.commands.losses import losses
 
         migrator = shown.migrator(db, folder, source=source)
         back = command.not_in_folder(migrator)
-        if back:
-            shown.confirm(f"roll back {', '.join(key.id for key in back)}?", yes=yes)
+        if back and not yes:
+            ask(shown, losses(migrator, lambda _: back))
         result = command.sync(migrator, back)
         shown.result(result, _run_lines(result))
 

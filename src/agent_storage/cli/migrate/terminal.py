@@ -92,11 +92,13 @@ class Terminal:
         from agent_storage.migrations.migrator import Migrator
         from agent_storage.sources import configured
 
+        settings = None if folder else configured()
         return Migrator(
             migration_conninfo(db) if connects else "",
             folder,
-            sources=None if folder else configured().sources,
+            sources=None if settings is None else settings.sources,
             own=source,
+            ignore=() if settings is None else settings.ignore,
             on_event=self.progress,
             wait=duration_ms(wait) / 1000,
             retries=retries,

@@ -21,15 +21,23 @@ from agent_storage.sources import SHIPPED, Source, shipped
 class Timelines:
     """The configured sources: their `files` in the order in which they run, and what the database records.
 
-    `own` is the source in which commands work. `entries` and `foreign` are in the order of application; `foreign` are
-    those of sources that are not configured here.
+    `own` is the source in which commands work. `recorded` is in the order of application.
     """
 
     own: str
     by_source: dict[str, Timeline]
     files: list[MigrationFile]
-    entries: list[TrackedMigration]
-    foreign: list[TrackedMigration]
+    recorded: list[TrackedMigration]
+
+    @property
+    def entries(self) -> list[TrackedMigration]:
+        """The entries of the configured sources."""
+        return [entry for entry in self.recorded if entry.source in self.by_source]
+
+    @property
+    def foreign(self) -> list[TrackedMigration]:
+        """The entries of sources that are not configured here."""
+        return [entry for entry in self.recorded if entry.source not in self.by_source]
 
     @property
     def of_own(self) -> Timeline:
@@ -111,13 +119,7 @@ def read_timelines(
         )
         for name in names
     }
-    return Timelines(
-        own,
-        by_source,
-        list(files),
-        [entry for entry in entries if entry.source in by_source],
-        [entry for entry in entries if entry.source not in by_source],
-    )
+    return Timelines(own, by_source, list(files), entries)
 
 
 def assigned(entries: Sequence[TrackedMigration], files: Sequence[MigrationFile], own: str) -> list[TrackedMigration]:

@@ -10,10 +10,11 @@ from typing import Literal
 
 import psycopg
 
-from agent_storage.migrations.errors import InvalidRequest, MigrationFailure, Pending
+from agent_storage.migrations.errors import HistoryProblem, InvalidRequest, MigrationFailure, Pending
 from agent_storage.migrations.files import lint, lockfile
 from agent_storage.migrations.files.author import existing_ids
 from agent_storage.migrations.files.file import MigrationFile, MigrationKey, read_source
+from agent_storage.migrations.history.clashes import refuse_clashes
 from agent_storage.migrations.history.dependents import refuse_needed
 from agent_storage.migrations.history.selection import last_applied, to_apply, to_roll_back
 from agent_storage.migrations.history.timeline import refuse
@@ -38,7 +39,8 @@ class Migrations:
     """Apply, roll back and inspect the migrations of `sources` in one database.
 
     By default there is the shipped source alone, or with `folder` the source of that folder of migrations. `up` applies
-    the sources in their order. `down` and `redo` work in the source that `own` names, by default the last.
+    the sources in their order. `down` and `redo` work in the source that `own` names, by default the last. `ignore`
+    names objects that `drift` leaves out, as `schema.name` with `*`.
 
     `on_event` is called with each `Event`, also from another thread. Times are in seconds: `wait` limits the wait for
     the migration lock, `lock_timeout` the wait for a lock that a statement needs. When `lock_timeout` expires, the
@@ -52,6 +54,7 @@ class Migrations:
         *,
         sources: Sequence[Source] | None = None,
         own: str | None = None,
+        ignore: Sequence[str] = (),
         on_event: Callable[[Event], None] | None = None,
         wait: float = 60,
         retries: int = 10,
@@ -60,6 +63,7 @@ class Migrations:
         self.conninfo = conninfo
         self.sources = _distinct(sources if sources is not None else [of_folder(folder) if folder else shipped()])
         self.own = _named(self.sources, own) if own is not None else self.sources[-1]
+        self.ignore = tuple(ignore)
         self.notify = on_event or _ignore
         self.wait = wait
         self.retries = retries
@@ -96,9 +100,11 @@ class Migrations:
         self, session: MigrationSession, tracking: TrackingTables | None = None, *, allow_out_of_order: bool = False
     ) -> Timelines:
         """Return the timelines, or raise the error that prevents `up` from starting."""
+        tracking = tracking or self.tracking(session)
         timelines = self.timelines(session, tracking)
         lint.refuse(timelines.pending)
         refuse(self._real(session, timelines.problems(allow_out_of_order=allow_out_of_order)))
+        refuse_clashes(timelines.pending, timelines, tracking)
         return timelines
 
     def status(self) -> Status:
@@ -158,6 +164,7 @@ class Migrations:
                 tracking, timelines = locked
                 refuse(timelines.problems(allow_out_of_order=allow_out_of_order))
                 chosen = choose(timelines)
+                refuse_clashes(chosen, timelines, tracking)
                 done = self._run(session, tracking, chosen, "up")
         self.refresh_lockfiles(files)
         return RunResult(done, [file.name for file in timelines.pending if file not in chosen])
@@ -168,15 +175,26 @@ class Migrations:
             if source == self.own or not source.shipped:
                 lockfile.refresh(source.migrations, [file for file in files if file.source == source.name])
 
-    def down(self, count: int = 1, to: str | None = None, all: bool = False) -> RunResult:
+    def down(
+        self,
+        count: int = 1,
+        to: str | None = None,
+        all: bool = False,
+        *,
+        confirmed: Sequence[MigrationKey] | None = None,
+    ) -> RunResult:
         """Roll back migrations of the own source: the last `count`, those after `to`, or all, the last applied first.
 
-        Does not ask, whatever is lost. Raises `InvalidRequest` if a migration of another source depends on one of them.
+        Does not ask, whatever is lost. With `confirmed` it raises `HistoryProblem` unless it would roll back exactly
+        these. Raises `InvalidRequest` if a migration of another source depends on one of them.
         """
         with self.session() as session:
             with self.holding_lock(session) as (tracking, timelines):
                 refuse([problem for problem in timelines.problems() if problem.kind in {"running", "failed"}])
                 keys = last_applied(timelines, count, to, everything=all)
+                if confirmed is not None and keys != list(confirmed):
+                    hint = "run the command again"
+                    raise HistoryProblem("other migrations were applied or rolled back since you confirmed", hint=hint)
                 done = self._back(session, tracking, timelines, to_roll_back(tracking, timelines, keys))
             return RunResult(done, self._left(session, tracking))
 
@@ -197,14 +215,18 @@ class Migrations:
         files: Sequence[MigrationFile],
     ) -> list[Done]:
         refuse_needed(files, timelines, tracking)
+        self._refuse_removing(files, timelines, tracking)
         return self._run(session, tracking, files, "down")
+
+    def _refuse_removing(self, files: Sequence[MigrationFile], timelines: Timelines, tracking: TrackingTables) -> None:
+        """Raise `InvalidRequest` if the rollback would remove objects of another source. `Migrator` tries it."""
 
     def _left(self, session: MigrationSession, tracking: TrackingTables) -> list[str]:
         return [file.name for file in self.timelines(session, tracking).pending]
 
-    def redo(self, n: int = 1) -> RunResult:
+    def redo(self, n: int = 1, *, confirmed: Sequence[MigrationKey] | None = None) -> RunResult:
         """Roll back the last `n` migrations of the own source and apply them again, from their current files."""
-        back = self.down(n)
+        back = self.down(n, confirmed=confirmed)
         if not back.done:
             return back
         own, count = self.own.name, len(back.done)

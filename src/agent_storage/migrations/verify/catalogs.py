@@ -10,7 +10,7 @@ from agent_storage.catalog import Catalog, snapshot
 from agent_storage.migrations.errors import HistoryProblem
 from agent_storage.migrations.files.file import MigrationFile
 from agent_storage.migrations.history.timelines import Timelines
-from agent_storage.migrations.history.tracking import TrackingTables
+from agent_storage.migrations.history.tracking import TrackedMigration, TrackingTables
 from agent_storage.migrations.run.replay import replay
 from agent_storage.migrations.run.session import MigrationSession, explained
 from agent_storage.migrations.verify.declared import declares, load_schema
@@ -46,10 +46,21 @@ def of_database(session: MigrationSession) -> Catalog:
 
 
 def as_applied(tracking: TrackingTables, timelines: Timelines) -> list[MigrationFile]:
-    """Return the applied migrations of the database, in its order, with the SQL that was applied."""
+    """Return the applied migrations of the configured sources, in the order and with the SQL that was applied."""
+    return _as_applied(tracking, timelines, timelines.entries)
+
+
+def as_recorded(tracking: TrackingTables, timelines: Timelines) -> list[MigrationFile]:
+    """Return the applied migrations of all sources, also of those that are not configured here."""
+    return _as_applied(tracking, timelines, timelines.recorded)
+
+
+def _as_applied(
+    tracking: TrackingTables, timelines: Timelines, entries: Sequence[TrackedMigration]
+) -> list[MigrationFile]:
     files = {file.key: file for file in timelines.files}
     found: list[MigrationFile] = []
-    for key, entry in timelines.applied.items():
+    for key, entry in ((entry.key, entry) for entry in entries if entry.applied):
         file = files.get(key)
         if file is None or entry.checksum not in {None, file.checksum}:
             file = tracking.stored(key)

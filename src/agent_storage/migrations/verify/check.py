@@ -55,7 +55,8 @@ def check(
 ) -> CheckReport:
     """Run the named checks. `shadows` opens a server for shadow databases; lint and history need none.
 
-    With `strict`, warnings of lint are errors. With `every`, squawk reads all files instead of the newest.
+    With `strict`, warnings of lint are errors, and objects that no source has made are drift. With `every`, squawk
+    reads all files instead of the newest.
     """
     with ExitStack() as stack:
         server = cache(lambda: stack.enter_context(shadows()))
@@ -64,7 +65,7 @@ def check(
             CheckName.HISTORY: lambda: _history(migrator),
             CheckName.TEST: lambda: _trial(migrator, server()),
             CheckName.SCHEMA: lambda: _schema(migrator, server(), tables),
-            CheckName.DRIFT: lambda: _drift(migrator, server()),
+            CheckName.DRIFT: lambda: _drift(migrator, server(), strict=strict),
         }
         return CheckReport([_run(name, step) for name, step in steps.items() if name in names])
 
@@ -111,6 +112,7 @@ def _schema(migrator: Migrations, server: ShadowServer, tables: Path | None) -> 
     return CheckPart(CheckName.SCHEMA, 4 if found else 0, [line(finding) for finding in found])
 
 
-def _drift(migrator: Migrations, server: ShadowServer) -> CheckPart:
-    found = drift(migrator, server).drift
-    return CheckPart(CheckName.DRIFT, 4 if found else 0, [line(finding) for finding in found])
+def _drift(migrator: Migrations, server: ShadowServer, *, strict: bool) -> CheckPart:
+    found = drift(migrator, server, strict=strict)
+    lines = [*map(line, found.drift), *(f"not managed: {one.kind} {one.object}" for one in found.unmanaged)]
+    return CheckPart(CheckName.DRIFT, 4 if found.drift else 0, lines)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent_storage.catalog import Catalog, Difference, compare
-from agent_storage.migrations.results import Side
+from agent_storage.migrations.errors import StatementFailed
+from agent_storage.migrations.results import Event, Side
 from agent_storage.migrations.run.migrations import Migrations
-from agent_storage.migrations.verify.catalogs import as_applied, of_database, of_migrations, of_schema
+from agent_storage.migrations.verify.catalogs import as_applied, as_recorded, of_database, of_migrations, of_schema
 from agent_storage.migrations.verify.declared import TABLES
+from agent_storage.migrations.verify.managed import compare_live, without_ignored
 from agent_storage.migrations.verify.shadow import ShadowServer
 
 
@@ -20,6 +22,8 @@ class Comparison:
     expected: str
     actual: str
     differences: list[Difference]
+    #: Objects of the database that no configured source has made.
+    unmanaged: list[Difference] = field(default_factory=list[Difference])
 
     @property
     def drift(self) -> list[Difference]:
@@ -32,17 +36,57 @@ class Comparison:
         return list(dict.fromkeys(difference.sql for difference in self.drift if difference.sql))
 
 
-def drift(migrator: Migrations, server: ShadowServer) -> Comparison:
-    """Compare the live database with what its applied migrations make. Only reads."""
-    return diff(migrator, server, "db", "applied")
+def drift(migrator: Migrations, server: ShadowServer, *, strict: bool = False) -> Comparison:
+    """Compare the live database with what its applied migrations make. Only reads.
+
+    With `strict`, an object that no configured source has made is drift, too.
+    """
+    return diff(migrator, server, "db", "applied", strict=strict)
 
 
-def diff(migrator: Migrations, server: ShadowServer, from_: Side, to: Side, tables: Path | None = None) -> Comparison:
-    """Return what has to change in `from_` to make it like `to`. `tables` replaces the folder of the own source."""
-    return Comparison(to, from_, compare(_read(migrator, server, to, tables), _read(migrator, server, from_, tables)))
+def diff(
+    migrator: Migrations,
+    server: ShadowServer,
+    from_: Side,
+    to: Side,
+    tables: Path | None = None,
+    *,
+    strict: bool = False,
+) -> Comparison:
+    """Return what has to change in `from_` to make it like `to`. `tables` replaces the folder of the own source.
+
+    Objects of the database that no configured source has made are listed apart, unless `strict`.
+    """
+    expected, actual = _read(migrator, server, to, tables), _read(migrator, server, from_, tables)
+    if from_ != "db":
+        return Comparison(to, from_, compare(expected, actual))
+    found = compare_live(expected, actual, _with_foreign(migrator, server))
+    if strict:
+        return Comparison(to, from_, [*found.differences, *found.unmanaged])
+    return Comparison(to, from_, found.differences, found.unmanaged)
+
+
+def _with_foreign(migrator: Migrations, server: ShadowServer) -> Catalog | None:
+    """Return what all recorded migrations make, also those of other sources; None if there are none of those."""
+    with migrator.session() as session:
+        tracking = migrator.tracking(session)
+        timelines = migrator.timelines(session, tracking)
+        if not any(entry.applied for entry in timelines.foreign):
+            return None
+        files = as_recorded(tracking, timelines)
+    try:
+        return without_ignored(of_migrations(server, files), migrator.ignore)
+    except StatementFailed as error:
+        # They may have needed rows or roles that the shadow database lacks.
+        migrator.notify(Event("note", f"migrations of other sources are left out of the comparison: {error.message}"))
+        return None
 
 
 def _read(migrator: Migrations, server: ShadowServer, side: Side, tables: Path | None) -> Catalog:
+    return without_ignored(_whole(migrator, server, side, tables), migrator.ignore)
+
+
+def _whole(migrator: Migrations, server: ShadowServer, side: Side, tables: Path | None) -> Catalog:
     if side == "schema":
         own = replace(migrator.own, tables=tables) if tables else migrator.own
         sources = [own if source == migrator.own else source for source in migrator.sources]
