@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent_storage.errors import InvalidSettings
+from agent_storage.maintenance.folders import parsed
 from agent_storage.sources import SHIPPED
 
 #: The modules of this package that exist on both faces, besides the repository.py of each table.
@@ -97,6 +98,7 @@ class Faces:
         return ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
 
     def _module(self, name: str) -> str:
+        parsed(self.folder / name)
         text = (self.folder / name).read_text("utf-8")
         # unasyncd empties a module of imports alone.
         made = self.synced(_unasynced(text) if re.search(r"\basync |^class ", text, re.MULTILINE) else text, name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent_storage.errors import InvalidSettings
 from agent_storage.sources import Source
 
 _CREATE = re.compile(
@@ -17,6 +19,16 @@ _CREATE = re.compile(
 def modules(source: Source) -> list[Path]:
     """Return the `repository.py` of each table, in the order of their folders."""
     return sorted(source.tables.rglob("repository.py"))
+
+
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a module. Raises `InvalidSettings` with file and line."""
+    if not path.is_file():
+        raise InvalidSettings(f"{path} is missing: a table with a repository.py has a record.py beside it")
+    try:
+        return ast.parse(path.read_text("utf-8"))
+    except SyntaxError as error:
+        raise InvalidSettings(f"{path}:{error.lineno}: SyntaxError: {error.msg}") from None
 
 
 def domain(source: Source, folder: Path) -> str:

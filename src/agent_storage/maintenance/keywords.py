@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent_storage.errors import InvalidSettings
+from agent_storage.maintenance.folders import parsed
 from agent_storage.sources import SHIPPED
 from agent_storage.statements.records import MAINTAINED
 
@@ -42,8 +43,8 @@ class Keywords:
         return _HEAD + "\n".join(sorted(self._imports)) + "\n\n\n" + "\n\n\n".join(classes) + "\n"
 
     def _classes(self, table: str, folder: str) -> Iterator[str]:
-        repository = ast.parse((self.folder / folder / "repository.py").read_text("utf-8"))
-        tree = ast.parse((self.folder / folder / "record.py").read_text("utf-8"))
+        repository = parsed(self.folder / folder / "repository.py")
+        tree = parsed(self.folder / folder / "record.py")
         new = _new_record(repository, self.folder / folder)
         module = f"{self.package}.{folder.replace('/', '.')}"
         known = _imported(tree)
