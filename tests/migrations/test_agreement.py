@@ -240,7 +240,7 @@ def test_doctor_finds_what_killed_runs_have_left(migrate: Command, folder: Folde
         finally:
             connection.execute("DROP DATABASE storage_shadow_1_1")
     assert found.returncode == 7
-    assert 'DROP DATABASE "storage_shadow_1_1";' in found.stdout
+    assert "left by killed runs: storage_shadow_1_1" in found.stdout
 
 
 def test_locks_name_who_waits_for_whom(migrate: Command, folder: Folder, connection: psycopg.Connection) -> None:

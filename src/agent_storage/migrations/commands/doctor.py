@@ -139,7 +139,7 @@ def _leftovers(session: MigrationSession) -> Iterator[Diagnosis]:
     yield Diagnosis("indexes", not invalid, message, hint)
     shadows = leftovers(session.connection)
     message = f"left by killed runs: {', '.join(shadows)}" if shadows else "none"
-    hint = " ".join(f'DROP DATABASE "{name}";' for name in shadows)
+    hint = "no session uses them; an administrator may drop them"
     yield Diagnosis("shadow databases", not shadows, message, hint)
     long = _holders(session.connection, _LONG)
     message = "; ".join(map(str, long)) or "none older than a minute"

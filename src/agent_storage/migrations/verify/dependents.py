@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -61,8 +62,9 @@ def _try(shadow: psycopg.Connection, file: MigrationFile, made: dict[str, Migrat
     except StatementFailed as error:
         if error.sqlstate != _DEPENDENT_OBJECTS:
             raise
-        details = " ".join(error.lines)
-        named = [key for key in made if key.rpartition(".")[2] in details]
+        words = set(re.findall(r"[\w$]+", " ".join(error.lines)))
+        named = [key for key in made if key.rpartition(".")[2].strip('"') in words]
+        named.sort(key=len, reverse=True)
         raise _needed(file, made[named[0]] if named else next(iter(made.values())), error.lines) from error
     present = _keys(shadow)
     gone = [key for key in made if key not in present]

@@ -134,8 +134,8 @@ def leftovers(connection: psycopg.Connection) -> list[str]:
     """Return shadow databases that a killed process left: those without connections."""
     query = """
         SELECT datname FROM pg_catalog.pg_database d
-         WHERE datname LIKE %s
+         WHERE datname ~ %s
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid)
          ORDER BY datname
     """
-    return [row[0] for row in connection.execute(query, (PREFIX.replace("_", r"\_") + "%",))]
+    return [row[0] for row in connection.execute(query, (f"^{PREFIX}[0-9]+_[0-9]+$",))]
