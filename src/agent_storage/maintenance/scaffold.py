@@ -141,17 +141,24 @@ def new_table(
         classes = f"{classes}Row" if record is None else _refuse_record(record)
     below = [domain, name] if domain else [name]
     folder = source.tables.joinpath(*below)
-    if folder.exists():
-        raise InvalidValue(f"{folder} exists already")
     module = ".".join([source.package, "tables", *below])
     texts = {
         "schema.sql": _schema(name, parsed),
         "record.py": _record(name, classes, parsed),
         "repository.py": _repository(name, classes, parsed, f"{module}.record"),
     }
-    written = _share(sources, source)
-    made = author.new(source.migrations, f"add_{name}", up=texts["schema.sql"], down=f"DROP TABLE {quoted(name)};\n")
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()  # of two at once, one makes it
+    except FileExistsError:
+        raise InvalidValue(f"{folder} exists already") from None
+    down = f"DROP TABLE {quoted(name)};\n"
+    try:
+        written = _share(sources, source)
+        made = author.new(source.migrations, f"add_{name}", up=texts["schema.sql"], down=down)
+    except BaseException:
+        folder.rmdir()
+        raise
     for place in (source.tables, *folder.parents, folder):
         if place.is_relative_to(source.tables):
             (place / "__init__.py").touch()
