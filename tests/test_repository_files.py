@@ -42,7 +42,8 @@ def test_every_python_block_of_the_readme_runs(block: str, migrated: str, tmp_pa
 def test_every_shell_line_of_the_readme_is_a_command_that_runs(database: str, tmp_path: Path) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
-    versions = shutil.copytree(PACKAGE / "migrations" / "versions", tmp_path / "versions")
+    # A source is called like the folder above its migrations.
+    versions = shutil.copytree(PACKAGE / "migrations" / "versions", tmp_path / "agent_storage" / "versions")
     environment = {"STORAGE_DATABASE_URL": database}
     seen: list[str] = []
     for line in lines:

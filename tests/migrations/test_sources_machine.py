@@ -210,6 +210,6 @@ def test_no_command_without_yes_removes_a_table_that_holds_rows(
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: Sources(database, tmp_path / "product", monkeypatch),
         settings=settings(
-            max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
