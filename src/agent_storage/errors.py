@@ -50,6 +50,10 @@ class InvalidSettings(StorageError):
     """A setting (URL, environment variable, keyword) cannot be used; the message says which and why."""
 
 
+class SchemaNotCarried(InvalidSettings):
+    """The search_path of a pooler's connections does not begin with the `schema`; the message has the SQL for that."""
+
+
 class NotFound(StorageError):
     """The requested row does not exist. `id` is its id, where the row was requested by one."""
 

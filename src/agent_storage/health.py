@@ -1,11 +1,20 @@
-"""`Health`: what a readiness probe wants to know of a database."""
+"""`Health`: what a readiness probe wants to know of a database. `ensure_current`: the migrations that it may need."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+from agent_storage.database.connections import locate
+from agent_storage.database.settings import Settings
 from agent_storage.migrations.errors import MigrationFailure
 from agent_storage.migrations.run.migrations import Migrations
+from agent_storage.sources import Source, at, shipped
+
+#: How a storage treats pending migrations when it is opened: apply them, leave them, wait for them, or fail.
+Migrate = Literal[True, False, "wait", "fail"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +51,18 @@ def schema_health(conninfo: str, server_version: int, seconds: float) -> Health:
         return Health(True, server_version, seconds, error=error.message)
     problems = tuple(problem.message for problem in status.problems)
     return Health(True, server_version, seconds, tuple(status.pending), problems)
+
+
+def ensure_current(
+    settings: Settings, migrate: Literal[True, "wait", "fail"], sources: Sequence[Source | str | Path]
+) -> None:
+    """Apply the pending migrations, wait for them, or raise `Pending`. Blocks.
+
+    It connects to `migrate_url`, if that is set. The sources are the shipped one and `sources`.
+    """
+    if settings.migrate_url is not None:
+        settings = settings.model_copy(update={"url": settings.migrate_url})
+    found = [one if isinstance(one, Source) else at(Path(one)) for one in sources]
+    if not any(one.shipped for one in found):
+        found.insert(0, shipped())
+    Migrations(locate(settings), sources=found).ensure_current(migrate)

@@ -7,8 +7,9 @@ import inspect
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
@@ -19,12 +20,32 @@ from agent_storage.database.multiplexed import MultiplexedDatabase
 from agent_storage.database.pool import Database
 from agent_storage.database.settings import Keywords, Settings
 from agent_storage.database.transaction import Isolation, Transaction
-from agent_storage.errors import ConnectionLost, OutcomeUnknown, Retryable, StorageError, Unavailable
-from agent_storage.health import Health, schema_health
-from agent_storage.tables import Tables
+from agent_storage.errors import (
+    ConnectionLost,
+    InvalidSettings,
+    OutcomeUnknown,
+    Retryable,
+    StorageError,
+    Unavailable,
+)
+from agent_storage.health import Health, Migrate, ensure_current, schema_health
+from agent_storage.sources import Source
+from agent_storage.tables import REPOSITORIES, Tables
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+#: A table that the search_path finds outside the schema, if the schema was never migrated.
+_ELSEWHERE = """
+SELECT name, n.nspname
+  FROM unnest(%(tables)s::text[]) AS name
+  JOIN pg_class c ON c.oid = to_regclass(name)
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname <> %(schema)s
+   AND NOT EXISTS (SELECT FROM pg_class t JOIN pg_namespace s ON s.oid = t.relnamespace
+                    WHERE s.nspname = %(schema)s AND t.relname = '_yoyo_migration')
+ LIMIT 1
+"""
 
 #: The longest pause before a transaction is tried again, in seconds; each pause is a random part of it.
 _BACK_OFF = 0.05
@@ -47,12 +68,24 @@ class Storage(Tables):
     `transaction()` and `batch()` give the same class on one connection.
     """
 
-    def __init__(self, url: str | None = None, **settings: Unpack[Keywords]) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        migrate: Migrate = False,
+        sources: Sequence[Source | str | Path] = (),
+        **settings: Unpack[Keywords],
+    ) -> None:
         """Make a storage on `url`, else on `STORAGE_DATABASE_URL`, `DATABASE_URL` or the embedded server.
 
-        It connects when it is entered (`async with`), or by `connect()`. Raises `InvalidSettings`.
+        It connects when it is entered (`async with`), or by `connect()`. With `migrate=True` that applies the pending
+        migrations first: the shipped ones, and those of `sources`, which are folders with `tables/` and `migrations/`.
+        Any number of processes may do so at once. "wait" waits until another process has applied them, "fail" raises
+        `Pending`. Raises `InvalidSettings`.
         """
         super().__init__(MultiplexedDatabase(Settings.load(url, **settings)))
+        self._migrate: Migrate = migrate
+        self._sources = tuple(sources)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self.runner!r}>"
@@ -66,10 +99,33 @@ class Storage(Tables):
 
     # ---- life ------------------------------------------------------------------------------------------------------
 
-    async def connect(self) -> Self:
-        """Open the pool. Idempotent. Raises `Unavailable` when the database cannot be reached."""
+    async def connect(self, *, migrate: Migrate | None = None) -> Self:
+        """Open the pool. Idempotent. Raises `Unavailable` when the database cannot be reached.
+
+        `migrate` is as for the storage, whose own value is the default when the pool is not open yet. With it, raises
+        the errors of the migrations.
+        """
+        settings = self.database.settings
+        if migrate is None:
+            migrate = not self.database.opened and self._migrate
+        if migrate:
+            await asyncio.to_thread(ensure_current, settings, migrate, self._sources)
         await self.database.open()
+        if settings.schema_name is not None:
+            await self._refuse_others_tables(settings.schema_name)
         return self
+
+    async def _refuse_others_tables(self, schema: str) -> None:
+        """Raise `InvalidSettings` if the schema is not migrated and the search_path leads to tables of another one."""
+        async with self.connection() as connection:
+            found = await connection.execute(_ELSEWHERE, {"schema": schema, "tables": list(REPOSITORIES)})
+            row = await found.fetchone()
+        if row is not None:
+            await self.close()
+            raise InvalidSettings(
+                f"schema {schema} is not migrated, and {row[0]} would be the table of schema {row[1]}: "
+                "run `storage migrate up` first, or open the storage with migrate=True"
+            )
 
     async def close(self) -> None:
         """Close the pool. Idempotent."""

@@ -23,7 +23,16 @@ def test_the_argument_beats_the_variables_and_storage_beats_the_common_one() -> 
     assert chosen("postgresql://h/c", both) == "c"
     assert chosen(None, both) == "a"
     assert chosen(None, {"DATABASE_URL": "postgresql://h/b"}) == "b"
-    assert Settings.load(environment={"DATABASE_URL": "  "}).embedded
+    assert chosen("postgresql://h/c", {"DATABASE_URL": ""}) == "c"
+    assert Settings.load(environment={}).embedded
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+@pytest.mark.parametrize("name", ["STORAGE_DATABASE_URL", "DATABASE_URL", "the argument url"])
+def test_an_empty_url_is_an_error_and_never_the_embedded_server(name: str, text: str) -> None:
+    url, environment = (text, {}) if name.startswith("the") else (None, {name: text})
+    with pytest.raises(InvalidSettings, match=f"{name} cannot be used: it is empty"):
+        Settings.load(url, environment=environment)
 
 
 def test_settings_come_from_keywords_then_variables_then_defaults() -> None:

@@ -110,6 +110,32 @@ def test_drift_is_read_through_a_transaction_pooler(
     assert drift.returncode == 0, drift.stdout + drift.stderr
 
 
+def test_a_schema_behind_a_transaction_pooler_is_that_of_the_role(
+    pooler: str, migrate: Command, folder: Folder, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.table(A, "a")
+    migrate.conninfo = pooler
+    monkeypatch.setenv("STORAGE_SCHEMA", "My Schema")
+    for command in ("doctor", "up", "status"):
+        ended = migrate(command)
+        assert ended.returncode == 2
+        statements = [line.strip() for line in ended.stderr.splitlines() if line.strip().endswith(";")]
+        assert [statement.split()[0] for statement in statements] == ["CREATE", "ALTER"], ended.stderr
+    for statement in statements:
+        connection.execute(statement.encode())
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    assert migrate("up").returncode == 0
+    assert migrate("status").returncode == 0
+    assert connection.execute("""SELECT to_regclass('"My Schema".a'), to_regclass('public.a')""").fetchone() == (
+        '"My Schema".a',
+        None,
+    )
+    assert connection.execute("""SELECT count(*) FROM "My Schema"._yoyo_migration""").fetchone() == (1,)
+
+
 def test_without_a_transaction_the_pooler_is_refused(pooler: str, folder: Folder) -> None:
     folder.write(A, "-- transactional: false\nVACUUM;")
     with pytest.raises(InvalidRequest, match="without a transaction, which is not safe behind a transaction pooler"):
@@ -196,12 +222,15 @@ def test_importing_the_command_line_loads_neither_yoyo_nor_the_manager() -> None
     assert done.stdout.strip() == "[]"
 
 
-def test_the_books_are_found_in_one_schema_only(database: str, folder: Folder, connection: psycopg.Connection) -> None:
+def test_only_the_books_of_the_current_schema_count(
+    database: str, folder: Folder, connection: psycopg.Connection
+) -> None:
     folder.table(A, "a")
     connection.execute("CREATE SCHEMA one; CREATE SCHEMA two")
     Migrator(make_conninfo(database, options="-c search_path=one"), folder.path).up()
-    assert Migrator(database, folder.path).status().at_head
+    assert Migrator(database, folder.path).status().pending == [A]
     connection.execute("CREATE TABLE two._yoyo_migration (LIKE one._yoyo_migration)")
-    with pytest.raises(InvalidRequest, match="recorded in several schemas"):
-        Migrator(database, folder.path).status()
-    assert tables(connection) == set()
+    assert Migrator(database, folder.path).up().changed
+    assert tables(connection) == {"a"}
+    with pytest.raises(InvalidRequest, match="no schema of the search_path exists"):
+        Migrator(make_conninfo(database, options="-c search_path=nowhere"), folder.path).status()

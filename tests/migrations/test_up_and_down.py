@@ -175,13 +175,15 @@ def test_the_role_that_a_migration_takes_on_does_not_write_the_books(
     assert Migrator(database, folder.path).up().changed
 
 
-def test_the_search_path_does_not_make_the_history_disappear(
+def test_a_schema_in_front_of_the_search_path_has_a_history_of_its_own(
     database: str, three: Folder, connection: psycopg.Connection
 ) -> None:
     Migrator(database, three.path).up()
     connection.execute("CREATE SCHEMA elsewhere")
     moved = psycopg.conninfo.make_conninfo(database, options="-c search_path=elsewhere,public")
-    assert Migrator(moved, three.path).status().at_head
+    assert len(Migrator(moved, three.path).up().done) == 3
+    assert len(Migrator(moved, three.path).down(all=True).done) == 3
+    assert Migrator(database, three.path).status().at_head
 
 
 def test_dependencies_come_before_names(database: str, folder: Folder) -> None:

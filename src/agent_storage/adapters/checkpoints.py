@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -11,7 +10,6 @@ from typing import Any, Protocol, Self, TypedDict, Unpack, cast, runtime_checkab
 from uuid import UUID
 
 from agent_storage.errors import InvalidSettings
-from agent_storage.migrations.migrator import Migrator
 from agent_storage.statements.filters import Order, Where
 from agent_storage.statements.lists import Page
 from agent_storage.storage import Storage
@@ -69,12 +67,11 @@ class PostgresCheckpoints(CheckpointProvider):
         self.storage = storage
 
     async def initialize(self) -> None:
-        """Apply the pending migrations. May be called twice, and by several processes at once.
+        """Connect, and apply the pending migrations. May be called twice, and by several processes at once.
 
         At head, and ahead of it, it only reads. Raises `MigrationError`, `Unavailable`.
         """
-        migrator = Migrator(self.storage.database.conninfo)
-        await asyncio.to_thread(migrator.ensure_current)
+        await self.storage.connect(migrate=True)
 
     async def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
         """Store a checkpoint. Return its id.
@@ -151,11 +148,12 @@ class CheckpointProviders(CheckpointProvider):
 
     async def _start(self, *, migrate: bool) -> Self:
         try:
-            for storage in self._storages:
-                await storage.connect()
             if migrate:
                 for provider in self._providers.values():
                     await provider.initialize()
+            else:
+                for storage in self._storages:
+                    await storage.connect()
         except BaseException:
             await self.close()
             raise

@@ -28,6 +28,7 @@ COMMANDS = {
     "budget": ("budget", "Show budgets as a tree: used, total, left."),
     "new": ("new", "Write the files of a new table in your source."),
     "generate": ("generate", "Write the sync face of your repositories."),
+    "reset": ("reset", "Delete everything in the embedded PostgreSQL."),
     "migrate": ("migrate", "Change the schema: up, down, status, check, diff and more."),
     "check": ("check", "Compare every declared statement with a migrated database."),
     "sql": ("statements", "List the declared statements, show one, or explain its plan."),

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from agent_storage.database.settings import Settings
     from agent_storage.sources import Configuration, Source
     from agent_storage.sync import Storage
 
@@ -101,7 +102,7 @@ def errors() -> Generator[None]:
     try:
         yield
     except StorageError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {error}".replace("the argument url", "--db"), err=True)
         if hint := getattr(error, "hint", None):
             typer.echo(f"hint: {hint}", err=True)
         code = 2 if isinstance(error, InvalidSettings) else 8 if isinstance(error, Unavailable) else 1
@@ -134,12 +135,21 @@ def end_quietly() -> NoReturn:
     raise SystemExit(0)
 
 
+def settings_for(db: str | None) -> Settings:
+    """Return the settings of a command: those of the environment, and the schema of pyproject.toml too."""
+    from agent_storage.database.settings import Settings
+    from agent_storage.sources import configured
+
+    return Settings.load(db, schema=configured().schema)
+
+
 @contextmanager
 def opened(db: str | None) -> Generator[Storage]:
     """Yield the storage that a command uses."""
+    from agent_storage.sources import configured
     from agent_storage.sync import Storage
 
-    with errors(), Storage(db) as storage:
+    with errors(), Storage(db, schema=configured().schema) as storage:
         yield storage
 
 

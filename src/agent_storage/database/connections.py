@@ -16,6 +16,7 @@ from psycopg.pq.abc import PGconn
 
 from agent_storage.database.settings import Settings
 from agent_storage.errors import StorageError, Unavailable
+from agent_storage.search_path import in_schema
 from agent_storage.statements.text import adapters
 
 logger = logging.getLogger("agent_storage")
@@ -25,14 +26,30 @@ def locate(settings: Settings, progress: Callable[[str], None] | None = None) ->
     """Return the libpq connection string of the database.
 
     Without a URL this starts or joins the embedded server, which ends with the process. `progress` is called when that
-    takes a while.
+    takes a while. With a `schema` it connects once, to read the role's own search_path.
     """
-    if not settings.embedded:
-        return settings.conninfo()
-    from agent_storage.embedded import shared_server
+    if settings.embedded:
+        from agent_storage.embedded import shared_server
 
-    logger.warning("no database is set (STORAGE_DATABASE_URL): using the embedded PostgreSQL")
-    return settings.conninfo(shared_server(settings.data_dir, progress).conninfo())
+        logger.warning("no database is set (STORAGE_DATABASE_URL): using the embedded PostgreSQL")
+        conninfo = settings.conninfo(shared_server(settings.data_dir, progress).conninfo())
+    else:
+        conninfo = settings.conninfo()
+    return _in_schema(conninfo, settings)
+
+
+def listening(settings: Settings, url: str) -> str:
+    """Return the libpq connection string of the server at `url`, for notifications."""
+    return _in_schema(settings.conninfo(url), settings)
+
+
+def _in_schema(conninfo: str, settings: Settings) -> str:
+    if settings.schema_name is None:
+        return conninfo
+    try:
+        return in_schema(conninfo, settings.schema_name, pooler=settings.pooler)
+    except psycopg.Error as error:
+        raise unreachable(error, conninfo) from error
 
 
 def connection_arguments(settings: Settings) -> dict[str, Any]:

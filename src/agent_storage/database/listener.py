@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import select
 import selectors
@@ -19,19 +20,27 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
+from psycopg import sql
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from agent_storage.database.forks import ProcessHome
 from agent_storage.errors import StorageError, Unavailable
+from agent_storage.search_path import PARAMETER
 
 logger = logging.getLogger("agent_storage")
 
-#: The channels of the tables' triggers. The payload identifies the row.
+#: The tables whose triggers notify. The payload identifies the row.
 CHANNELS = ("approval_requests", "event_streams")
 
-_LISTEN = b"; ".join(b"LISTEN %s" % channel.encode() for channel in CHANNELS)
+#: The schema of the tables, by which their channels differ from those of another schema of the database.
+_SCHEMA = f"""
+SELECT coalesce(nullif(current_setting('{PARAMETER}', true), ''),
+                (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE c.oid = to_regclass('{CHANNELS[0]}')),
+                current_schema())
+"""  # noqa: S608  # of constants
 
 #: The pauses between attempts to connect, in seconds: the first, and the longest.
 _PAUSES = (0.05, 0.5)
@@ -54,6 +63,8 @@ class Listener:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._home = ProcessHome()
+        #: The tables by the names of their channels.
+        self._channels: dict[str, str] = {}
         self.failure: StorageError | None = None
 
     def subscribe(self, channel: str, payload: str, wake: Callable[[], None]) -> None:
@@ -129,8 +140,15 @@ class Listener:
             raise Unavailable(
                 "notifications do not pass a connection pooler: set STORAGE_LISTEN_URL to the server itself"
             )
-        _ask(connection, _LISTEN)
+        (answer,) = _ask(connection, _SCHEMA.encode())
+        schema = (answer.get_value(0, 0) or b"").decode()
+        self._channels = {channel_of(table, schema): table for table in CHANNELS}
+        _ask(connection, self._commands())
         self._wake_all()
+
+    def _commands(self) -> bytes:
+        """Return the LISTEN of every channel. It has no effect when repeated."""
+        return "; ".join(f"LISTEN {sql.Identifier(name).as_string(None)}" for name in self._channels).encode()
 
     def _serve(self, connection: psycopg.Connection) -> None:
         """Pass notifications on until told to stop, or until there was no subscriber for a while."""
@@ -141,14 +159,14 @@ class Listener:
                 if not selector.select(_LINGER):
                     if not self._waiting:
                         return
-                    _ask(connection, _LISTEN)  # has no effect when repeated
+                    _ask(connection, self._commands())
                 connection.pgconn.consume_input()
                 while notification := connection.pgconn.notifies():
                     self._wake(notification.relname.decode(), notification.extra.decode())
 
     def _wake(self, channel: str, payload: str) -> None:
         with self._lock:
-            waiting = list(self._waiting.get((channel, payload), ()))
+            waiting = list(self._waiting.get((self._channels.get(channel, ""), payload), ()))
         for wake in waiting:
             wake()
 
@@ -157,6 +175,14 @@ class Listener:
             subscribers = [wake for waiting in self._waiting.values() for wake in waiting]
         for wake in subscribers:
             wake()
+
+
+def channel_of(table: str, schema: str) -> str:
+    """Return the channel of a table's notifications, as the function `notification_channel` of the schema does."""
+    name = f"{table}.{schema}"
+    if len(name.encode()) < 64:
+        return name
+    return f"{table}.{hashlib.sha256(schema.encode()).hexdigest()[:32]}"
 
 
 def _ask(connection: psycopg.Connection, commands: bytes) -> list[PGresult]:

@@ -33,6 +33,9 @@ GRACE = 5.0
 #: How values look as text, whatever the database or the role prefers.
 _STYLE = {"TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "1"}
 
+#: The longest identifier of PostgreSQL, in bytes. A longer one would be cut.
+_LONGEST_NAME = 63
+
 _URL_VARIABLES = ("STORAGE_DATABASE_URL", "DATABASE_URL")
 
 
@@ -45,6 +48,7 @@ class Settings(BaseModel):
     migrate_url: SecretStr | None = Field(None, description="URL of the owner role, for migrations only")
     listen_url: SecretStr | None = Field(None, description="URL of the server itself, for notifications past a pooler")
     data_dir: Path | None = Field(None, description="where the embedded server keeps its data")
+    schema_name: str | None = Field(None, alias="schema", description="PostgreSQL schema of tables and functions")
     application_name: str = "agent-storage"
     pool_min: int = Field(1, ge=0)
     pool_max: int = Field(10, ge=1)
@@ -68,9 +72,16 @@ class Settings(BaseModel):
     @field_validator("url", "migrate_url", "listen_url")
     @classmethod
     def _check_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None or not value.get_secret_value().strip():
+        if value is None:
             return None
+        if not value.get_secret_value().strip():
+            raise ValueError("it is empty; give the URL of a database, or leave it out")
         return SecretStr(_normal_url(value.get_secret_value().strip()))
+
+    @field_validator("schema_name")
+    @classmethod
+    def _check_schema(cls, value: str | None) -> str | None:
+        return None if value is None else checked_schema(value)
 
     @classmethod
     def load(cls, url: str | None = None, *, environment: Mapping[str, str] | None = None, **settings: Any) -> Settings:
@@ -81,12 +92,14 @@ class Settings(BaseModel):
         env = os.environ if environment is None else environment
         values: dict[str, Any] = {}
         source: dict[str, str] = {}
-        for name in cls.model_fields:
+        names = [field.alias or name for name, field in cls.model_fields.items()]
+        for name in names:
             variable = f"STORAGE_{name.upper()}"
             if name != "url" and env.get(variable):
                 values[name], source[name] = env[variable], variable
         for variable in reversed(_URL_VARIABLES):
-            if env.get(variable, "").strip():
+            # An empty one is an error: a variable that was not filled in would select the embedded server.
+            if variable in env:
                 values["url"], source["url"] = env[variable], variable
         for name, value in {"url": url, **settings}.items():
             if value is not None or name in settings:
@@ -99,7 +112,7 @@ class Settings(BaseModel):
             reason = first["msg"].removeprefix("Value error, ")
             where = source.get(name, name)
             if first["type"] == "extra_forbidden":
-                known = ", ".join(cls.model_fields)
+                known = ", ".join(names)
                 raise InvalidSettings(f"unknown setting {name}; known are: {known}") from None
             raise InvalidSettings(f"{where} cannot be used: {reason}") from None
 
@@ -146,6 +159,7 @@ class Keywords(TypedDict, total=False):
 
     migrate_url: str | SecretStr | None
     listen_url: str | SecretStr | None
+    schema: str | None
     data_dir: str | Path | None
     application_name: str
     pool_min: int
@@ -160,6 +174,16 @@ class Keywords(TypedDict, total=False):
     lock_timeout: float | None
     json_limit: int
     secret_key: str | SecretStr | Callable[[], str] | None
+
+
+def checked_schema(name: str) -> str:
+    """Return the name of a PostgreSQL schema. Raises `ValueError` for one that cannot be used."""
+    if not name or "\0" in name or len(name.encode()) > _LONGEST_NAME:
+        raise ValueError(f"the name of a schema has 1 to {_LONGEST_NAME} bytes")
+    # In a search_path, "$user" is a variable even in quotes.
+    if name.startswith("pg_") or name in {"information_schema", "$user"}:
+        raise ValueError(f"{name} is a name of PostgreSQL itself; choose another schema")
+    return name
 
 
 def _normal_url(url: str) -> str:

@@ -76,6 +76,11 @@ class EmbeddedServer:
         _create_database(folder, dbname)
         return connection_string(folder, dbname)
 
+    def empty_database(self, dbname: str = "storage") -> None:
+        """Remove the database `dbname` and create it again, empty. Ends its connections."""
+        folder = self._serve()
+        _create_database(folder, dbname, empty=True)
+
     def release(self) -> None:
         """Stop using the server. The last user stops it and waits until it has ended. Idempotent.
 
@@ -200,7 +205,7 @@ def _absolute(data_dir: Path | None) -> Path:
     return (data_dir or default_data_dir()).expanduser().resolve()
 
 
-def _create_database(folder: Path, dbname: str) -> None:
+def _create_database(folder: Path, dbname: str, *, empty: bool = False) -> None:
     import psycopg
     from psycopg.errors import DuplicateDatabase, UniqueViolation
     from psycopg.sql import SQL, Identifier
@@ -209,6 +214,8 @@ def _create_database(folder: Path, dbname: str) -> None:
         with psycopg.connect(
             connection_string(folder, "postgres"), autocommit=True, connect_timeout=CONNECT_TIMEOUT
         ) as connection:
+            if empty:
+                connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(dbname)))
             exists = connection.execute("SELECT FROM pg_database WHERE datname = %s", [dbname]).fetchone()
             if exists is None:
                 # Another process may create it at the same time, which gives one of two errors.

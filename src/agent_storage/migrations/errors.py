@@ -17,6 +17,7 @@ __all__ = [
     "LintFailed",
     "LockNotObtained",
     "MigrationError",
+    "NameTaken",
     "NotReversible",
     "Pending",
     "StatementFailed",
@@ -64,6 +65,10 @@ class BadMigrationFile(InvalidRequest):
 
 class NotReversible(InvalidRequest):
     """The migration is declared irreversible."""
+
+
+class NameTaken(MigrationFailure):
+    """A pending migration creates an object whose name exists, and no migration made that. Nothing was applied."""
 
 
 class Pending(MigrationFailure):

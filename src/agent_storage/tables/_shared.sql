@@ -1,5 +1,25 @@
 -- Functions that all tables use. `storage migrate check` compares them with the migrations.
 
+-- Give functions the search_path of their own schema. They find its tables whatever the path of the session is: that of
+-- another product, or the empty one of pg_restore, autovacuum and REINDEX. CREATE OR REPLACE FUNCTION removes the setting,
+-- so call this after it. A function whose body names nothing outside pg_catalog needs no setting.
+CREATE OR REPLACE FUNCTION pin_search_path(VARIADIC functions regprocedure[]) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    pinned record;
+BEGIN
+    FOR pinned IN
+        SELECT p.oid::regprocedure AS name, n.nspname AS schema
+          FROM pg_catalog.pg_proc p
+          JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+         WHERE p.oid = ANY (functions)
+         ORDER BY p.oid
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', pinned.name, pinned.schema);
+    END LOOP;
+END
+$$;
+
 -- updated_at moves on every UPDATE, also twice in one transaction; created_at can never be changed.
 CREATE OR REPLACE FUNCTION trigger_set_timestamp() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -204,3 +224,16 @@ BEGIN
                               OLD.status || ' is final');
 END
 $$;
+
+-- The channel of a table's notifications. Products in several schemas of a database have a channel each. A channel has at
+-- most 63 bytes, so a long name of a schema is replaced by its hash.
+CREATE OR REPLACE FUNCTION notification_channel(name text, schema text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT name || '.' || CASE WHEN octet_length(name || '.' || schema) < 64 THEN schema
+                               ELSE left(encode(sha256(convert_to(schema, 'UTF8')), 'hex'), 32) END
+$$;
+
+SELECT pin_search_path(
+    'jsonb_merge(jsonb, jsonb)',
+    'jsonb_remove(jsonb, jsonb)',
+    'lock_for_delete(regclass, uuid[], integer)');

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -12,7 +11,6 @@ from agent_storage.adapters.workflow.calls import Calls
 from agent_storage.adapters.workflow.decisions import Decisions
 from agent_storage.adapters.workflow.runs import Runs
 from agent_storage.errors import StorageError, Unavailable
-from agent_storage.migrations import Migrator
 from agent_storage.storage import Storage
 
 
@@ -37,17 +35,11 @@ class WorkflowStorage(Runs, Calls, Decisions):
         Several processes may do so at once: one of them applies. Raises `Unavailable`, and `MigrationError` if the
         role may not, or if the database's history contradicts the shipped migrations.
         """
-        if not await _is_open(self._storage):
-            await self._storage.connect()
-            self._opened = True
-        if self._migrate:
-            migrator = Migrator(self._storage.database.conninfo)
-            try:
-                await asyncio.to_thread(migrator.ensure_current)
-            except BaseException:
-                await self.close()
-                raise
-            self._migrate = False
+        was_open = await _is_open(self._storage)
+        if self._migrate or not was_open:
+            await self._storage.connect(migrate=self._migrate or None)
+        self._opened = self._opened or not was_open
+        self._migrate = False
 
     async def close(self) -> None:
         """Close the storage if `initialize` opened it. May be called twice."""

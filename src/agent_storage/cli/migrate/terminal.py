@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent_storage.cli.context import common, to_json
+from agent_storage.cli.context import common, settings_for, to_json
 
 if TYPE_CHECKING:
     from agent_storage.errors import StorageError
@@ -56,9 +56,8 @@ def migration_conninfo(db: str | None) -> str:
     It is `--db`, else the settings' migrate_url or url, else that of the embedded server.
     """
     from agent_storage.database.connections import locate
-    from agent_storage.database.settings import Settings
 
-    settings = Settings.load(url=db)
+    settings = settings_for(db)
     if settings.migrate_url and not db:
         settings = settings.model_copy(update={"url": settings.migrate_url})
     return locate(settings, progress=lambda line: typer.echo(line, err=True))

@@ -13,7 +13,7 @@ from agent_storage.migrations.results import Done, RunResult
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.run.runner import invalid_indexes
 from agent_storage.migrations.run.session import MigrationSession
-from agent_storage.migrations.verify.catalogs import of_database, of_migrations
+from agent_storage.migrations.verify.catalogs import beside_database, of_migrations
 from agent_storage.migrations.verify.drift import line
 from agent_storage.migrations.verify.managed import compare_live, without_ignored
 from agent_storage.migrations.verify.shadow import ShadowServer
@@ -33,9 +33,9 @@ def baseline(migrator: Migrations, server: ShadowServer, to: str) -> Amended:
     with migrator.session() as session, migrator.holding_lock(session) as (tracking, timelines):
         keys = [file.key for file in timelines.files]
         chosen = timelines.files[: keys.index(find_key(to, keys, timelines.own)) + 1]
-        expected = without_ignored(of_migrations(server, chosen), migrator.ignore)
-        found = compare_live(expected, without_ignored(of_database(session), migrator.ignore)).differences
-        found = [line(one) for one in found if one.severity == "drift"]
+        expected, live = beside_database(session, of_migrations(server, chosen))
+        expected, live = (without_ignored(one, migrator.ignore) for one in (expected, live))
+        found = [line(one) for one in compare_live(expected, live).differences if one.severity == "drift"]
         if found:
             raise DriftFound(
                 f"the schema of the database differs from that of the migrations up to {chosen[-1].name}",

@@ -30,6 +30,7 @@ from agent_storage.migrations.history.provenance import git_commit, user_name
 from agent_storage.migrations.history.tracking_sql import ALL_TABLES, TABLE
 from agent_storage.migrations.history.yoyo import TABLES, Backend, hash_of
 from agent_storage.migrations.results import Direction, HistoryEntry
+from agent_storage.search_path import OF_SESSION
 from agent_storage.sources import SHIPPED
 
 
@@ -68,15 +69,15 @@ class TrackedMigration:
 
 
 class TrackingTables:
-    """The tracking tables of one database, read and written on one connection.
+    """The tracking tables of one schema, read and written on one connection.
 
-    They are searched in every schema, so that a changed `search_path` does not hide the history.
+    The schema is that of the setting `schema`, else the connection's current one. Those of other schemas are not read.
     """
 
     def __init__(self, connection: psycopg.Connection, own: str = SHIPPED) -> None:
         self._connection = connection
         self._own = own
-        self.schema, self._present = _locate(connection)
+        self.schema, self._has_schema, self._present = _locate(connection)
         self._backend = Backend(connection, self.schema)
 
     @property
@@ -98,10 +99,13 @@ class TrackingTables:
             if self.exists:
                 self._take_over(assign(self.entries()))
                 return
+            if not self._has_schema:
+                name = sql.Identifier(self.schema)
+                self._connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
             self._backend.create_tables()
             self._connection.execute(self._sql(statements.CREATE))
             self._connection.execute(self._sql(statements.COMMENT))
-        self._present = set(ALL_TABLES)
+        self._has_schema, self._present = True, set(ALL_TABLES)
 
     def _knows_sources(self) -> bool:
         name = sql.Identifier(self.schema, TABLE).as_string(None)
@@ -132,6 +136,13 @@ class TrackingTables:
         query = self._sql("SELECT EXISTS ({mine})")
         with self._connection.cursor(row_factory=scalar_row) as cursor:
             return bool(cursor.execute(query, key._asdict()).fetchone())
+
+    def texts(self) -> list[SqlText]:
+        """Return the SQL of every migration that is applied or was not finished, in the order of application."""
+        if TABLE not in self._present:
+            return []
+        query = self._sql("SELECT up_sql FROM {table} ORDER BY position")
+        return [SqlText(text) for (text,) in self._connection.execute(query)]
 
     def stored(self, key: MigrationKey) -> MigrationFile | None:
         """Return the migration as it was applied, from the SQL in the database, or None."""
@@ -262,30 +273,23 @@ def _hashed(key: MigrationKey) -> dict[str, str]:
     return {**key._asdict(), "hash": hash_of(key.id), "other_hash": hash_of(str(key))}
 
 
-_LOCATE = """
-SELECT current_schema(), found.schema, found.name
-  FROM (VALUES (1)) AS always (row)
-  LEFT JOIN (
-           SELECT n.nspname AS schema, c.relname AS name
-             FROM pg_catalog.pg_class c
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.relname = ANY(%s) AND c.relkind IN ('r', 'p') AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
-       ) AS found ON TRUE
-"""
+_LOCATE = f"""
+SELECT of_session.schema, n.oid IS NOT NULL,
+       ARRAY(SELECT c.relname
+               FROM pg_catalog.pg_class c
+              WHERE c.relnamespace = n.oid AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p'))
+  FROM (SELECT {OF_SESSION} AS schema) AS of_session
+  LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = of_session.schema
+"""  # noqa: S608  # of constants
 
 
-def _locate(connection: psycopg.Connection) -> tuple[str, set[str]]:
-    """Return the schema of the tables, and the tables that exist in it."""
-    rows = connection.execute(_LOCATE, (list(ALL_TABLES),)).fetchall()
-    current = rows[0][0]
-    schemas = sorted({schema for _, schema, name in rows if name == TABLES[0]})
-    if current in schemas or not schemas:
-        if current is None:
-            raise InvalidRequest("no schema of the search_path exists", hint="create it, or set another search_path")
-        chosen = current
-    elif len(schemas) == 1:
-        chosen = schemas[0]
-    else:
-        hint = f"put one of {', '.join(schemas)} first in the role's search_path"
-        raise InvalidRequest("migrations are recorded in several schemas of this database", hint=hint)
-    return chosen, {name for _, schema, name in rows if schema == chosen}
+def _locate(connection: psycopg.Connection) -> tuple[str, bool, set[str]]:
+    """Return the schema of the tables, whether it exists, and the tables that exist in it."""
+    row = connection.execute(_LOCATE.encode(), (list(ALL_TABLES),)).fetchone()
+    if row is None or row[0] is None:
+        raise InvalidRequest(
+            "no schema of the search_path exists",
+            hint="name one with the setting schema, which `up` creates, or set another search_path",
+        )
+    schema, exists, names = row
+    return schema, exists, set(names)

@@ -5,6 +5,8 @@ because a session that waits in `pg_advisory_lock` holds a snapshot, for which C
 a deadlock.
 """
 
+# ruff: noqa: S608  (the pieces of these queries are constants)
+
 from __future__ import annotations
 
 import random
@@ -18,17 +20,24 @@ import psycopg
 from psycopg.rows import class_row, scalar_row
 
 from agent_storage.migrations.errors import LockNotObtained
+from agent_storage.search_path import OF_SESSION
 
+#: The key of the lock of the schema `public`. Each schema has a lock, so that migrators of two schemas do not wait.
 KEY = 0x53544F52_4D494752
 
-_HOLDER = """
+#: The key of the schema of the session. `up` may not have created it yet.
+_KEY = f"""(SELECT CASE schema WHEN 'public' THEN {KEY}
+                        ELSE ({KEY >> 32}::bigint << 32) | (hashtext(schema)::bigint & 4294967295) END
+            FROM (SELECT coalesce({OF_SESSION}, 'public') AS schema) AS of_session)"""
+
+_HOLDER = f"""
 SELECT a.pid, a.application_name AS application, a.usename AS role, a.client_addr::text AS client, a.state,
        left(a.query, 200) AS query, coalesce(a.xact_start, a.query_start, a.backend_start) AS since
   FROM pg_catalog.pg_locks l
   JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-   AND l.classid::bigint = %s::bigint >> 32 AND l.objid::bigint = %s::bigint & 4294967295
+   AND l.classid::bigint = {_KEY} >> 32 AND l.objid::bigint = {_KEY} & 4294967295
 """
 _BLOCKERS = """
 SELECT a.pid, a.application_name AS application, a.usename AS role, a.client_addr::text AS client, a.state,
@@ -62,7 +71,7 @@ class Holder:
 def holders(connection: psycopg.Connection) -> list[Holder]:
     """Return the sessions that hold the migration lock."""
     with connection.cursor(row_factory=class_row(Holder)) as cursor:
-        return cursor.execute(_HOLDER, (KEY, KEY)).fetchall()
+        return cursor.execute(_HOLDER.encode()).fetchall()
 
 
 def blockers(connection: psycopg.Connection, pid: int) -> list[Holder]:
@@ -81,9 +90,9 @@ def pauses(limit: float) -> Iterator[float]:
 
 def try_lock(connection: psycopg.Connection, *, transaction: bool = False) -> bool:
     """Take the lock if it is free, for the session or the current transaction. Return whether it was free."""
-    query = "SELECT pg_try_advisory_xact_lock(%s)" if transaction else "SELECT pg_try_advisory_lock(%s)"
+    function = "pg_try_advisory_xact_lock" if transaction else "pg_try_advisory_lock"
     with connection.cursor(row_factory=scalar_row) as cursor:
-        return bool(cursor.execute(query, (KEY,)).fetchone())
+        return bool(cursor.execute(f"SELECT {function}({_KEY})".encode()).fetchone())
 
 
 @contextmanager
@@ -110,7 +119,7 @@ def migration_lock(
     finally:
         # Closing the connection, which follows, releases the lock too; this releases it at once.
         with suppress(psycopg.Error):
-            connection.execute("SELECT pg_advisory_unlock(%s)", (KEY,))
+            connection.execute(f"SELECT pg_advisory_unlock({_KEY})".encode())
 
 
 def tries(wait: float) -> Iterator[float | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,9 @@ from agent_storage.migrations.run.lock import Holder, holders, migration_lock, p
 from agent_storage.migrations.run.opening import open_tracking
 from agent_storage.migrations.run.runner import MigrationRunner
 from agent_storage.migrations.run.session import MigrationSession, explained, open_session
+from agent_storage.migrations.run.taken import refuse_taken
 from agent_storage.migrations.run.watch import Watch
+from agent_storage.search_path import in_schema
 from agent_storage.sources import Source, of_folder, shipped
 
 
@@ -44,7 +47,8 @@ class Migrations:
 
     `on_event` is called with each `Event`, also from another thread. Times are in seconds: `wait` limits the wait for
     the migration lock, `lock_timeout` the wait for a lock that a statement needs. When `lock_timeout` expires, the
-    migration is rolled back and tried again, up to `retries` times.
+    migration is rolled back and tried again, up to `retries` times. `schema` is the PostgreSQL schema of the tables,
+    which `up` creates. The default is the current one of the connection.
     """
 
     def __init__(
@@ -59,8 +63,10 @@ class Migrations:
         wait: float = 60,
         retries: int = 10,
         lock_timeout: float = 5,
+        schema: str | None = None,
     ) -> None:
-        self.conninfo = conninfo
+        self._given = conninfo
+        self.schema = schema
         self.sources = _distinct(sources if sources is not None else [of_folder(folder) if folder else shipped()])
         self.own = _named(self.sources, own) if own is not None else self.sources[-1]
         self.ignore = tuple(ignore)
@@ -68,6 +74,12 @@ class Migrations:
         self.wait = wait
         self.retries = retries
         self.lock_timeout = lock_timeout
+
+    @cached_property
+    def conninfo(self) -> str:
+        """The connection string, with the schema. The first use connects if a schema was given."""
+        with explained():
+            return self._given if self.schema is None else in_schema(self._given, self.schema)
 
     # Reading
 
@@ -103,6 +115,7 @@ class Migrations:
         tracking = tracking or self.tracking(session)
         timelines = self.timelines(session, tracking)
         lint.refuse(timelines.pending)
+        refuse_taken(session, tracking.schema, timelines)
         refuse(self._real(session, timelines.problems(allow_out_of_order=allow_out_of_order)))
         refuse_clashes(timelines.pending, timelines, tracking)
         return timelines
@@ -158,6 +171,7 @@ class Migrations:
                 return RunResult([], [])
             # The files are read once, so the checked files are those that run, however long the lock takes.
             lint.refuse(timelines.pending)
+            refuse_taken(session, self.tracking(session).schema, timelines)
             with self._locked(session, files) as locked:
                 if locked is None:
                     return RunResult([], [])

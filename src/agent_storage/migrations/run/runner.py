@@ -21,18 +21,19 @@ from agent_storage.migrations.run import lock
 from agent_storage.migrations.run.batch import batches, send
 from agent_storage.migrations.run.session import MigrationSession, explain, is_lost
 from agent_storage.migrations.run.watch import Watch
+from agent_storage.search_path import OF_SESSION
 
 #: Lock time-out, deadlock, serialization failure: the whole migration is rolled back and may run again.
 RETRYABLE = {"55P03", "40P01", "40001"}
 
-_INVALID_INDEXES = """
+_INVALID_INDEXES = f"""
 SELECT format('%I.%I', n.nspname, c.relname)
   FROM pg_catalog.pg_index i
   JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE NOT i.indisvalid AND c.relkind = 'i' AND n.nspname <> 'pg_toast'
+ WHERE NOT i.indisvalid AND c.relkind = 'i' AND n.nspname = {OF_SESSION}
  ORDER BY 1
-"""
+"""  # noqa: S608  # of constants
 
 _BEGIN = """
 SELECT pg_backend_pid(), set_config('lock_timeout', %s, %s), set_config('statement_timeout', %s, %s)
@@ -278,6 +279,6 @@ def _milliseconds(started: float) -> int:
 
 
 def invalid_indexes(connection: psycopg.Connection) -> set[str]:
-    """Return the indexes that a failed or interrupted CREATE INDEX CONCURRENTLY left."""
+    """Return the indexes of the schema that a failed or interrupted CREATE INDEX CONCURRENTLY left."""
     with connection.cursor(row_factory=scalar_row) as cursor:
-        return set(cursor.execute(_INVALID_INDEXES).fetchall())
+        return set(cursor.execute(_INVALID_INDEXES.encode()).fetchall())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psycopg
+from psycopg import sql
 
 from agent_storage.catalog import Catalog, snapshot
 from agent_storage.migrations.errors import HistoryProblem
@@ -39,10 +41,36 @@ def of_migrations(server: ShadowServer, files: Sequence[MigrationFile]) -> Catal
         return snapshot(connection)
 
 
-def of_database(session: MigrationSession) -> Catalog:
-    """Return the catalog of the live database. Only reads from it."""
+def beside_database(session: MigrationSession, expected: Catalog) -> tuple[Catalog, Catalog]:
+    """Return `expected` and the catalog of the live database, to be compared. Only reads from it.
+
+    Of the schemas, the latter has that of the session and those that `expected` has: others belong to other programs.
+    """
     with explained():
-        return snapshot(session.connection)
+        own = TrackingTables(session.connection).schema
+        live = snapshot(session.connection, schemas=[own, *_schemas(expected, own)], database=True)
+    if own != "public":
+        expected = _without_empty(expected, "public")
+    if not any(entry.kind == "schema" for entry in live.entries):
+        expected = _without_empty(expected, own)
+    return expected, live
+
+
+def _schemas(catalog: Catalog, own: str) -> list[str]:
+    """Return the schemas of `catalog` beside `own`: every database has `public`, which counts if it has objects."""
+    names = [entry.name for entry in catalog.entries if entry.kind == "schema"]
+    used = any(entry.name.startswith("public.") for entry in catalog.entries)
+    raw = [name[1:-1].replace('""', '"') if name.startswith('"') else name for name in names]
+    return [name for name in raw if name != own and (name != "public" or used)]
+
+
+def _without_empty(catalog: Catalog, schema: str) -> Catalog:
+    """Return `catalog` without `schema` if it holds nothing: the default one, or one that `up` has yet to create."""
+    name = sql.Identifier(schema).as_string(None)
+    if any(entry.name.startswith((f"{schema}.", f"{name}.")) for entry in catalog.entries):
+        return catalog
+    keys = {f"schema {schema}", f"schema {name}"}  # the server quotes a name where that is necessary
+    return replace(catalog, entries=tuple(entry for entry in catalog.entries if entry.key not in keys))
 
 
 def as_applied(tracking: TrackingTables, timelines: Timelines) -> list[MigrationFile]:

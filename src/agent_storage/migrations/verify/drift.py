@@ -9,7 +9,7 @@ from agent_storage.catalog import Catalog, Difference, compare
 from agent_storage.migrations.errors import StatementFailed
 from agent_storage.migrations.results import Event, Side
 from agent_storage.migrations.run.migrations import Migrations
-from agent_storage.migrations.verify.catalogs import as_applied, as_recorded, of_database, of_migrations, of_schema
+from agent_storage.migrations.verify.catalogs import as_applied, as_recorded, beside_database, of_migrations, of_schema
 from agent_storage.migrations.verify.declared import TABLES
 from agent_storage.migrations.verify.managed import compare_live, without_ignored
 from agent_storage.migrations.verify.shadow import ShadowServer
@@ -57,10 +57,17 @@ def diff(
 
     Objects of the database that no configured source has made are listed apart, unless `strict`.
     """
-    expected, actual = _read(migrator, server, to, tables), _read(migrator, server, from_, tables)
+    if from_ == to:
+        return Comparison(to, from_, [])
+    read = {side: _read(migrator, server, side, tables) for side in (from_, to) if side != "db"}
+    if "db" in (from_, to):
+        ((side, catalog),) = read.items()
+        with migrator.session() as session:
+            read[side], live = beside_database(session, catalog)
+        read["db"] = without_ignored(live, migrator.ignore)
     if from_ != "db":
-        return Comparison(to, from_, compare(expected, actual))
-    found = compare_live(expected, actual, _with_foreign(migrator, server))
+        return Comparison(to, from_, compare(read[to], read[from_]))
+    found = compare_live(read[to], read["db"], _with_foreign(migrator, server))
     if strict:
         return Comparison(to, from_, [*found.differences, *found.unmanaged])
     return Comparison(to, from_, found.differences, found.unmanaged)
@@ -94,8 +101,6 @@ def _whole(migrator: Migrations, server: ShadowServer, side: Side, tables: Path 
     if side == "migrations":
         return of_migrations(server, migrator.files())
     with migrator.session() as session:
-        if side == "db":
-            return of_database(session)
         tracking = migrator.tracking(session)
         applied = as_applied(tracking, migrator.timelines(session, tracking))
     return of_migrations(server, applied)

@@ -17,6 +17,7 @@ from agent_storage.errors import StorageError
 from agent_storage.migrations.errors import CannotConnect, MigrationFailure
 from agent_storage.migrations.results import Event
 from agent_storage.migrations.run.session import explained, open_session
+from agent_storage.search_path import OF_SESSION, PARAMETER, named, with_options
 
 PREFIX = "storage_shadow_"
 APPLICATION_NAME = "storage migrate shadow"
@@ -24,6 +25,7 @@ APPLICATION_NAME = "storage migrate shadow"
 _number = itertools.count(1)
 
 _MAY_CREATE = "SELECT rolcreatedb OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
+_SCHEMA = f"SELECT {OF_SESSION}, current_setting('search_path')"
 _LOCALE = """
 SELECT pg_encoding_to_char(encoding), datcollate, datctype
   FROM pg_catalog.pg_database
@@ -33,11 +35,18 @@ _ROLES = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_'"
 
 
 class ShadowServer:
-    """A server on which shadow databases can be created."""
+    """A server on which shadow databases can be created.
 
-    def __init__(self, conninfo: str, *, like: str | None) -> None:
+    Each has the `schema` of the migrations, and `path` as its search_path. Without a schema they use `public`.
+    """
+
+    def __init__(
+        self, conninfo: str, *, like: str | None, schema: str | None = None, path: str = '"$user", public'
+    ) -> None:
         self._conninfo = conninfo
         self._like = like
+        self._schema = None if schema == "public" else schema
+        self._path = path
 
     @contextmanager
     def database(self, template: str | None = None) -> Generator[str]:
@@ -50,10 +59,22 @@ class ShadowServer:
                 source = sql.Identifier(str(conninfo_to_dict(template)["dbname"]))
                 connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), source))
         try:
-            yield make_conninfo(self._conninfo, dbname=name)
+            yield self._prepared(make_conninfo(self._conninfo, dbname=name))
         finally:
             with open_shadow(self._conninfo) as connection:
                 connection.execute(drop(name))
+
+    def _prepared(self, conninfo: str) -> str:
+        """Create the schema in the database, and return `conninfo` for connections in it."""
+        if self._schema is None:
+            return conninfo
+        name = sql.Identifier(self._schema)
+        conninfo = with_options(
+            conninfo, {"search_path": f"{name.as_string(None)}, {self._path}", PARAMETER: self._schema}
+        )
+        with open_shadow(conninfo) as connection:
+            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+        return conninfo
 
     def _create(self, connection: psycopg.Connection, name: str) -> None:
         create = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
@@ -85,19 +106,20 @@ def shadow_server(
 ) -> Generator[ShadowServer]:
     """Yield the server for shadow databases: `shadow_url`, else the database's server, else an embedded one."""
     if shadow_url is not None:
-        yield ShadowServer(shadow_url, like=None)
+        yield ShadowServer(shadow_url, like=None, schema=named(conninfo))
         return
     with open_session(conninfo, application_name=APPLICATION_NAME) as session, explained():
         connection = session.connection
         row = connection.execute(_MAY_CREATE).fetchone()
+        schema, path = connection.execute(_SCHEMA.encode()).fetchone() or (None, "")
         allowed = row is not None and row[0] and not session.pooled
         roles = [] if allowed else [name for (name,) in connection.execute(_ROLES)]
     if allowed:
-        yield ShadowServer(conninfo, like=conninfo)
+        yield ShadowServer(conninfo, like=conninfo, schema=schema, path=path)
         return
     notify(Event("note", "the role cannot create databases here; using an embedded server for shadow databases"))
     with _embedded(roles) as embedded:
-        yield ShadowServer(embedded, like=None)
+        yield ShadowServer(embedded, like=None, schema=schema, path=path)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from typing import Any, Protocol, Self, TypedDict, Unpack, cast, runtime_checkab
 from uuid import UUID
 
 from agent_storage.errors import InvalidSettings
-from agent_storage.migrations.migrator import Migrator
 from agent_storage.statements.filters import Order, Where
 from agent_storage.statements.lists import Page
 from agent_storage.sync.storage import Storage
@@ -69,12 +68,11 @@ class PostgresCheckpoints(CheckpointProvider):
         self.storage = storage
 
     def initialize(self) -> None:
-        """Apply the pending migrations. May be called twice, and by several processes at once.
+        """Connect, and apply the pending migrations. May be called twice, and by several processes at once.
 
         At head, and ahead of it, it only reads. Raises `MigrationError`, `Unavailable`.
         """
-        migrator = Migrator(self.storage.database.conninfo)
-        migrator.ensure_current()
+        self.storage.connect(migrate=True)
 
     def store_checkpoint(self, checkpoint: NewCheckpoint) -> str:
         """Store a checkpoint. Return its id.
@@ -151,11 +149,12 @@ class CheckpointProviders(CheckpointProvider):
 
     def _start(self, *, migrate: bool) -> Self:
         try:
-            for storage in self._storages:
-                storage.connect()
             if migrate:
                 for provider in self._providers.values():
                     provider.initialize()
+            else:
+                for storage in self._storages:
+                    storage.connect()
         except BaseException:
             self.close()
             raise

@@ -104,6 +104,11 @@ class Database:
     def __repr__(self) -> str:
         return f"<Database {'open' if self._pool else 'closed'}>"
 
+    @property
+    def opened(self) -> bool:
+        """Whether the pool is open."""
+        return self._pool is not None
+
     def open(self) -> None:
         """Connect. Raises `Unavailable` when the database cannot be reached, `InvalidSettings` for a bad address."""
         with self._opening:
@@ -341,8 +346,10 @@ class Database:
             if url is None and self._own is not None:
                 pools.address(self._own)  # raises here rather than in the listener's thread
                 self._listener = Listener(partial(pools.address, self._own))
+            elif url is not None:
+                self._listener = Listener(partial(pools.listening, self.settings, url.get_secret_value()))
             else:
-                self._listener = Listener(self.settings.conninfo(url.get_secret_value()) if url else self.conninfo)
+                self._listener = Listener(self.conninfo)
         return Signal(self._listener, channel, payloads)
 
     @property

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 from agent_storage.errors import StorageError, Unavailable
-from agent_storage.migrations import Migrator
 from agent_storage.sync.adapters.workflow.calls import Calls
 from agent_storage.sync.adapters.workflow.decisions import Decisions
 from agent_storage.sync.adapters.workflow.runs import Runs
@@ -37,17 +36,11 @@ class WorkflowStorage(Runs, Calls, Decisions):
         Several processes may do so at once: one of them applies. Raises `Unavailable`, and `MigrationError` if the
         role may not, or if the database's history contradicts the shipped migrations.
         """
-        if not _is_open(self._storage):
-            self._storage.connect()
-            self._opened = True
-        if self._migrate:
-            migrator = Migrator(self._storage.database.conninfo)
-            try:
-                migrator.ensure_current()
-            except BaseException:
-                self.close()
-                raise
-            self._migrate = False
+        was_open = _is_open(self._storage)
+        if self._migrate or not was_open:
+            self._storage.connect(migrate=self._migrate or None)
+        self._opened = self._opened or not was_open
+        self._migrate = False
 
     def close(self) -> None:
         """Close the storage if `initialize` opened it. May be called twice."""

@@ -64,6 +64,7 @@ $$;
 CREATE TRIGGER set_last_message_at BEFORE INSERT ON conversations
     FOR EACH ROW WHEN (NEW.message_count = 0 AND NEW.last_message_at <> NEW.created_at)
     EXECUTE FUNCTION trigger_set_last_message_at();
+SELECT pin_search_path('trigger_check_message_count()');
 
 COMMENT ON TABLE conversations IS 'Conversations between people and models';
 COMMENT ON COLUMN conversations.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

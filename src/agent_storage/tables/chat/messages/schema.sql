@@ -215,6 +215,10 @@ END
 $$;
 CREATE TRIGGER check_message_parent AFTER INSERT OR UPDATE OF parent_id ON messages
     FOR EACH ROW WHEN (NEW.parent_id IS NOT NULL) EXECUTE FUNCTION trigger_check_message_parent();
+SELECT pin_search_path(
+    'trigger_lock_message_count()',
+    'trigger_raise_message_count()',
+    'trigger_check_message_parent()');
 
 COMMENT ON TABLE messages IS 'Messages of conversations, in order';
 COMMENT ON COLUMN messages.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

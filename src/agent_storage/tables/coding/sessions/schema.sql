@@ -74,6 +74,7 @@ CREATE TRIGGER refuse_genealogy_cycle_on_update AFTER UPDATE OF id, parent_sessi
                        OR NEW.forked_from_session_id IS NOT NULL
                           AND NEW.forked_from_session_id IS DISTINCT FROM OLD.forked_from_session_id)
     EXECUTE FUNCTION trigger_refuse_genealogy_cycle();
+SELECT pin_search_path('trigger_refuse_genealogy_cycle()');
 
 COMMENT ON TABLE sessions IS 'Sessions of coding agents, which may spawn and fork others';
 COMMENT ON COLUMN sessions.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

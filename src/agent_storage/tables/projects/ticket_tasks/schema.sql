@@ -116,6 +116,10 @@ END
 $$;
 CREATE TRIGGER forget_ticket_tasks AFTER DELETE ON ticket_tasks REFERENCING OLD TABLE AS gone
     FOR EACH STATEMENT EXECUTE FUNCTION trigger_forget_ticket_tasks();
+SELECT pin_search_path(
+    'trigger_place_ticket_task()',
+    'trigger_check_ticket_task_dependencies()',
+    'trigger_forget_ticket_tasks()');
 
 COMMENT ON TABLE ticket_tasks IS 'Steps of tickets, in order';
 COMMENT ON COLUMN ticket_tasks.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

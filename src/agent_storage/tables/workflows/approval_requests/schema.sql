@@ -108,7 +108,7 @@ CREATE TRIGGER release_run_of_deleted AFTER DELETE ON approval_requests
 CREATE FUNCTION trigger_notify_approval() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('approval_requests', OLD.id::text);
+    PERFORM pg_notify(notification_channel(TG_TABLE_NAME, TG_TABLE_SCHEMA), OLD.id::text);
     RETURN NULL;
 END
 $$;
@@ -116,6 +116,10 @@ CREATE TRIGGER notify_approval AFTER UPDATE OF status ON approval_requests
     FOR EACH ROW WHEN (OLD.status = 'pending' AND NEW.status <> 'pending') EXECUTE FUNCTION trigger_notify_approval();
 CREATE TRIGGER notify_deleted AFTER DELETE ON approval_requests
     FOR EACH ROW WHEN (OLD.status = 'pending') EXECUTE FUNCTION trigger_notify_approval();
+SELECT pin_search_path(
+    'awaited_by_run(uuid)',
+    'trigger_release_run()',
+    'trigger_notify_approval()');
 
 COMMENT ON TABLE approval_requests IS 'Questions of workflow runs to people; each is decided once';
 COMMENT ON COLUMN approval_requests.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

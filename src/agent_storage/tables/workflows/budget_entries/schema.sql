@@ -126,13 +126,15 @@ BEGIN
     RETURN NULL;
 END
 $$;
+-- Columns are compared one by one: pg_dump writes a comparison of rows as something else, which would be drift.
 CREATE TRIGGER keep_entries BEFORE UPDATE ON budget_entries
     FOR EACH ROW WHEN (pg_trigger_depth() = 0 OR NEW.session_id IS NOT NULL
-                       OR (NEW.id, NEW.pool_id, NEW.kind, NEW.amount, NEW.to_pool_id, NEW.reservation_id, NEW.key,
-                           NEW.actor, NEW.metadata)
-                          IS DISTINCT FROM
-                          (OLD.id, OLD.pool_id, OLD.kind, OLD.amount, OLD.to_pool_id, OLD.reservation_id, OLD.key,
-                           OLD.actor, OLD.metadata))
+                       OR NEW.id IS DISTINCT FROM OLD.id OR NEW.pool_id IS DISTINCT FROM OLD.pool_id
+                       OR NEW.kind IS DISTINCT FROM OLD.kind OR NEW.amount IS DISTINCT FROM OLD.amount
+                       OR NEW.to_pool_id IS DISTINCT FROM OLD.to_pool_id
+                       OR NEW.reservation_id IS DISTINCT FROM OLD.reservation_id
+                       OR NEW.key IS DISTINCT FROM OLD.key OR NEW.actor IS DISTINCT FROM OLD.actor
+                       OR NEW.metadata IS DISTINCT FROM OLD.metadata)
     EXECUTE FUNCTION trigger_keep_budget_entries();
 CREATE TRIGGER keep_deleted_entries BEFORE DELETE ON budget_entries
     FOR EACH ROW EXECUTE FUNCTION trigger_keep_budget_entries();
@@ -249,6 +251,11 @@ BEGIN
      ORDER BY p.id <> shown;
 END
 $$;
+SELECT pin_search_path(
+    'trigger_post_budget_entries()',
+    'trigger_close_budget_reservation()',
+    'trigger_keep_budget_entries()',
+    'budget_post(text, uuid, numeric, uuid, uuid, text, text, uuid, timestamptz, jsonb)');
 
 COMMENT ON TABLE budget_entries IS 'Ledger of the budgets: every change of a sum, which never changes itself';
 COMMENT ON COLUMN budget_entries.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

@@ -84,6 +84,7 @@ $$;
 CREATE TRIGGER check_new_pool AFTER INSERT ON budget_pools
     FOR EACH ROW WHEN (NEW.parent_pool_id IS NOT NULL OR NEW.used_budget <> 0 OR NEW.reserved_budget <> 0)
     EXECUTE FUNCTION trigger_check_new_budget_pool();
+SELECT pin_search_path('trigger_check_new_budget_pool()');
 
 COMMENT ON TABLE budget_pools IS 'Budgets, in trees; no pool is ever overspent';
 COMMENT ON COLUMN budget_pools.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

@@ -54,6 +54,7 @@ CREATE TRIGGER keep_status BEFORE UPDATE OF status, settled_amount ON budget_res
     FOR EACH ROW WHEN ((NEW.status, NEW.settled_amount) IS DISTINCT FROM (OLD.status, OLD.settled_amount)
                        AND pg_trigger_depth() = 0)
     EXECUTE FUNCTION trigger_refuse_change('status', 'settle or release the reservation');
+SELECT pin_search_path('trigger_hold_budget()');
 
 COMMENT ON TABLE budget_reservations IS 'Amounts held in budget pools for calls whose cost is known afterwards';
 COMMENT ON COLUMN budget_reservations.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

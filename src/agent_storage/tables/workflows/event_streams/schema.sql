@@ -20,7 +20,7 @@ CREATE TRIGGER set_timestamp BEFORE UPDATE ON event_streams FOR EACH ROW EXECUTE
 CREATE FUNCTION trigger_notify_event_stream() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('event_streams', NEW.stream_id);
+    PERFORM pg_notify(notification_channel(TG_TABLE_NAME, TG_TABLE_SCHEMA), NEW.stream_id);
     RETURN NULL;
 END
 $$;
@@ -44,6 +44,9 @@ END
 $$;
 CREATE TRIGGER check_last_sequence AFTER UPDATE OF last_sequence ON event_streams
     FOR EACH ROW WHEN (NEW.last_sequence <> OLD.last_sequence) EXECUTE FUNCTION trigger_check_last_sequence();
+SELECT pin_search_path(
+    'trigger_notify_event_stream()',
+    'trigger_check_last_sequence()');
 
 COMMENT ON TABLE event_streams IS 'Event streams and their last sequences; deleting a stream deletes its events';
 COMMENT ON COLUMN event_streams.id IS 'Primary key: a UUIDv7 by default; another one when the stream was deleted and published again';

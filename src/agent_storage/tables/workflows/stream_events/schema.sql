@@ -42,6 +42,9 @@ $$;
 CREATE TRIGGER raise_last_sequence AFTER INSERT ON stream_events
     FOR EACH ROW WHEN (current_setting('agent_storage.raise_counters', true) = 'on')
     EXECUTE FUNCTION trigger_raise_last_sequence();
+SELECT pin_search_path(
+    'trigger_lock_last_sequence()',
+    'trigger_raise_last_sequence()');
 
 COMMENT ON TABLE stream_events IS 'Events of streams, in the order of commits, without gaps';
 COMMENT ON COLUMN stream_events.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';

@@ -55,6 +55,7 @@ END
 $$;
 CREATE TRIGGER move_execution_state BEFORE UPDATE ON workflow_sessions
     FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status) EXECUTE FUNCTION trigger_move_execution_state();
+SELECT pin_search_path('trigger_move_execution_state()');
 
 COMMENT ON TABLE workflow_sessions IS 'Runs of workflows, with the definitions that they started with';
 COMMENT ON COLUMN workflow_sessions.id IS 'Primary key: a UUIDv7 by default, or the id that the caller gave';
