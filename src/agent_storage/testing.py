@@ -36,8 +36,8 @@ Import the tests into any test module:
         test_migrations_are_one_timeline,
     )
 
-Override `storage_sources` for other sources. The server is that of `STORAGE_TEST_DATABASE_URL`, whose role needs
-CREATEDB; else the embedded one.
+Override `storage_sources` for other sources, `storage_schema` for another PostgreSQL schema. The server is that of
+`STORAGE_TEST_DATABASE_URL`, whose role needs CREATEDB; else the embedded one.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ __all__ = [
     "migrated_template",
     "rolled_back",
     "rolled_back_sync",
+    "storage_schema",
+    "storage_shadows",
     "storage_sources",
     "storage_test_server",
     "test_declarations_agree_with_the_schema",
@@ -160,6 +162,12 @@ def storage_sources(pytestconfig: pytest.Config) -> Sequence[Source]:
 
 
 @pytest.fixture(scope="session")
+def storage_schema(pytestconfig: pytest.Config) -> str | None:
+    """Return the PostgreSQL schema of the tables: that of the same pyproject.toml. Override it for another."""
+    return configured(pytestconfig.rootpath).schema
+
+
+@pytest.fixture(scope="session")
 def storage_test_server() -> Iterator[str]:
     """Yield the connection string of a server on which databases may be made."""
     url = os.environ.get("STORAGE_TEST_DATABASE_URL")
@@ -176,27 +184,35 @@ def storage_test_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def migrated_template(storage_test_server: str, storage_sources: Sequence[Source]) -> Iterator[str]:
+def storage_shadows(storage_test_server: str, storage_schema: str | None) -> ShadowServer:
+    """Return the maker of the test databases, each with the schema."""
+    return ShadowServer(storage_test_server, like=None, schema=storage_schema)
+
+
+@pytest.fixture(scope="session")
+def migrated_template(storage_shadows: ShadowServer, storage_sources: Sequence[Source]) -> Iterator[str]:
     """Yield the connection string of a database migrated to head, made once, to be copied.
 
     While a session is connected to it, no copy can be made.
     """
-    with ShadowServer(storage_test_server, like=None).database() as conninfo:
+    with storage_shadows.database() as conninfo:
         Migrator(conninfo, sources=storage_sources).up()
         yield conninfo
 
 
 @pytest.fixture
-def migrated_database(storage_test_server: str, migrated_template: str) -> Iterator[str]:
+def migrated_database(storage_shadows: ShadowServer, migrated_template: str) -> Iterator[str]:
     """Yield the connection string of a migrated database for one test alone."""
-    with ShadowServer(storage_test_server, like=None).database(migrated_template) as conninfo:
+    with storage_shadows.database(migrated_template) as conninfo:
         yield conninfo
 
 
 @pytest.fixture(scope="session")
-def emptied_for_all(storage_test_server: str, migrated_template: str) -> Iterator[tuple[str, list[sql.Identifier]]]:
+def emptied_for_all(
+    storage_shadows: ShadowServer, migrated_template: str
+) -> Iterator[tuple[str, list[sql.Identifier]]]:
     """Yield the connection string of the database that `emptied_database` empties, and its tables without rows."""
-    with ShadowServer(storage_test_server, like=None).database(migrated_template) as conninfo:
+    with storage_shadows.database(migrated_template) as conninfo:
         with psycopg.connect(conninfo, autocommit=True) as connection:
             every = [sql.Identifier(*names) for names in connection.execute(_TABLES, (list(ALL_TABLES),))]
             tables = [table for table, filled in zip(every, _filled(connection, every), strict=True) if not filled]
@@ -212,32 +228,30 @@ def emptied_database(emptied_for_all: tuple[str, list[sql.Identifier]]) -> str:
     return conninfo
 
 
-def test_every_migration_comes_back(storage_test_server: str, storage_sources: Sequence[Source]) -> None:
+def test_every_migration_comes_back(storage_shadows: ShadowServer, storage_sources: Sequence[Source]) -> None:
     """Check that each migration goes up, down and up again, with the same catalog after each step."""
     from agent_storage.migrations.verify.trial import up_down_up
 
-    migrator = Migrator(storage_test_server, sources=storage_sources)
-    tried = up_down_up(migrator, ShadowServer(storage_test_server, like=None))
+    tried = up_down_up(Migrator("", sources=storage_sources), storage_shadows)
     _report(f"{one.name}: {fault}" for one in tried for fault in one.faults)
 
 
-def test_migrations_make_the_declared_schema(storage_test_server: str, storage_sources: Sequence[Source]) -> None:
+def test_migrations_make_the_declared_schema(storage_shadows: ShadowServer, storage_sources: Sequence[Source]) -> None:
     """Check that migrations, run from nothing, make what the `schema.sql` files declare."""
     from agent_storage.migrations.verify.declared import declares
     from agent_storage.migrations.verify.drift import diff, line
 
     if not any(map(declares, storage_sources)):
         pytest.skip("there is no declared schema")
-    migrator = Migrator(storage_test_server, sources=storage_sources)
-    server = ShadowServer(storage_test_server, like=None)
-    _report(map(line, diff(migrator, server, "migrations", "schema").drift))
+    migrator = Migrator("", sources=storage_sources)
+    _report(map(line, diff(migrator, storage_shadows, "migrations", "schema").drift))
 
 
-def test_declarations_agree_with_the_schema(storage_test_server: str, storage_sources: Sequence[Source]) -> None:
+def test_declarations_agree_with_the_schema(storage_shadows: ShadowServer, storage_sources: Sequence[Source]) -> None:
     """Check every declared statement, record and rule as `storage check` does."""
     from agent_storage.maintenance.sources import build, check_declarations
 
-    with ShadowServer(storage_test_server, like=None).database() as conninfo, open_shadow(conninfo) as connection:
+    with storage_shadows.database() as conninfo, open_shadow(conninfo) as connection:
         origins = build(connection, Migrator(conninfo, sources=storage_sources).files())
         _report(map(str, check_declarations(connection, storage_sources, origins)))
 

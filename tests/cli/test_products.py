@@ -7,6 +7,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from ..products import SHOP, Product, product
@@ -97,3 +98,19 @@ def test_an_import_does_not_print_or_leave_files(shop: Product) -> None:
     before = {path: path.stat().st_mtime_ns for path in shop.folder.rglob("*") if path.is_file()}
     shop.run(*STORAGE, "sql", "orders")
     assert {path: path.stat().st_mtime_ns for path in shop.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_product_in_a_schema_is_migrated_checked_and_tested_there(
+    shop: Product, database: str, server_conninfo: str
+) -> None:
+    settings = shop.folder / "pyproject.toml"
+    text = settings.read_text("utf-8")
+    settings.write_text(text.replace("[tool.agent-storage]", '[tool.agent-storage]\nschema = "My Schema"'), "utf-8")
+    for words in (("migrate", "up"), ("check",), ("seed", "demo"), ("migrate", "check", "--only", "drift")):
+        shop.run(*STORAGE, *words, STORAGE_DATABASE_URL=database)
+    assert "Orders of customers" in shop.run(*STORAGE, "tables", STORAGE_DATABASE_URL=database)
+    with psycopg.connect(database) as connection:
+        query = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        assert connection.execute(query).fetchone() == (0,)
+    done = shop.run("-m", "pytest", "-q", "-p", "no:cacheprovider", STORAGE_TEST_DATABASE_URL=server_conninfo)
+    assert "9 passed" in done
