@@ -15,9 +15,9 @@ from pydantic import SecretStr
 
 from agent_storage import Conflict, sync
 from agent_storage.errors import InvalidValue
+from agent_storage.maintenance.naming import KINDS
 from agent_storage.maintenance.registry import registered
 from agent_storage.maintenance.rotation import rotate
-from agent_storage.maintenance.scaffold import KINDS
 from agent_storage.maintenance.sources import check_sources
 from agent_storage.migrations.migrator import Migrator
 from agent_storage.migrations.verify.shadow import ShadowServer

@@ -65,7 +65,7 @@ def test_what_throws_data_away_is_left_to_you_and_exit_7(migrate: Command, folde
     assert made.returncode == 7
     text = Path(made.stdout.splitlines()[0]).read_text()
     assert "-- TODO this discards data" in text
-    assert "-- ALTER TABLE public.a DROP COLUMN IF EXISTS gone;" in text
+    assert "-- ALTER TABLE a DROP COLUMN IF EXISTS gone;" in text
 
 
 def test_a_narrowed_type_is_left_to_you_too(migrate: Command, folder: Folder, declared: Path) -> None:
@@ -75,8 +75,8 @@ def test_a_narrowed_type_is_left_to_you_too(migrate: Command, folder: Folder, de
     assert made.returncode == 7
     up, down = (Path(path).read_text() for path in made.stdout.splitlines())
     assert "-- TODO this discards data" in up
-    assert "\n-- ALTER TABLE public.a ALTER COLUMN x TYPE smallint" in up
-    assert "\nALTER TABLE public.a ALTER COLUMN x TYPE integer" in down
+    assert "\n-- ALTER TABLE a ALTER COLUMN x TYPE smallint" in up
+    assert "\nALTER TABLE a ALTER COLUMN x TYPE integer" in down
 
 
 def test_what_cannot_be_drafted_is_a_todo_and_exit_7(migrate: Command, folder: Folder, declared: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_rename_is_a_guess_and_says_so(migrate: Command, folder: Folder, decla
     assert made.returncode == 7
     text = Path(made.stdout.splitlines()[0]).read_text()
     assert "-- TODO this is a guess" in text
-    assert "\nALTER TABLE public.a RENAME COLUMN gone TO kept;" in text
+    assert "\nALTER TABLE a RENAME COLUMN gone TO kept;" in text
 
 
 def test_the_first_migration_can_be_drafted_from_nothing(
