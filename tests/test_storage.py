@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -241,6 +242,17 @@ async def test_health_says_how_far_behind_a_database_is(database: str) -> None:
         assert health and health.pending == () and health.problems == ()
         assert health.server_version and health.server_version >= 140000
         assert health.seconds is not None and health.seconds > 0
+
+
+async def test_health_covers_the_sources_of_the_storage(migrated: str, tmp_path: Path) -> None:
+    (tmp_path / "shop" / "migrations").mkdir(parents=True)
+    (tmp_path / "shop" / "migrations" / "20260101000000_a.sql").write_text("CREATE TABLE a ();", "utf-8")
+    (tmp_path / "shop" / "migrations" / "20260101000000_a.rollback.sql").write_text("DROP TABLE a;", "utf-8")
+    async with agent_storage.Storage(migrated, sources=[tmp_path / "shop"]) as storage:
+        health = await storage.health()
+        assert (health.migrated, health.pending) == (False, ("shop:20260101000000_a",))
+        await storage.connect(migrate=True)
+        assert await storage.health()
 
 
 def test_health_of_the_sync_face(migrated: str) -> None:

@@ -26,16 +26,16 @@ class Health:
     server_version: int | None = None
     #: How long taking a connection and one query took, in seconds.
     seconds: float | None = None
-    #: Ids of shipped migrations that are not applied: what the database lacks.
+    #: Migrations that are not applied: the id of a shipped one, `SOURCE:ID` of another source of the storage.
     pending: tuple[str, ...] = ()
-    #: Contradictions between the database's history and the shipped migrations, a sentence each.
+    #: Contradictions between the database's history and the migrations, a sentence each.
     problems: tuple[str, ...] = ()
     #: Why the database could not be reached or read.
     error: str | None = None
 
     @property
     def migrated(self) -> bool:
-        """Return whether every shipped migration is applied."""
+        """Return whether every migration of the storage's sources is applied."""
         return self.reachable and self.error is None and not self.pending
 
     def __bool__(self) -> bool:
@@ -43,10 +43,14 @@ class Health:
         return self.migrated
 
 
-def schema_health(conninfo: str, server_version: int, seconds: float) -> Health:
+def schema_health(
+    conninfo: str, server_version: int, seconds: float, sources: Sequence[Source | str | Path] = ()
+) -> Health:
     """Return the health of a database that answers; blocks while its migration history is read."""
     try:
-        status = Migrations(conninfo).status()
+        found = _with_shipped(sources)
+        own = next(one.name for one in found if one.shipped)
+        status = Migrations(conninfo, sources=found, own=own).status()
     except MigrationFailure as error:
         return Health(True, server_version, seconds, error=error.message)
     problems = tuple(problem.message for problem in status.problems)
@@ -62,7 +66,9 @@ def ensure_current(
     """
     if settings.migrate_url is not None:
         settings = settings.model_copy(update={"url": settings.migrate_url})
+    Migrations(locate(settings), sources=_with_shipped(sources)).ensure_current(migrate)
+
+
+def _with_shipped(sources: Sequence[Source | str | Path]) -> list[Source]:
     found = [one if isinstance(one, Source) else at(Path(one)) for one in sources]
-    if not any(one.shipped for one in found):
-        found.insert(0, shipped())
-    Migrations(locate(settings), sources=found).ensure_current(migrate)
+    return found if any(one.shipped for one in found) else [shipped(), *found]

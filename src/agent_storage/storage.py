@@ -153,7 +153,7 @@ class Storage(Tables):
         except (Unavailable, psycopg.Error) as error:
             return Health(reachable=False, error=str(error))
         seconds = time.perf_counter() - started
-        return await asyncio.to_thread(schema_health, self.database.conninfo, version, seconds)
+        return await asyncio.to_thread(schema_health, self.database.conninfo, version, seconds, self._sources)
 
     # ---- connections -----------------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ ON_ROWS = {
     "new table": ("notes", 2, "no source of yours is configured"),
     "generate": ("", 2, "no source of yours is configured"),
     "check": ("", 0, "agree"),
+    "reset": ("--yes", 2, "a database is named"),
     "sql": ("messages.latest --explain", 0, "Index Scan"),
     "secrets new-key": ("", 0, "="),
     "secrets rotate": ("", 0, "providers.api_key: 0 rewrapped"),

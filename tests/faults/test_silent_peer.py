@@ -143,5 +143,5 @@ def test_a_listening_connection_that_has_become_silent_is_replaced(
         assert not signal.wait(1.0)
         proxy.silent = False
         assert signal.wait(20)  # it listens again
-        other.execute("SELECT pg_notify('event_streams', 'x')")
+        other.execute("SELECT pg_notify('event_streams.public', 'x')")
         assert signal.wait(20)

@@ -152,7 +152,7 @@ class Storage(Tables):
         except (Unavailable, psycopg.Error) as error:
             return Health(reachable=False, error=str(error))
         seconds = time.perf_counter() - started
-        return schema_health(self.database.conninfo, version, seconds)
+        return schema_health(self.database.conninfo, version, seconds, self._sources)
 
     # ---- connections -----------------------------------------------------------------------------------------------
 

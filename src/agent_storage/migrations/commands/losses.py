@@ -1,4 +1,4 @@
-"""What a rollback would lose: read from its statements, with the rows counted in the database."""
+"""The losses of a rollback: read from its statements, with the rows counted in the database."""
 
 from __future__ import annotations
 

@@ -230,7 +230,9 @@ def read_source(source: Source, *, own: bool = True) -> list[MigrationFile]:
 def read_folder(folder: Path) -> list[MigrationFile]:
     """Return the migrations of a folder, by name. Raises if the folder is missing, empty or contains other files."""
     if not folder.is_dir():
-        raise InvalidRequest(f"the migrations folder {folder} does not exist", hint="name it with --folder")
+        raise InvalidRequest(
+            f"the migrations folder {folder} does not exist", hint="correct sources, or name it with --folder"
+        )
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in {".sql", ".py"})
     forward = [path for path in paths if not path.name.endswith(ROLLBACK_SUFFIX)]
     if not forward:

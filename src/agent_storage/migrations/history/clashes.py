@@ -18,7 +18,7 @@ _Place = tuple[str, str, str | None]
 def refuse_clashes(chosen: Sequence[MigrationFile], timelines: Timelines, tracking: TrackingTables) -> None:
     """Raise `InvalidRequest` with both files. Nothing has run then.
 
-    The migrations are read, not run. What one of them drops or renames before is free again.
+    The migrations are read, not run. A name that one of them drops or renames before is free again.
     """
     if not chosen or len({entry.source for entry in timelines.recorded} | {file.source for file in chosen}) < 2:
         return

@@ -115,9 +115,9 @@ class Migrations:
         tracking = tracking or self.tracking(session)
         timelines = self.timelines(session, tracking)
         lint.refuse(timelines.pending)
-        refuse_taken(session, tracking.schema, timelines)
         refuse(self._real(session, timelines.problems(allow_out_of_order=allow_out_of_order)))
         refuse_clashes(timelines.pending, timelines, tracking)
+        refuse_taken(session, tracking.schema, timelines)
         return timelines
 
     def status(self) -> Status:
@@ -166,12 +166,15 @@ class Migrations:
         files = self.files()
         with self.session() as session:
             timelines = self.timelines(session, files=files)
-            choose(timelines)
+            chosen = choose(timelines)
             if timelines.at_head():
                 return RunResult([], [])
             # The files are read once, so the checked files are those that run, however long the lock takes.
             lint.refuse(timelines.pending)
-            refuse_taken(session, self.tracking(session).schema, timelines)
+            tracking = self.tracking(session)
+            if not timelines.problems(allow_out_of_order=True):  # they are reported first, under the lock
+                refuse_clashes(chosen, timelines, tracking)
+            refuse_taken(session, tracking.schema, timelines)
             with self._locked(session, files) as locked:
                 if locked is None:
                     return RunResult([], [])
