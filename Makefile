@@ -54,6 +54,9 @@ check: $(VENV)/.dev  ## Lint, prose, types, generated code, schema, statements, 
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/mypy --strict --no-error-summary tests/typing
+	@cd examples/shop && $(CURDIR)/$(BIN)/pyright --pythonpath $(CURDIR)/$(BIN)/python
+	@cd examples/shop && $(CURDIR)/$(BIN)/mypy --no-error-summary
+	@cd examples/shop && $(CURDIR)/$(BIN)/storage generate --check
 	@$(BIN)/python tools/scratch.py storage check
 	@$(BIN)/python tools/scratch.py storage migrate check --only test
 

@@ -267,7 +267,7 @@ def test_a_table_is_three_files_and_a_column_two_each_with_a_drafted_migration(
             "docs/schema.md",
             "tests/golden/statements.sql",
         }
-        assert "COMMENT ON COLUMN public.notes.tags IS 'Tags to filter by'" in up.read_text("utf-8")
+        assert "COMMENT ON COLUMN notes.tags IS 'Tags to filter by'" in up.read_text("utf-8")
 
         copy.python("-m", "ruff", "check", "--no-cache", "--quiet", TABLE, "src/agent_storage/sync/tables/knowledge")
         copy.python("-m", "ruff", "format", "--no-cache", "--check", "--quiet", TABLE)

@@ -7,10 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
-import psycopg
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -73,32 +71,3 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
         path = ROOT / name
         if path.is_file() and not path.is_symlink() and path != Path(__file__):
             assert not pattern.search(path.read_text("utf-8", errors="replace")), name
-
-
-def test_a_wheel_works_in_an_empty_environment_outside_the_checkout(tmp_path: Path, database: str) -> None:
-    """The wheel's own files and nothing of the checkout: its SQL, its typing marker, its command."""
-    pytest.importorskip("hatchling")
-    source = tmp_path / "a checkout"
-    ignore = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".hypothesis", ".*_cache")
-    shutil.copytree(ROOT, source, symlinks=True, ignore=ignore)
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", source)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("py.typed", "tables/_shared.sql", "tables/chat/messages/schema.sql", "cli/conversation.json",
-                   "migrations/versions/20261120090000_chat.sql", "sync/storage.py",
-                   "tables/checkpoints/checkpoints/sqlite/20261122034000_create_checkpoints.sql",
-                   "tables/checkpoints/checkpoints/mysql/20261122034000_create_checkpoints.rollback.sql"):  # fmt: skip
-        assert f"agent_storage/{wanted}" in names
-    assert not [name for name in names if name.startswith("tests")]
-    target = tmp_path / "installed here"
-    run(sys.executable, "-m", "venv", target)
-    python = target / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
-    libraries = Path(psycopg.__file__).parents[1]
-    # The libraries come from this environment; an editable install's .pth file is not followed through PYTHONPATH.
-    environment = {"PYTHONPATH": str(libraries), "STORAGE_DATABASE_URL": database}
-    where = run(python, "-c", "import agent_storage; print(agent_storage.__file__)", cwd=tmp_path, **environment)
-    assert str(target) in where
-    storage = target / "bin" / "storage"
-    run(storage, "migrate", "up", cwd=tmp_path, **environment)
-    assert "13 messages" in run(storage, "demo", cwd=tmp_path, **environment)

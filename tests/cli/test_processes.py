@@ -46,6 +46,8 @@ ON_ROWS = {
     "approval approve": ("ffffffff", 1, "ffffffff"),
     "approval reject": ("ffffffff", 1, "ffffffff"),
     "budget tree": ("", 0, "seed demo"),
+    "new table": ("notes", 2, "no source of yours is configured"),
+    "generate": ("", 2, "no source of yours is configured"),
     "check": ("", 0, "agree"),
     "reset": ("--yes", 2, "a database is named"),
     "sql": ("messages.latest --explain", 0, "Index Scan"),

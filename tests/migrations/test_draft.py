@@ -9,8 +9,11 @@ import pytest
 
 from agent_storage.migrations.commands.draft import draft
 from agent_storage.migrations.errors import InvalidRequest
+from agent_storage.migrations.files.author import new
 from agent_storage.migrations.migrator import Migrator
+from agent_storage.migrations.verify.drift import diff
 from agent_storage.migrations.verify.shadow import ShadowServer
+from agent_storage.sources import Source
 
 from .conftest import Command, Folder
 
@@ -65,7 +68,7 @@ def test_what_throws_data_away_is_left_to_you_and_exit_7(migrate: Command, folde
     assert made.returncode == 7
     text = Path(made.stdout.splitlines()[0]).read_text()
     assert "-- TODO this discards data" in text
-    assert "-- ALTER TABLE public.a DROP COLUMN IF EXISTS gone;" in text
+    assert "-- ALTER TABLE a DROP COLUMN IF EXISTS gone;" in text
 
 
 def test_a_narrowed_type_is_left_to_you_too(migrate: Command, folder: Folder, declared: Path) -> None:
@@ -75,8 +78,8 @@ def test_a_narrowed_type_is_left_to_you_too(migrate: Command, folder: Folder, de
     assert made.returncode == 7
     up, down = (Path(path).read_text() for path in made.stdout.splitlines())
     assert "-- TODO this discards data" in up
-    assert "\n-- ALTER TABLE public.a ALTER COLUMN x TYPE smallint" in up
-    assert "\nALTER TABLE public.a ALTER COLUMN x TYPE integer" in down
+    assert "\n-- ALTER TABLE a ALTER COLUMN x TYPE smallint" in up
+    assert "\nALTER TABLE a ALTER COLUMN x TYPE integer" in down
 
 
 def test_what_cannot_be_drafted_is_a_todo_and_exit_7(migrate: Command, folder: Folder, declared: Path) -> None:
@@ -96,7 +99,7 @@ def test_a_rename_is_a_guess_and_says_so(migrate: Command, folder: Folder, decla
     assert made.returncode == 7
     text = Path(made.stdout.splitlines()[0]).read_text()
     assert "-- TODO this is a guess" in text
-    assert "\nALTER TABLE public.a RENAME COLUMN gone TO kept;" in text
+    assert "\nALTER TABLE a RENAME COLUMN gone TO kept;" in text
 
 
 def test_the_first_migration_can_be_drafted_from_nothing(
@@ -114,3 +117,29 @@ def test_there_must_be_something_to_draft(database: str, server_conninfo: str, f
     declared.write_text(BEFORE)
     with pytest.raises(InvalidRequest, match="already create the declared schema"):
         draft(Migrator(database, folder.path), ShadowServer(server_conninfo, like=None), declared.parent.parent)
+
+
+def test_a_draft_names_no_schema_but_keeps_strings_and_other_schemas(tmp_path: Path, server_conninfo: str) -> None:
+    folder, tables = tmp_path / "migrations", tmp_path / "tables" / "a"
+    folder.mkdir()
+    tables.mkdir(parents=True)
+    declared = """
+        CREATE TABLE a (id int PRIMARY KEY, public text, note text DEFAULT 'public.x');
+        CREATE INDEX a_note_idx ON a (note);
+        CREATE FUNCTION f(of a) RETURNS text LANGUAGE sql AS 'SELECT (of).note';
+        COMMENT ON COLUMN a.public IS 'public.a, and "public".b';
+    """
+    (tables / "schema.sql").write_text(declared)
+    shadows = ShadowServer(server_conninfo, like=None, schema="My Schema")
+    migrator = Migrator("", sources=[Source("x", tmp_path / "tables", folder)])
+    found = draft(migrator, shadows, None)
+    text = found.up.text(guard=True)
+    assert found.complete, text
+    assert "My Schema" not in text
+    assert "'public.a, and \"public\".b'" in text
+    assert "'public.x'" in text
+    assert "COMMENT ON COLUMN a.public IS" in text
+    new(folder, "a", up=text, down=found.down.text(guard=False))
+    for schema in (None, "My Schema", "other"):
+        server = ShadowServer(server_conninfo, like=None, schema=schema)
+        assert diff(migrator, server, "migrations", "schema").drift == []

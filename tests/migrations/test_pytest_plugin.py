@@ -13,23 +13,18 @@ from .conftest import Folder
 
 CONFTEST = """
 import pathlib, pytest
+from agent_storage.sources import Source
 pytest_plugins = ["agent_storage.testing"]
 
 @pytest.fixture(scope="session")
-def storage_migrations_folder():
-    return pathlib.Path({folder!r})
-
-@pytest.fixture(scope="session")
-def storage_own_tables():
-    return ["a"]
-
-@pytest.fixture(scope="session")
-def storage_tables_folder():
-    return pathlib.Path({tables!r})
+def storage_sources():
+    return [Source("service", pathlib.Path({tables!r}), pathlib.Path({folder!r}))]
 """
+COUNTRIES = "CREATE TABLE countries (code text PRIMARY KEY);"
 TESTS = """
 import psycopg, pytest
 from agent_storage.testing import (
+    test_declarations_agree_with_the_schema,
     test_every_migration_comes_back,
     test_migrations_are_one_timeline,
     test_migrations_make_the_declared_schema,
@@ -39,6 +34,7 @@ from agent_storage.testing import (
 def test_an_emptied_database(again, emptied_database):
     with psycopg.connect(emptied_database) as connection:
         assert connection.execute("SELECT count(*) FROM a").fetchone() == (0,)
+        assert connection.execute("SELECT code FROM countries").fetchall() == [("NO",)]
         connection.execute("INSERT INTO a VALUES (1)")
 
 @pytest.mark.parametrize("again", [1, 2])
@@ -51,8 +47,14 @@ def test_a_database_of_its_own(again, migrated_database):
 @pytest.fixture
 def service(tmp_path: Path, folder: Folder) -> Path:
     folder.table("20260101000000_a", "a")
-    (tmp_path / "tables" / "a").mkdir(parents=True)
-    (tmp_path / "tables" / "a" / "schema.sql").write_text("CREATE TABLE a (id int PRIMARY KEY);")
+    folder.write(
+        "20260101000001_countries",
+        "CREATE TABLE countries (code text PRIMARY KEY); INSERT INTO countries VALUES ('NO');",
+        "DROP TABLE countries;",
+    )
+    for name, sql in {"a": "CREATE TABLE a (id int PRIMARY KEY);", "countries": COUNTRIES}.items():
+        (tmp_path / "tables" / name).mkdir(parents=True)
+        (tmp_path / "tables" / name / "schema.sql").write_text(sql)
     place = tmp_path / "service"
     place.mkdir()
     (place / "conftest.py").write_text(CONFTEST.format(folder=str(folder.path), tables=str(tmp_path / "tables")))
@@ -77,7 +79,7 @@ def run(service: Path, url: str | None) -> subprocess.CompletedProcess[str]:
 def test_a_service_gets_databases_and_ready_tests(service: Path, server_conninfo: str) -> None:
     done = run(service, server_conninfo)
     assert done.returncode == 0, done.stdout
-    assert "7 passed" in done.stdout
+    assert "8 passed" in done.stdout
 
 
 def test_without_a_url_the_embedded_server_serves(service: Path) -> None:

@@ -27,6 +27,8 @@ COMMANDS = {
     "workflow": ("workflow", "List workflows and their runs, show one; pause, resume, retry."),
     "approval": ("approval", "List approval requests, approve or reject one."),
     "budget": ("budget", "Show budgets as a tree: used, total, left."),
+    "new": ("new", "Write the files of a new table in your source."),
+    "generate": ("generate", "Write the sync face of your repositories."),
     "reset": ("reset", "Delete everything in the embedded PostgreSQL."),
     "migrate": ("migrate", "Change the schema: up, down, status, check, diff and more."),
     "check": ("check", "Compare every declared statement with a migrated database."),

@@ -14,24 +14,20 @@ def check(as_json: AsJson = False, db: Db = None) -> None:
     """Prepare every declared statement on a scratch database migrated to head, and compare.
 
     Parameters, result columns, types, nullability and defaults are compared with signatures and records, and every
-    schema.sql with what the migrations make. Your database is neither read nor changed.
+    schema.sql with what the migrations make: those of this package, and those of your sources. A shipped record need
+    not have the columns that you add to its table. Your database is neither read nor changed.
     """
-    import psycopg
-
     from agent_storage.cli.migrate.terminal import migration_conninfo
-    from agent_storage.maintenance.check import check as compare
+    from agent_storage.maintenance.sources import check_sources
     from agent_storage.migrations.migrator import Migrator
-    from agent_storage.migrations.verify.drift import diff, line
     from agent_storage.migrations.verify.shadow import shadow_server
+    from agent_storage.sources import configured
 
     with errors():
+        sources = configured().sources
         conninfo = migration_conninfo(db)
         with shadow_server(conninfo, notify=lambda _: None) as server:
-            with server.database() as scratch:
-                Migrator(scratch).up()
-                with psycopg.connect(scratch, autocommit=True) as connection:
-                    findings = [str(finding) for finding in compare(connection)]
-            findings += [line(finding) for finding in diff(Migrator(conninfo), server, "schema", "migrations").drift]
+            findings = check_sources(Migrator(conninfo, sources=sources), server)
     if as_json:
         typer.echo(to_json({"findings": findings}))
     else:

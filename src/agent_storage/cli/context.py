@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -17,6 +18,7 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from agent_storage.database.settings import Settings
+    from agent_storage.sources import Configuration, Source
     from agent_storage.sync import Storage
 
 EXIT_CODES = {
@@ -105,6 +107,25 @@ def errors() -> Generator[None]:
             typer.echo(f"hint: {hint}", err=True)
         code = 2 if isinstance(error, InvalidSettings) else 8 if isinstance(error, Unavailable) else 1
         raise typer.Exit(getattr(error, "exit_code", code)) from None
+
+
+def own_source() -> tuple[Configuration, Source]:
+    """Return the configuration and the product's source. Raises `InvalidSettings` if there is only the shipped one."""
+    from agent_storage.errors import InvalidSettings
+    from agent_storage.sources import configured
+
+    found = configured()
+    if found.own.shipped:
+        raise InvalidSettings(
+            'no source of yours is configured: add [tool.agent-storage] with sources = ["src/YOUR_PACKAGE/storage"] '
+            "to pyproject.toml, and make that package"
+        )
+    return found, found.own
+
+
+def shown_path(path: Path) -> str:
+    """Return a path below the current folder without it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def end_quietly() -> NoReturn:

@@ -21,17 +21,20 @@ def new_key(as_json: AsJson = False) -> None:
 
 @app.command(epilog=taught("storage secrets rotate", codes=(0, 1, 2, 8, 130)))
 def rotate(as_json: AsJson = False, db: Db = None) -> None:
-    """Wrap every stored secret with the newest key.
+    """Wrap every stored secret with the newest key, your own tables included.
 
     Set STORAGE_SECRET_KEY to `NEW,OLD`, run this, then set it to `NEW`. The application may run meanwhile. A second
     run completes an interrupted one. A secret of an unknown key is left as it is and reported; the exit code is 1 then.
     """
     from dataclasses import asdict
 
+    from agent_storage.maintenance.registry import registered
     from agent_storage.maintenance.rotation import rotate as rewrap
+    from agent_storage.sources import configured
 
     with opened(db) as storage, storage.connection() as connection:
-        done = rewrap(connection, storage.database.codec.keyring)
+        repositories = [one.repository for one in registered(configured().sources)]
+        done = rewrap(connection, storage.database.codec.keyring, repositories)
     if as_json:
         typer.echo(to_json(asdict(done)))
     else:

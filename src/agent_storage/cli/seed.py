@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from agent_storage.cli.context import AsJson, Db, group, opened, require_schema, taught
+from agent_storage.cli.context import AsJson, Db, errors, group, opened, require_schema, taught
 from agent_storage.cli.show import emit, line, listing
 
 app = group("seed", "Fill every table with realistic demo data.")
@@ -31,12 +31,17 @@ def demo(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """Fill every table with realistic, linked rows: teams, tickets, conversations, agents, workflows, budgets.
+    """Fill every shipped table with realistic, linked rows: teams, tickets, conversations, agents, workflows, budgets.
 
     All rows are written in one transaction. An interrupted run leaves nothing.
     """
     from agent_storage.demo import ANCHOR, seed_demo
+    from agent_storage.errors import InvalidSettings
+    from agent_storage.sources import configured
 
+    with errors():
+        if not any(source.shipped for source in configured().sources):
+            raise InvalidSettings("demo data is for the shipped tables, which `include` of pyproject.toml leaves out")
     begun = time.perf_counter()
     with opened(db) as storage, _bar(scale) as progress:
         require_schema(storage)

@@ -16,9 +16,23 @@ app = typer.Typer(add_completion=False)
 
 def _names() -> list[str]:
     """Return the names that the shell may complete."""
-    from agent_storage.tables import REPOSITORIES
+    from agent_storage.errors import StorageError
 
-    return [*REPOSITORIES, *(item.name for made in REPOSITORIES.values() for item in made.statements().values())]
+    try:
+        tables, statements = _known()
+    except StorageError:  # a module of a source cannot be imported; the command says so
+        return []
+    return [*tables, *statements]
+
+
+def _known() -> tuple[list[str], dict[str, Any]]:
+    """Return the tables of the configured sources, and their declared statements by name."""
+    from agent_storage.maintenance.registry import by_table
+    from agent_storage.sources import configured
+
+    found = by_table(configured().sources)
+    every = (item for one in found.values() for item in one.repository.statements().values())
+    return list(found), {item.name: item for item in every}
 
 
 @app.command(
@@ -40,7 +54,10 @@ def sql(
     as_json: AsJson = False,
     db: Db = None,
 ) -> None:
-    """List the declared statements, show one as it is sent, or explain its plan."""
+    """List the declared statements, show one as it is sent, or explain its plan.
+
+    Your own repositories are included. A repository that extends a shipped one replaces it.
+    """
     with errors():
         found = _find(name)
     if explain:
@@ -57,14 +74,13 @@ def sql(
 
 def _find(name: str | None) -> dict[str, Any]:
     from agent_storage.errors import NotFound
-    from agent_storage.tables import REPOSITORIES
 
-    known = {item.name: item for repository in REPOSITORIES.values() for item in repository.statements().values()}
+    tables, known = _known()
     found = {key: item for key, item in known.items() if name in (None, key, item.table)}
     if not found:
         import difflib
 
-        near = difflib.get_close_matches(str(name), [*known, *REPOSITORIES], n=1)
+        near = difflib.get_close_matches(str(name), [*known, *tables], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise NotFound(f"no declared statement or table is named {name}{hint} (`storage sql` lists them)")
     return found

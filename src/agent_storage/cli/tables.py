@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -24,16 +25,19 @@ _SIZES = """
            (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid),
            coalesce(obj_description(c.oid, 'pg_class'), '')
       FROM unnest($1::text[]) AS name
-      JOIN pg_class c ON c.oid = to_regclass(name)
+      JOIN pg_class c ON c.oid = to_regclass(quote_ident(name))
 """
 
 
 @app.command(epilog=taught("storage tables", "storage tables --json"))
 def tables(as_json: AsJson = False, db: Db = None) -> None:
-    """List the tables: rows (from 100,000 on an estimate, marked ~), size with indexes, purpose."""
+    """List the tables: rows (from 100,000 on an estimate, marked ~), size with indexes, purpose.
+
+    Your own tables are listed under their domain, after the shipped ones.
+    """
     with opened(db) as storage:
         require_schema(storage)
-        found = _measure(storage)
+        found = _measure(storage, _domains())
     if as_json:
         emit({"tables": found})
         return
@@ -45,29 +49,40 @@ def tables(as_json: AsJson = False, db: Db = None) -> None:
         line("no rows yet; `storage seed demo` makes some")
 
 
-def _measure(storage: Storage) -> list[dict[str, Any]]:
-    """Run two queries: sizes and estimates, then counts of the smaller tables."""
-    import psycopg
-
-    from agent_storage.tables import REPOSITORIES
-
-    with storage.connection() as connection:
-        sizes = {row[0]: row for row in psycopg.RawCursor(connection).execute(_SIZES, [list(REPOSITORIES)])}
-        small = [name for name, row in sizes.items() if row[1] < _COUNTED]
-        # A table that was never analyzed may be large: the count stops here.
-        count = "SELECT '{0}', count(*) FROM (SELECT FROM {0} LIMIT {1}) counted"
-        query = " UNION ALL ".join(count.format(name, _COUNTED) for name in small)
-        counts: dict[str, int] = dict(connection.execute(query.encode()).fetchall()) if small else {}
-    return [_entry(name, sizes[name], counts.get(name)) for name in REPOSITORIES if name in sizes]
-
-
-def _entry(name: str, sizes: Any, counted: int | None) -> dict[str, Any]:
+def _domains() -> dict[str, str]:
+    """Return the domain of each table of the configured sources, those of one domain together."""
+    from agent_storage.maintenance.folders import declared
+    from agent_storage.sources import configured
     from agent_storage.tables import DOMAINS
 
+    sources = configured().sources
+    found = dict(DOMAINS) if any(one.shipped for one in sources) else {}
+    found |= {name: domain for name, domain in declared(sources).items() if name not in found}
+    order = list(dict.fromkeys(found.values()))
+    return dict(sorted(found.items(), key=lambda item: order.index(item[1])))
+
+
+def _measure(storage: Storage, domains: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Run two queries: sizes and estimates, then counts of the smaller tables."""
+    import psycopg
+    from psycopg import sql
+
+    with storage.connection() as connection:
+        sizes = {row[0]: row for row in psycopg.RawCursor(connection).execute(_SIZES, [list(domains)])}
+        small = [name for name, row in sizes.items() if row[1] < _COUNTED]
+        # A table that was never analyzed may be large: the count stops here.
+        count = sql.SQL("SELECT {}, count(*) FROM (SELECT FROM {} LIMIT {}) counted")
+        each = [count.format(name, sql.Identifier(name), _COUNTED) for name in small]
+        query = sql.SQL(" UNION ALL ").join(each)
+        counts: dict[str, int] = dict(connection.execute(query).fetchall()) if small else {}
+    return [_entry(name, domain, sizes[name], counts.get(name)) for name, domain in domains.items() if name in sizes]
+
+
+def _entry(name: str, domain: str, sizes: Any, counted: int | None) -> dict[str, Any]:
     exact = counted is not None and counted < _COUNTED
     return {
         "table": name,
-        "domain": DOMAINS[name],
+        "domain": domain,
         "rows": counted if exact else max(sizes[1], _COUNTED),
         "estimated": not exact,
         "size_bytes": sizes[2],

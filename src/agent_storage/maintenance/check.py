@@ -8,7 +8,8 @@ its table (columns, types, nullability, defaults; `rules.py`, `lists.py`). It is
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import psycopg
@@ -19,9 +20,9 @@ from pydantic_core import PydanticUndefined
 
 from agent_storage.maintenance.findings import Finding
 from agent_storage.maintenance.lists import check_lists
+from agent_storage.maintenance.registry import AnyRepository
 from agent_storage.maintenance.rules import check_descriptions, check_rules
 from agent_storage.maintenance.stored import StoredColumn, load, type_name
-from agent_storage.repository import Repository
 from agent_storage.statements.codec import Codec, encode
 from agent_storage.statements.records import MAINTAINED, Column, columns
 from agent_storage.statements.statement import Statement
@@ -31,29 +32,49 @@ from agent_storage.tables import REPOSITORIES
 
 
 def check(
-    connection: psycopg.Connection[Any], repositories: Sequence[type[Repository[Any, Any]]] | None = None
+    connection: psycopg.Connection[Any],
+    repositories: Sequence[AnyRepository] | None = None,
+    *,
+    beside: Sequence[AnyRepository] = (),
+    foreign: Mapping[str, Set[str]] = MappingProxyType({}),
 ) -> list[Finding]:
     """Return what disagrees between the declarations and the database of `connection`, which is only read.
 
-    Default: the repositories of this package.
+    Default: the repositories of this package. `beside` are further ones, whose fields an INSERT into their tables has
+    to list. `foreign` are columns that other sources added to the tables: a record need not have them.
     """
     register(connection)
     findings: list[Finding] = []
     checked = list(repositories if repositories is not None else REPOSITORIES.values())
-    fields = {repository.table: frozenset(columns(repository.new)) for repository in checked}
+    fields = {kind.table: frozenset(columns(kind.new)) for kind in (*beside, *checked)}
     for repository in checked:
         stored = load(connection, repository.table)
-        findings += _check_record(connection, repository, stored.columns)
+        findings += _check_record(connection, repository, stored.columns, foreign.get(repository.table, frozenset()))
         findings += check_rules(connection, repository, stored) if stored.columns else ()
         findings += check_descriptions(repository, stored) if stored.columns else ()
-        for statement in repository.statements().values():
+        for name, statement in repository.statements().items():
             findings += _check_statement(connection, statement)
-            findings += check_lists(statement.name, statement.text, fields)
+            known = {**fields, repository.table: _fields_where_declared(repository, name)}
+            findings += check_lists(statement.name, statement.text, known)
     return findings
 
 
+def _fields_where_declared(repository: AnyRepository, name: str) -> Set[str]:
+    """Return the fields that a column list has to name: those known to the class that declares the statement.
+
+    A list that a shipped class writes by hand cannot name the columns that a subclass adds.
+    """
+    template = getattr(getattr(repository, name.removesuffix("_identified"), None), "template", None)
+    module = getattr(getattr(template, "function", None), "__module__", None)
+    declaring: Any = next((one for one in repository.__mro__ if one.__module__ == module and "new" in vars(one)), None)
+    return frozenset(columns((declaring or repository).new))
+
+
 def _check_record(
-    connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]], stored: Mapping[str, StoredColumn]
+    connection: psycopg.Connection[Any],
+    repository: AnyRepository,
+    stored: Mapping[str, StoredColumn],
+    foreign: Set[str],
 ) -> Iterator[Finding]:
     table, record = repository.table, repository.record.__name__
     if not stored:
@@ -61,7 +82,11 @@ def _check_record(
         return
     declared = columns(repository.record)
     for name in stored.keys() - declared.keys():
-        yield Finding(f"{table}.{name}", f"is a column, but {record} has no such field")
+        if name not in foreign:
+            yield Finding(f"{table}.{name}", f"is a column, but {record} has no such field")
+        elif stored[name].required:
+            message = f"is NOT NULL without a default, so {repository.__name__}, which has no such field, adds no rows"
+            yield Finding(f"{table}.{name}", message)
     for name, column in declared.items():
         if name not in stored:
             yield Finding(f"{table}.{name}", f"is a field of {record}, but the table has no such column")
@@ -80,7 +105,7 @@ def _check_column(subject: str, column: Column, stored: StoredColumn, record: st
 
 
 def _check_default(
-    connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]], column: Column, stored: StoredColumn
+    connection: psycopg.Connection[Any], repository: AnyRepository, column: Column, stored: StoredColumn
 ) -> Iterator[Finding]:
     """A default in the record must be the column's: rows that SQL inserts and rows that we insert are alike."""
     field = repository.new.model_fields.get(column.name)

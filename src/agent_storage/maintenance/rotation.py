@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from agent_storage.errors import SecretUnavailable
-from agent_storage.repository import Repository
+from agent_storage.maintenance.registry import AnyRepository
 from agent_storage.statements.encryption import Keyring, Place
 from agent_storage.statements.records import columns
 from agent_storage.tables import REPOSITORIES
@@ -36,16 +36,17 @@ class Rotation:
 def rotate(
     connection: psycopg.Connection[Any],
     keyring: Keyring,
-    tables: Mapping[str, type[Repository[Any, Any]]] = REPOSITORIES,
+    repositories: Iterable[AnyRepository] = tuple(REPOSITORIES.values()),
 ) -> Rotation:
     """Rewrap the secrets of older keys, each batch in one transaction. Return what was done.
 
+    Several repositories of one table count once, with all their columns.
     A secret that does not decrypt, because its key is not in the ring or it was changed, is left as it is and reported.
     """
     done = Rotation()
-    for repository in tables.values():
+    for repository in repositories:
         for column in columns(repository.record).values():
-            if column.encrypted:
+            if column.encrypted and f"{repository.table}.{column.name}" not in done.rewrapped:
                 _rotate_column(connection, keyring, repository.table, column.name, done)
     return done
 

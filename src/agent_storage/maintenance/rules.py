@@ -17,8 +17,8 @@ from psycopg import sql
 from pydantic import ValidationError
 
 from agent_storage.maintenance.findings import Finding
+from agent_storage.maintenance.registry import AnyRepository
 from agent_storage.maintenance.stored import StoredColumn, StoredTable
-from agent_storage.repository import Repository
 from agent_storage.statements.records import Column, columns
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?![\w.])")
@@ -26,11 +26,12 @@ _TEXT = re.compile(r"'((?:[^']|'')*)'")
 _RAISED = re.compile(r"\bCONSTRAINT\s*=\s*'([^']*)'", re.IGNORECASE)
 _LIMITS = ("minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _FOREIGN_KEYS = """
-    SELECT own.attname, c.confrelid::regclass::text
+    SELECT own.attname, target.relname
       FROM pg_catalog.pg_constraint c
+      JOIN pg_catalog.pg_class target ON target.oid = c.confrelid
       JOIN pg_catalog.pg_attribute own ON own.attrelid = c.conrelid AND own.attnum = c.conkey[1]
       JOIN pg_catalog.pg_attribute id ON id.attrelid = c.confrelid AND id.attnum = c.confkey[1] AND id.attname = 'id'
-     WHERE c.contype = 'f' AND c.conrelid = to_regclass(%s) AND cardinality(c.conkey) = 1
+     WHERE c.contype = 'f' AND c.conrelid = to_regclass(quote_ident(%s)) AND cardinality(c.conkey) = 1
 """
 #: Longer texts are not tried.
 _LONGEST = 100_000
@@ -39,7 +40,7 @@ _OWN = frozenset({"value_error", "assertion_error"})
 
 
 def check_rules(
-    connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]], stored: StoredTable
+    connection: psycopg.Connection[Any], repository: AnyRepository, stored: StoredTable
 ) -> Iterator[Finding]:
     """Compare choices, lengths, limits, the natural key, references, and the constraint names that triggers raise."""
     for name, column in columns(repository.new).items():
@@ -54,12 +55,16 @@ def check_rules(
                 yield Finding(repository.table, message)
 
 
-def check_descriptions(repository: type[Repository[Any, Any]], stored: StoredTable) -> Iterator[Finding]:
-    """Refuse a table or column without a COMMENT, and a docstring of the repository that begins otherwise."""
+def check_descriptions(repository: AnyRepository, stored: StoredTable) -> Iterator[Finding]:
+    """Refuse a table or column without a COMMENT, and a docstring of the repository that begins otherwise.
+
+    A repository that extends that of another source says in its docstring how it differs.
+    """
     table = repository.table
     if not stored.comment:
         yield Finding(table, "has no description: add COMMENT ON TABLE")
-    first = (vars(repository).get("__doc__") or "").strip().partition("\n")[0].removesuffix(".")
+    extends = any("table" in vars(base) for base in repository.__mro__[1:])
+    first = "" if extends else (vars(repository).get("__doc__") or "").strip().partition("\n")[0].removesuffix(".")
     if first and stored.comment and first != stored.comment:
         yield Finding(table, f"is described as {stored.comment!r}, but {repository.__name__} begins with {first!r}")
     for name, column in stored.columns.items():
@@ -67,7 +72,7 @@ def check_descriptions(repository: type[Repository[Any, Any]], stored: StoredTab
             yield Finding(f"{table}.{name}", "has no description: add COMMENT ON COLUMN")
 
 
-def _check_references(connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]]) -> Iterator[Finding]:
+def _check_references(connection: psycopg.Connection[Any], repository: AnyRepository) -> Iterator[Finding]:
     """Compare the foreign keys of one column, to an id, with the `references` that `create_many` locks."""
     found = connection.execute(_FOREIGN_KEYS, (repository.table,)).fetchall()
     keys = {name: table for name, table in found if name in columns(repository.new)}
@@ -78,7 +83,7 @@ def _check_references(connection: psycopg.Connection[Any], repository: type[Repo
             yield Finding(f"{repository.table}.{name}", message)
 
 
-def _check_natural_key(repository: type[Repository[Any, Any]], stored: StoredTable) -> Iterator[Finding]:
+def _check_natural_key(repository: AnyRepository, stored: StoredTable) -> Iterator[Finding]:
     key = repository.natural_key
     if not key:
         return
@@ -90,7 +95,7 @@ def _check_natural_key(repository: type[Repository[Any, Any]], stored: StoredTab
 
 
 def _check_values(
-    connection: psycopg.Connection[Any], repository: type[Repository[Any, Any]], column: Column, stored: StoredColumn
+    connection: psycopg.Connection[Any], repository: AnyRepository, column: Column, stored: StoredColumn
 ) -> Iterator[Finding]:
     new = repository.new.__name__
     admitted: list[str] = []

@@ -15,7 +15,7 @@ _COLUMNS: LiteralString = """
            ARRAY(SELECT pg_get_expr(c.conbin, c.conrelid) FROM pg_constraint c
                   WHERE c.conrelid = a.attrelid AND c.contype = 'c' AND c.conkey = ARRAY[a.attnum]),
            ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = a.atttypid),
-           col_description(a.attrelid, a.attnum)
+           col_description(a.attrelid, a.attnum), a.attidentity <> '' OR a.attgenerated <> ''
       FROM pg_attribute a
       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
      WHERE a.attrelid = to_regclass(quote_ident(%s)) AND a.attnum > 0 AND NOT a.attisdropped
@@ -52,6 +52,13 @@ class StoredColumn:
     """The expressions of the CHECK constraints on this column alone."""
     labels: Sequence[str]
     comment: str | None
+    generated: bool
+    """Whether the server fills it: an identity or a generated column."""
+
+    @property
+    def required(self) -> bool:
+        """Return whether an INSERT has to name the column."""
+        return self.not_null and self.default is None and not self.generated
 
 
 @dataclass(frozen=True)

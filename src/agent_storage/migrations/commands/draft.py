@@ -16,7 +16,7 @@ import psycopg
 from agent_storage.catalog import LOSS, Catalog, Difference, compare, snapshot
 from agent_storage.migrations.errors import InvalidRequest
 from agent_storage.migrations.files.lint import loses_data
-from agent_storage.migrations.files.splitter import split
+from agent_storage.migrations.files.splitter import split, tokens
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.migrations.run.replay import replay
 from agent_storage.migrations.verify.catalogs import declare
@@ -108,10 +108,12 @@ def between(migrated: str, declared: str) -> MigrationDraft:
 def _proved(connection: psycopg.Connection, target: Catalog) -> DraftedSql:
     """Return the statements that change the database to `target`, after running them there."""
     steps: list[Step] = []
+    row = connection.execute("SELECT quote_ident(current_schema())").fetchone()
+    schema = row[0] if row else None
     left = _drift(target, snapshot(connection))
     # One repair can enable another that failed before, so repeat while the remaining differences change.
     for _ in range(5):
-        tried = [step for step in _repairs(left) if _runs(connection, step.text)]
+        tried = [step for step in _repairs(left, schema) if _runs(connection, step.text)]
         before, left = left, _drift(target, snapshot(connection))
         if left == before:
             break
@@ -123,12 +125,21 @@ def _drift(target: Catalog, actual: Catalog) -> list[Difference]:
     return [difference for difference in compare(target, actual) if difference.severity == "drift"]
 
 
-def _repairs(differences: Iterable[Difference]) -> Iterator[Step]:
-    """Yield the statements of the comparison, including those that discard data."""
+def _repairs(differences: Iterable[Difference], schema: str | None) -> Iterator[Step]:
+    """Yield the statements of the comparison, including those that discard data, without the name of the schema."""
     for text in dict.fromkeys(difference.sql for difference in differences if difference.sql):
         for statement in split(text.replace(LOSS, "")):
             marked = f"{LOSS}{statement.text.splitlines()[0]}" in text
-            yield Step(statement.text, marked or loses_data(statement) is not None)
+            yield Step(_unqualified(statement.text, schema), marked or loses_data(statement) is not None)
+
+
+def _unqualified(text: str, schema: str | None) -> str:
+    """Return a statement without `schema` before names: the migration may run in another schema."""
+    found = list(tokens(text))
+    for before, name, dot in reversed(list(zip([None, *found], found, found[1:], strict=False))):
+        if name.text == schema and dot.text == "." and (before is None or before.text != "."):
+            text = text[: name.start] + text[dot.start + 1 :]
+    return text
 
 
 def _runs(connection: psycopg.Connection, statement: str) -> bool:

@@ -1,0 +1,2 @@
+-- Rolls back 20261122090100_orders.
+DROP TABLE orders;
