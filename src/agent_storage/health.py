@@ -9,7 +9,8 @@ from typing import Literal
 
 from agent_storage.database.connections import locate
 from agent_storage.database.settings import Settings
-from agent_storage.migrations.errors import MigrationFailure
+from agent_storage.errors import READ_ONLY, Unavailable
+from agent_storage.migrations.errors import CannotConnect, MigrationFailure
 from agent_storage.migrations.run.migrations import Migrations
 from agent_storage.sources import Source, at, shipped
 
@@ -62,11 +63,17 @@ def ensure_current(
 ) -> None:
     """Apply the pending migrations, wait for them, or raise `Pending`. Blocks.
 
-    It connects to `migrate_url`, if that is set. The sources are the shipped one and `sources`.
+    It connects to `migrate_url`, if that is set. The sources are the shipped one and `sources`. Raises `Unavailable`
+    when the database cannot be reached.
     """
     if settings.migrate_url is not None:
         settings = settings.model_copy(update={"url": settings.migrate_url})
-    Migrations(locate(settings), sources=_with_shipped(sources)).ensure_current(migrate)
+    try:
+        Migrations(locate(settings), sources=_with_shipped(sources)).ensure_current(migrate)
+    except CannotConnect as error:
+        if error.sqlstate in {READ_ONLY, "42501"}:  # it can be reached
+            raise
+        raise Unavailable(error.message, sqlstate=error.sqlstate) from error
 
 
 def _with_shipped(sources: Sequence[Source | str | Path]) -> list[Source]:

@@ -377,7 +377,7 @@ def test_the_machine_has_every_public_method_in_its_alphabet(migrated: str) -> N
     source = Path(__file__).read_text(encoding="utf-8")
     repository = sync.Storage(migrated).approval_requests
     shared = {"record", "new", "table", "natural_key", "refers_to_itself", "soft_delete", "owner", "statements"}
-    shared |= {"references", "immutable"}
+    shared |= {"references", "immutable", "insert_order", "changes_parent"}
     shared |= {"fields", "transaction", "runner", "upsert", "get_by", "get", "require", "exists", "resolve", "short_id"}
     names = {name for name in dir(repository) if not name.startswith("_")} - shared
     assert {name for name in names if f"rows.{name}(" not in source and f'"{name}"' not in source} == set()

@@ -142,13 +142,16 @@ async def test_when_the_follower_that_reads_is_cancelled_the_next_one_reads(stor
 
     gated = Gated(storage.runner)
 
+    arrived: list[int] = []
+
     async def read() -> list[int]:
         async with gated.follow("s") as followed:
-            return [(await anext(followed)).sequence for _ in range(2)]
+            arrived.append((await anext(followed)).sequence)
+            return [1, (await anext(followed)).sequence]
 
     await storage.stream_events.publish("s")
     following = [asyncio.create_task(read()) for _ in range(30)]
-    await until(lambda: len(readers) >= 1)
+    await until(lambda: len(arrived) == 30)
     await storage.stream_events.publish("s")
     for _ in range(10):
         await until(lambda: any(not task.done() for task in readers))
@@ -262,6 +265,34 @@ async def test_followers_that_pause_leave_and_come_back_see_each_generation_in_o
         for generation in generations:
             seen = [sequence for of, sequence in history if of == generation]
             assert seen == list(range(1, len(seen) + 1))
+
+
+async def test_the_events_of_a_stream_that_was_deleted_do_not_come_again(storage: Storage) -> None:
+    """The follower began before the stream, so it read the first part from the position of no stream."""
+    async with storage.stream_events.follow("s") as followed:
+        following = asyncio.create_task(_next(followed))
+        await until(lambda: len(trace_of(storage)) == 1)
+        (tail,) = trace_of(storage)
+        await until(lambda: tail._reads >= 1)  # there is no stream yet
+        await storage.stream_events.publish_many("s", events("s", 3))
+        assert await asyncio.wait_for(following, 30) == 1
+        assert [await _next(followed) for _ in range(2)] == [2, 3]
+        following = asyncio.create_task(_next(followed))
+        await delete(storage, "s")
+        for _ in range(3):  # it learns that there is no stream, and is woken again
+            tail.wake()
+            await until(lambda: followed.generation is None)
+            await asyncio.sleep(0.05)
+        assert not following.done()
+        await storage.stream_events.publish("s")
+        assert await asyncio.wait_for(following, 30) == 1
+        assert followed.generation == (await storage.stream_events.head("s")).id  # type: ignore[union-attr]
+
+
+def trace_of(storage: Any) -> list[Any]:
+    """The tails that are followed."""
+    listener = storage.database._listener
+    return list(listener.tails.values()) if listener else []
 
 
 async def test_a_part_without_rows_is_read_again_once_the_stream_has_changed(storage: Storage) -> None:

@@ -1,4 +1,4 @@
-"""The soak for half a minute; `make soak MINUTES=10` runs it for longer."""
+"""The soak for ten seconds; `make soak MINUTES=10` runs it for longer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .__main__ import soak
 async def test_a_mixed_load_under_random_faults_keeps_every_promise(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     seed = random.SystemRandom().randrange(10**6)
-    figures = await soak(30.0, seed)
+    figures = await soak(10.0, seed)
     assert figures["contradictions"] == [], f"seed {seed}"
     assert figures["lost"] == 0
-    assert figures["acknowledged"] > 100
-    assert sum(figures["faults injected"].values()) > 3
+    assert figures["acknowledged"] > 50
+    assert sum(figures["faults injected"].values()) > 1

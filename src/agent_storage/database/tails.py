@@ -2,7 +2,7 @@
 
 Followers at the same position wait for one read and get the same rows. A follower at another position reads by itself,
 and never waits for the others. A read that began before a follower came is not for that follower: it may contain rows
-that were deleted before.
+that were deleted before. For the same reason no read is shared from the position before a stream that does not exist.
 """
 
 from __future__ import annotations
@@ -144,6 +144,9 @@ class AsyncTail(_Tail[R]):
 
         When the follower that reads is cancelled or gets an error, the next one reads.
         """
+        if position.generation is None:
+            version = self.version
+            return Part(*await read(position), self._number(), version)
         while True:
             if (part := self._usable(position, first)) is not None:
                 return part
@@ -190,6 +193,9 @@ class Tail(_Tail[R]):
 
         When the follower that reads gets an error, the next one reads.
         """
+        if position.generation is None:
+            version = self.version
+            return Part(*read(position), self._number(), version)
         with self._changed:
             while True:
                 if (part := self._usable(position, first)) is not None:

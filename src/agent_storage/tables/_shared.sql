@@ -167,7 +167,7 @@ BEGIN
     IF target = to_regclass('ticket_tasks') THEN   -- a step names others in an array, which is no foreign key
         own := own || ARRAY(SELECT id FROM ticket_tasks WHERE depends_on && ids AND depends_on <> '{}');
     END IF;
-    IF target = to_regclass('approval_requests') AND has_table_privilege('workflow_sessions', 'UPDATE') THEN
+    IF target = to_regclass('approval_requests') AND has_table_privilege(to_regclass('workflow_sessions'), 'UPDATE') THEN
         PERFORM FROM workflow_sessions
           WHERE id IN (SELECT session_id FROM approval_requests WHERE id = ANY (ids))
           ORDER BY id FOR NO KEY UPDATE;
@@ -211,15 +211,20 @@ BEGIN
 END
 $$;
 
--- Return how many foreign keys refer to the tables `deleted`; null if the role may not lock the rows of all of them.
-CREATE OR REPLACE FUNCTION foreign_keys_to(deleted regclass[]) RETURNS bigint
+-- Return how many foreign keys refer to the tables `deleted`; null if the role may not lock the rows of all of them, or
+-- if one of them does not exist.
+CREATE OR REPLACE FUNCTION foreign_keys_to(deleted text[]) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    tables CONSTANT regclass[] := ARRAY(SELECT to_regclass(name) FROM unnest(deleted) AS name);
 BEGIN
     RETURN (SELECT CASE WHEN coalesce(bool_and(has_table_privilege(tgconstrrelid, 'UPDATE')), true)
-                             AND (SELECT bool_and(has_table_privilege(one, 'UPDATE')) FROM unnest(deleted) AS one)
+                             AND (SELECT coalesce(bool_and(has_table_privilege(one, 'UPDATE')), false)
+                                         AND bool_and(one IS NOT NULL)
+                                    FROM unnest(tables) AS one)
                         THEN count(*) END
               FROM pg_catalog.pg_trigger
-             WHERE tgrelid = ANY (deleted) AND tgconstrrelid <> 0 AND tgtype & 8 <> 0);  -- on DELETE
+             WHERE tgrelid = ANY (tables) AND tgconstrrelid <> 0 AND tgtype & 8 <> 0);  -- on DELETE
 END
 $$;
 
@@ -228,20 +233,21 @@ $$;
 CREATE OR REPLACE FUNCTION lock_for_delete(target regclass, ids uuid[]) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    found uuid[];
+    name CONSTANT text := target::text;  -- without a schema, if it is in that of this function
+    found         uuid[];
 BEGIN
-    IF target = 'tickets'::regclass AND foreign_keys_to('{tickets, ticket_tasks, ticket_comments}') = 2 THEN
+    IF name = 'tickets' AND foreign_keys_to('{tickets, ticket_tasks, ticket_comments}') = 2 THEN
         PERFORM FROM tickets WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
         PERFORM FROM ticket_comments WHERE ticket_id = ANY (ids) ORDER BY id FOR UPDATE;
         found := ARRAY(SELECT id FROM ticket_tasks WHERE ticket_id = ANY (ids));
         PERFORM FROM ticket_tasks
           WHERE id = ANY (found) OR depends_on && found AND depends_on <> '{}'
           ORDER BY id FOR UPDATE;
-    ELSIF target = 'ticket_tasks'::regclass AND foreign_keys_to('{ticket_tasks}') = 0 THEN
+    ELSIF name = 'ticket_tasks' AND foreign_keys_to('{ticket_tasks}') = 0 THEN
         PERFORM FROM ticket_tasks
           WHERE id = ANY (ids) OR depends_on && ids AND depends_on <> '{}'
           ORDER BY id FOR UPDATE;
-    ELSIF target = 'projects'::regclass
+    ELSIF name = 'projects'
       AND foreign_keys_to('{projects, project_files, tickets, ticket_tasks, ticket_comments}') = 5 THEN
         PERFORM FROM conversations WHERE project_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
         PERFORM FROM projects WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
@@ -250,27 +256,27 @@ BEGIN
         IF found <> '{}' THEN
             PERFORM lock_for_delete('tickets', found);
         END IF;
-    ELSIF target = 'conversations'::regclass AND foreign_keys_to('{conversations, messages, tool_results}') = 5 THEN
+    ELSIF name = 'conversations' AND foreign_keys_to('{conversations, messages, tool_results}') = 5 THEN
         PERFORM FROM conversations WHERE id = ANY (ids) OR forked_from_id = ANY (ids) ORDER BY id FOR UPDATE;
         found := ARRAY(SELECT id FROM messages WHERE conversation_id = ANY (ids));
         IF found <> '{}' THEN
             PERFORM lock_for_delete('messages', found);
         END IF;
         PERFORM FROM tool_results WHERE conversation_id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'messages'::regclass AND foreign_keys_to('{messages}') = 2 THEN
+    ELSIF name = 'messages' AND foreign_keys_to('{messages}') = 2 THEN
         PERFORM FROM tool_results WHERE message_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
         PERFORM FROM messages WHERE id = ANY (ids) OR parent_id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'models'::regclass AND foreign_keys_to('{models}') = 2 THEN
+    ELSIF name = 'models' AND foreign_keys_to('{models}') = 2 THEN
         PERFORM FROM conversations WHERE model_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
         PERFORM FROM messages WHERE model_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
         PERFORM FROM models WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'providers'::regclass AND foreign_keys_to('{providers, models}') = 3 THEN
+    ELSIF name = 'providers' AND foreign_keys_to('{providers, models}') = 3 THEN
         PERFORM FROM providers WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
         found := ARRAY(SELECT id FROM models WHERE provider_id = ANY (ids));
         IF found <> '{}' THEN
             PERFORM lock_for_delete('models', found);
         END IF;
-    ELSIF target = 'workflow_sessions'::regclass
+    ELSIF name = 'workflow_sessions'
       AND foreign_keys_to('{workflow_sessions, approval_requests, execution_states,
                              llm_executions, tool_call_logs, node_execution_states}') = 7 THEN
         PERFORM FROM budget_entries WHERE session_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
@@ -283,39 +289,39 @@ BEGIN
             PERFORM lock_for_delete('llm_executions', found);
         END IF;
         PERFORM FROM node_execution_states WHERE session_id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'llm_executions'::regclass AND foreign_keys_to('{llm_executions, tool_call_logs}') = 1 THEN
+    ELSIF name = 'llm_executions' AND foreign_keys_to('{llm_executions, tool_call_logs}') = 1 THEN
         PERFORM FROM llm_executions WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
         PERFORM FROM tool_call_logs WHERE execution_id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'approval_requests'::regclass AND foreign_keys_to('{approval_requests}') = 0 THEN
+    ELSIF name = 'approval_requests' AND foreign_keys_to('{approval_requests}') = 0 THEN
         PERFORM FROM workflow_sessions
           WHERE id = ANY (ARRAY(SELECT session_id FROM approval_requests WHERE id = ANY (ids)))
           ORDER BY id FOR NO KEY UPDATE;   -- by a trigger, the run of a deleted request goes on
         PERFORM FROM approval_requests WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'sessions'::regclass AND foreign_keys_to('{sessions, tasks}') = 3 THEN
+    ELSIF name = 'sessions' AND foreign_keys_to('{sessions, tasks}') = 3 THEN
         PERFORM FROM sessions
           WHERE id = ANY (ids) OR parent_session_id = ANY (ids) OR forked_from_session_id = ANY (ids)
           ORDER BY id FOR UPDATE;
         PERFORM FROM tasks WHERE session_id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'boards'::regclass AND foreign_keys_to('{boards}') = 1 THEN
+    ELSIF name = 'boards' AND foreign_keys_to('{boards}') = 1 THEN
         PERFORM FROM sessions WHERE board_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
         PERFORM FROM boards WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'repos'::regclass AND foreign_keys_to('{repos}') = 1 THEN
+    ELSIF name = 'repos' AND foreign_keys_to('{repos}') = 1 THEN
         PERFORM FROM sessions WHERE repo_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
         PERFORM FROM repos WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'tool_configs'::regclass AND foreign_keys_to('{tool_configs}') = 1 THEN
+    ELSIF name = 'tool_configs' AND foreign_keys_to('{tool_configs}') = 1 THEN
         PERFORM FROM tool_results WHERE tool_config_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
         PERFORM FROM tool_configs WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'workflows'::regclass AND foreign_keys_to('{workflows}') = 1 THEN
+    ELSIF name = 'workflows' AND foreign_keys_to('{workflows}') = 1 THEN
         PERFORM FROM workflow_sessions WHERE workflow_id = ANY (ids) ORDER BY id FOR NO KEY UPDATE;
         PERFORM FROM workflows WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'checkpoints'::regclass AND foreign_keys_to('{checkpoints}') = 1 THEN
+    ELSIF name = 'checkpoints' AND foreign_keys_to('{checkpoints}') = 1 THEN
         PERFORM FROM checkpoints WHERE id = ANY (ids) OR parent_id = ANY (ids) ORDER BY id FOR UPDATE;
-    ELSIF target = 'event_streams'::regclass AND foreign_keys_to('{event_streams, stream_events}') = 1 THEN
+    ELSIF name = 'event_streams' AND foreign_keys_to('{event_streams, stream_events}') = 1 THEN
         PERFORM FROM event_streams WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
         PERFORM FROM stream_events
           WHERE stream_id = ANY (ARRAY(SELECT stream_id FROM event_streams WHERE id = ANY (ids)))
           ORDER BY id FOR UPDATE;
-    ELSIF cardinality(ids) > 1 OR foreign_keys_to(ARRAY[target]) > 0 THEN  -- else the DELETE locks the only row
+    ELSIF cardinality(ids) > 1 OR foreign_keys_to(ARRAY[name]) > 0 THEN  -- else the DELETE locks the only row
         PERFORM lock_by_foreign_keys(target, ids);
     END IF;
 END

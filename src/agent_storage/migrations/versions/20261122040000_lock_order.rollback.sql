@@ -1,7 +1,7 @@
 DROP TRIGGER keep_id ON approval_requests;
 DROP TRIGGER keep_id ON ticket_tasks;
 DROP FUNCTION lock_for_delete(regclass, uuid[]);
-DROP FUNCTION foreign_keys_to(regclass[]);
+DROP FUNCTION foreign_keys_to(text[]);
 DROP FUNCTION lock_by_foreign_keys(regclass, uuid[], integer);
 
 -- Lock the rows that a DELETE of `ids` deletes or changes, before it does: first those whose reference becomes null, then
