@@ -35,7 +35,7 @@ demo: $(VENV)/.run  ## Set up, migrate the embedded PostgreSQL, store a real con
 	@$(BIN)/storage migrate up
 	@$(BIN)/storage demo
 
-test: $(VENV)/.dev  ## Set up and run the tests on the embedded PostgreSQL (or STORAGE_TEST_DATABASE_URL), 9 minutes
+test: $(VENV)/.dev  ## Set up and run the tests on the embedded PostgreSQL (or STORAGE_TEST_DATABASE_URL), 12 minutes
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 soak: $(VENV)/.dev  ## A mixed load under random faults for MINUTES=10: what is acknowledged is there, what is said is true

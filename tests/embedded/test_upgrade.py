@@ -115,6 +115,17 @@ def test_an_upgrade_that_fails_changes_nothing_and_can_be_repeated(base: Path) -
     assert upgrade(folder, OLD) == folder / f"cluster-{OLD.parent.name}"
 
 
+def test_an_upgrade_that_is_killed_between_its_renames_is_finished_by_the_next_start(base: Path) -> None:  # noqa: F811
+    folder = base / "data"
+    with quick(folder) as server, psycopg.connect(server.conninfo(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept (id int)")
+    (folder / "cluster").rename(folder / "cluster.upgraded")
+    (folder / "cluster-15").mkdir()
+    with quick(folder) as server, psycopg.connect(server.conninfo()) as connection:
+        assert connection.execute("SELECT to_regclass('kept') IS NOT NULL").fetchone() == (True,)
+    assert not (folder / "cluster.upgraded").exists()
+
+
 def test_what_cannot_be_upgraded_is_refused(base: Path) -> None:  # noqa: F811
     with pytest.raises(InvalidSettings, match="no program `postgres`"):
         upgrade(base, base)

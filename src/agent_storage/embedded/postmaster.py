@@ -45,6 +45,10 @@ _DEFAULTS = {
 }
 
 
+#: The folder of a copied cluster, until the old one has been renamed.
+UPGRADED = "cluster.upgraded"
+
+
 class _Server(subprocess.Popen[bytes]):
     """A child that may outlive this process, so that deleting the object must not give a ResourceWarning."""
 
@@ -202,7 +206,14 @@ class Postmaster:
         pid_file.unlink(missing_ok=True)
 
     def _create_cluster(self, programs: Path, log: LockFile) -> None:
-        """Create the cluster under another name and rename it, so that an interrupted `initdb` leaves no cluster."""
+        """Create the cluster under another name and rename it, so that an interrupted `initdb` leaves no cluster.
+
+        The cluster of an upgrade that was interrupted is put in its place instead.
+        """
+        if (self._data_dir / UPGRADED).is_dir():
+            (self._data_dir / UPGRADED).rename(self._cluster)
+            sync_folder(self._data_dir)
+            return
         partial = self._data_dir / "cluster.partial"
         shutil.rmtree(partial, ignore_errors=True)
         process = self._spawn([programs / "initdb", "-D", partial, *self._initdb_options()], log)

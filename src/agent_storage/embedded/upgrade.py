@@ -20,7 +20,13 @@ from pathlib import Path
 from agent_storage.embedded import EmbeddedServer, server_status
 from agent_storage.embedded.account import Account, server_account
 from agent_storage.embedded.binaries import program_folder
-from agent_storage.embedded.postmaster import cluster_version, connection_string, program_version, sync_folder
+from agent_storage.embedded.postmaster import (
+    UPGRADED,
+    cluster_version,
+    connection_string,
+    program_version,
+    sync_folder,
+)
 from agent_storage.errors import InvalidSettings, StorageError, Unavailable
 
 
@@ -54,8 +60,11 @@ def upgrade(data_dir: Path, programs: Path) -> Path:
             EmbeddedServer(temporary) as new,
         ):
             _copy(old, new, installed, account)
+        # The server that starts next makes the last of the three steps if this process is killed before it.
+        shutil.rmtree(data_dir / UPGRADED, ignore_errors=True)
+        (temporary / "cluster").rename(data_dir / UPGRADED)
         (data_dir / "cluster").rename(kept)
-        (temporary / "cluster").rename(data_dir / "cluster")
+        (data_dir / UPGRADED).rename(data_dir / "cluster")
         sync_folder(data_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
