@@ -337,7 +337,7 @@ async def all_go_through(migrated: str, callers: list[Awaitable[object]], rarely
     """
     outcomes = await asyncio.gather(*callers, return_exceptions=True)
     failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    if rarely and len(failed) <= rarely and all(isinstance(one, Retryable) for one in failed):
+    if 0 < len(failed) <= rarely and all(isinstance(one, Retryable) for one in failed):
         return
     assert failed == []
     with psycopg.connect(migrated, autocommit=True) as connection:

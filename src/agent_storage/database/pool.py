@@ -121,7 +121,7 @@ class Database:
 
     @property
     def opened(self) -> bool:
-        """Whether the pool is open."""
+        """Return whether the pool is open."""
         return self._pool is not None
 
     async def open(self) -> None:

@@ -53,7 +53,7 @@ class StoredColumn:
     labels: Sequence[str]
     comment: str | None
     generated: bool
-    """Whether the server fills it: an identity or a generated column."""
+    """True for an identity or a generated column, which the server fills."""
 
     @property
     def required(self) -> bool:

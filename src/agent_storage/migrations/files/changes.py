@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from agent_storage.migrations.files.file import SqlText
+from agent_storage.migrations.files.reading import identifier_at, name_at, past, word_at
 from agent_storage.migrations.files.splitter import SqlStatement, Token, tokens
 
 Verb = Literal["add", "drop", "empty", "unknown"]
@@ -28,6 +29,8 @@ _NOT_A_COLUMN = {
     "EXPRESSION",
     "IDENTITY",
 }
+#: Words before the name of an object.
+_GUARDS = ("IF", "NOT", "EXISTS", "ONLY")
 _HOLDING_NO_ROWS = {"INDEX", "VIEW", "FUNCTION", "TRIGGER", "POLICY", "RULE", "COMMENT", "STATISTICS", "CONSTRAINT"}
 
 
@@ -50,20 +53,20 @@ def changes(sql: SqlText) -> Iterator[Change]:
 
 
 def _read(found: Sequence[Token]) -> Iterator[tuple[Verb, str | None, str, str | None]]:
-    first, second = _word(found, 0), _word(found, 1)
+    first, second = word_at(found, 0), word_at(found, 1)
     if first == "CREATE":
-        at = next((at for at in range(1, 4) if _word(found, at) == "TABLE"), 0)
-        if at and _word(found, 1) not in {"TEMP", "TEMPORARY"}:
-            schema, table, _ = _name(found, _past(found, at + 1))
+        at = next((at for at in range(1, 4) if word_at(found, at) == "TABLE"), 0)
+        if at and word_at(found, 1) not in {"TEMP", "TEMPORARY"}:
+            schema, table, _ = name_at(found, past(found, at + 1, *_GUARDS))
             yield "add", schema, table, None
     elif (first, second) == ("ALTER", "TABLE"):
         yield from _altered(found)
     elif (first, second) in {("DROP", "TABLE"), ("TRUNCATE", "TABLE")} or first == "TRUNCATE":
         start = 2 if second == "TABLE" else 1
-        for schema, table in _names(found, _past(found, start)):
+        for schema, table in _names(found, past(found, start, *_GUARDS)):
             yield "drop" if first == "DROP" else "empty", schema, table, None
     elif (first, second) == ("DELETE", "FROM"):
-        schema, table, _ = _name(found, _past(found, 2))
+        schema, table, _ = name_at(found, past(found, 2, *_GUARDS))
         yield "empty", schema, table, None
     elif first in _UNKNOWN or (first == "DROP" and (second not in _HOLDING_NO_ROWS or _cascades(found))):
         yield "unknown", None, f"{first} {second}" if first == "DROP" else first, None
@@ -74,7 +77,7 @@ def _cascades(found: Sequence[Token]) -> bool:
 
 
 def _altered(found: Sequence[Token]) -> Iterator[tuple[Verb, str | None, str, str | None]]:
-    schema, table, at = _name(found, _past(found, 2))
+    schema, table, at = name_at(found, past(found, 2, *_GUARDS))
     depth = 0
     for clause in range(at, len(found)):
         text = found[clause].text
@@ -82,10 +85,10 @@ def _altered(found: Sequence[Token]) -> Iterator[tuple[Verb, str | None, str, st
         # A clause begins after the name of the table or after a comma.
         if depth or (clause > at and found[clause - 1].text != ","):
             continue
-        word = _word(found, clause)
-        start = clause + 1 + (_word(found, clause + 1) == "COLUMN")
-        if word in {"ADD", "DROP"} and (start > clause + 1 or _word(found, start) not in _NOT_A_COLUMN):
-            column = _identifier(found, _past(found, start))
+        word = word_at(found, clause)
+        start = clause + 1 + (word_at(found, clause + 1) == "COLUMN")
+        if word in {"ADD", "DROP"} and (start > clause + 1 or word_at(found, start) not in _NOT_A_COLUMN):
+            column = identifier_at(found, past(found, start, *_GUARDS))
             if column:
                 yield "add" if word == "ADD" else "drop", schema, table, column
         elif word == "RENAME":
@@ -95,47 +98,21 @@ def _altered(found: Sequence[Token]) -> Iterator[tuple[Verb, str | None, str, st
 def _renamed(
     found: Sequence[Token], at: int, schema: str | None, table: str
 ) -> Iterator[tuple[Verb, str | None, str, str | None]]:
-    if _word(found, at + 1) == "TO":
+    if word_at(found, at + 1) == "TO":
         yield "drop", schema, table, None
-        yield "add", schema, _identifier(found, at + 2), None
-    elif _word(found, at + 1) != "CONSTRAINT":
-        old = at + 1 + (_word(found, at + 1) == "COLUMN")
-        yield "drop", schema, table, _identifier(found, old)
-        yield "add", schema, table, _identifier(found, old + 2)
+        yield "add", schema, identifier_at(found, at + 2), None
+    elif word_at(found, at + 1) != "CONSTRAINT":
+        old = at + 1 + (word_at(found, at + 1) == "COLUMN")
+        yield "drop", schema, table, identifier_at(found, old)
+        yield "add", schema, table, identifier_at(found, old + 2)
 
 
 def _names(found: Sequence[Token], at: int) -> Iterator[tuple[str | None, str]]:
     while at < len(found):
-        schema, name, at = _name(found, at)
+        schema, name, at = name_at(found, at)
         yield schema, name
         if at < len(found) and found[at].text == "*":
             at += 1
         if at >= len(found) or found[at].text != ",":
             return
-        at = _past(found, at + 1)
-
-
-def _past(found: Sequence[Token], at: int) -> int:
-    """Return the position after IF [NOT] EXISTS and ONLY."""
-    while _word(found, at) in {"IF", "NOT", "EXISTS", "ONLY"}:
-        at += 1
-    return at
-
-
-def _name(found: Sequence[Token], at: int) -> tuple[str | None, str, int]:
-    if at + 2 < len(found) and found[at + 1].text == ".":
-        return _identifier(found, at), _identifier(found, at + 2), at + 3
-    return None, _identifier(found, at), at + 1
-
-
-def _word(found: Sequence[Token], at: int) -> str:
-    return found[at].text.upper() if at < len(found) and found[at].kind == "word" else ""
-
-
-def _identifier(found: Sequence[Token], at: int) -> str:
-    if at >= len(found):
-        return ""
-    token = found[at]
-    if token.kind == "quoted":
-        return token.text[1:-1].replace('""', '"')
-    return token.text.lower() if token.kind == "word" else ""
+        at = past(found, at + 1, *_GUARDS)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from agent_storage.migrations.files.file import SqlText
+from agent_storage.migrations.files.reading import name_at, past, word_at
 from agent_storage.migrations.files.splitter import SqlStatement, Token, tokens
 
 #: Tables, indexes, sequences, views and types share their names.
@@ -59,7 +60,7 @@ def steps(text: SqlText) -> Iterator[Step]:
 
 
 def _read(found: Sequence[Token]) -> Iterator[tuple[str, Name, bool]]:
-    first = _word(found, 0)
+    first = word_at(found, 0)
     if first == "CREATE":
         yield from ((kind, name, True) for kind, name in _created(found))
     elif first == "DROP":
@@ -73,17 +74,15 @@ def _read(found: Sequence[Token]) -> Iterator[tuple[str, Name, bool]]:
 
 
 def _created(found: Sequence[Token]) -> Iterator[tuple[str, Name]]:
-    at = 1
-    while _word(found, at) in _MODIFIERS:
-        at += 1
-    kind = _word(found, at)
-    at += 1 + (_word(found, at + 1) == "CONCURRENTLY")
-    if kind not in _FAMILIES or _word(found, at) == "IF":
+    at = past(found, 1, *_MODIFIERS)
+    kind = word_at(found, at)
+    at += 1 + (word_at(found, at + 1) == "CONCURRENTLY")
+    if kind not in _FAMILIES or word_at(found, at) == "IF":
         return
     if kind == "INDEX":
         yield from _index(found, at)
         return
-    schema, name, at = _name(found, at)
+    schema, name, at = name_at(found, at)
     if name:
         yield (
             kind,
@@ -93,29 +92,25 @@ def _created(found: Sequence[Token]) -> Iterator[tuple[str, Name]]:
 
 def _index(found: Sequence[Token], at: int) -> Iterator[tuple[str, Name]]:
     """Yield the name of an index, which is in the schema of its table."""
-    if _word(found, at) == "ON":
+    if word_at(found, at) == "ON":
         return
-    _, name, at = _name(found, at)
-    at += 1 + (_word(found, at + 1) == "ONLY")
-    yield "INDEX", Name("relation", _name(found, at)[0], name)
+    _, name, at = name_at(found, at)
+    at += 1 + (word_at(found, at + 1) == "ONLY")
+    yield "INDEX", Name("relation", name_at(found, at)[0], name)
 
 
 def _dropped(found: Sequence[Token]) -> Iterator[tuple[str, Name]]:
-    at = 1
-    while _word(found, at) in {"MATERIALIZED", "FOREIGN"}:
-        at += 1
-    kind = _word(found, at)
+    at = past(found, 1, "MATERIALIZED", "FOREIGN")
+    kind = word_at(found, at)
     if kind not in _FAMILIES:
         return
-    at += 1
-    while _word(found, at) in {"CONCURRENTLY", "IF", "EXISTS"}:
-        at += 1
+    at = past(found, at + 1, "CONCURRENTLY", "IF", "EXISTS")
     depth = 0
     expected = True
     while at < len(found):
         text = found[at].text
         if expected and found[at].kind in {"word", "quoted"}:
-            schema, name, at = _name(found, at)
+            schema, name, at = name_at(found, at)
             yield kind, Name(_FAMILIES[kind], schema, name)
             expected = False
             continue
@@ -125,36 +120,17 @@ def _dropped(found: Sequence[Token]) -> Iterator[tuple[str, Name]]:
 
 
 def _renamed(found: Sequence[Token]) -> Iterator[tuple[str, Name, bool]]:
-    at = 1 + (_word(found, 1) in {"MATERIALIZED", "FOREIGN"})
-    kind = _word(found, at)
+    at = 1 + (word_at(found, 1) in {"MATERIALIZED", "FOREIGN"})
+    kind = word_at(found, at)
     if kind not in _FAMILIES:
         return
-    at += 1
-    while _word(found, at) in {"IF", "EXISTS", "ONLY"}:
+    at = past(found, at + 1, "IF", "EXISTS", "ONLY")
+    schema, old, at = name_at(found, at)
+    while at < len(found) and word_at(found, at) != "RENAME":
         at += 1
-    schema, old, at = _name(found, at)
-    while at < len(found) and _word(found, at) != "RENAME":
-        at += 1
-    if _word(found, at + 1) == "TO":
+    if word_at(found, at + 1) == "TO":
         yield kind, Name(_FAMILIES[kind], schema, old), False
-        yield kind, Name(_FAMILIES[kind], schema, _name(found, at + 2)[1]), True
-
-
-def _word(found: Sequence[Token], at: int) -> str:
-    return found[at].text.upper() if at < len(found) and found[at].kind == "word" else ""
-
-
-def _name(found: Sequence[Token], at: int) -> tuple[str | None, str, int]:
-    """Return schema and name at a position, and the position after them."""
-    if at + 2 < len(found) and found[at + 1].text == ".":
-        return _identifier(found[at]), _identifier(found[at + 2]), at + 3
-    return None, _identifier(found[at]) if at < len(found) else "", at + 1
-
-
-def _identifier(token: Token) -> str:
-    if token.kind == "quoted":
-        return token.text[1:-1].replace('""', '"')
-    return token.text.lower() if token.kind == "word" else ""
+        yield kind, Name(_FAMILIES[kind], schema, name_at(found, at + 2)[1]), True
 
 
 def _arguments(found: Sequence[Token], at: int) -> int:

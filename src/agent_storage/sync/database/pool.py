@@ -122,7 +122,7 @@ class Database:
 
     @property
     def opened(self) -> bool:
-        """Whether the pool is open."""
+        """Return whether the pool is open."""
         return self._pool is not None
 
     def open(self) -> None:
